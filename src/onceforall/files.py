@@ -1,0 +1,106 @@
+"""Files that are either whole or absent.
+
+Every write goes to a temporary file in the same folder, is flushed to the disk and renamed over
+the target, so that a crash, a kill or a full disk leaves the previous version untouched. Logs of
+one JSON object a line are appended to; a line cut by a crash is dropped on the next read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+Json = Any
+
+
+@contextlib.contextmanager
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file that becomes ``path`` when the block ends without an error.
+
+    Args:
+        path: File to create or replace. Missing parent folders are made.
+
+    Raises:
+        OSError: If the disk is full or the folder is not writable. ``path`` is then as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path``, atomically."""
+    with atomic_writer(path) as file:
+        file.write(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text to ``path``, atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Json) -> None:
+    """Write ``value`` as indented JSON with a final newline, atomically."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Json:
+    """Return the JSON value in ``path``."""
+    return json.loads(path.read_text())
+
+
+def append_jsonl(path: Path, record: Json) -> None:
+    """Append one JSON object as one line, flushed to the disk.
+
+    A line that a crash cut off at the end of the file is removed first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    trim_partial_line(path)
+    with path.open("ab") as file:
+        file.write(json.dumps(record).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_jsonl(path: Path) -> list[Json]:
+    """Return the complete lines of ``path``; an absent file is an empty list.
+
+    Reading stops before a last line that is cut off.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines[:-1] if line.strip()]
+
+
+def trim_partial_line(path: Path) -> None:
+    """Cut ``path`` back to its last complete line."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with path.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) == b"\n":
+            return
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
