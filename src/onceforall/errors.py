@@ -73,6 +73,4 @@ class MissingExtraError(OnceForAllError, ImportError):
     """
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(
-            f"{package} is not installed: run  pip install 'onceforall[{extra}]'"
-        )
+        super().__init__(f"{package} is not installed: run  pip install 'onceforall[{extra}]'")

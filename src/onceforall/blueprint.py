@@ -1,0 +1,208 @@
+"""Blueprint: a static network as data.
+
+A blueprint is three sequences of layer records: stem, blocks, head. The plain module, the exact
+costs, the latency-table keys, the published configuration and the drawing all come from it, and
+the supernet runs the very same records on its elastic layers.
+
+Spatial sizes: every strided layer has "same" padding, so an input side ``s`` gives
+``(s - 1) // stride + 1``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from onceforall.errors import BlueprintError
+
+Activation = Literal["relu", "relu6", "h_swish", "h_sigmoid", "sigmoid", "tanh", "silu", "none"]
+Downsample = Literal["none", "conv", "avgpool_conv"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conv:
+    """Convolution with "same" padding, batch norm and activation; with ``residual``, plus input."""
+
+    in_channels: int
+    out_channels: int
+    kernel_size: int = 1
+    stride: int = 1
+    groups: int = 1
+    bias: bool = False
+    norm: bool = True
+    activation: Activation = "relu"
+    residual: bool = False
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+        if self.residual and (self.stride != 1 or self.in_channels != self.out_channels):
+            raise BlueprintError(f"a residual convolution keeps its shape, got {self}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MBConv:
+    """Inverted bottleneck: 1x1 expand, depthwise, optional squeeze-excite, 1x1 project.
+
+    Attributes:
+        mid_channels: Channels of the depthwise convolution.
+        expand_ratio: The ratio that ``mid_channels`` came from (published configurations name it).
+        se_channels: Hidden channels of squeeze-excite; 0 for none.
+        has_expansion: Whether the 1x1 expansion is there.
+        residual: Whether the input is added to the output.
+    """
+
+    in_channels: int
+    mid_channels: int
+    out_channels: int
+    kernel_size: int
+    stride: int = 1
+    expand_ratio: float = 1
+    activation: Activation = "relu"
+    se_channels: int = 0
+    has_expansion: bool = True
+    residual: bool = False
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+        if self.residual and (self.stride != 1 or self.in_channels != self.out_channels):
+            raise BlueprintError(f"a residual block keeps its shape, got {self}")
+        if not self.has_expansion and self.mid_channels != self.in_channels:
+            raise BlueprintError(f"without expansion the middle width is the input's, got {self}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bottleneck:
+    """ResNet bottleneck: 1x1 reduce, 3x3 with the stride, 1x1 restore, plus shortcut.
+
+    Attributes:
+        downsample: What the shortcut does: nothing, a strided 1x1 convolution, or (ResNet-D) an
+            average pool followed by a 1x1 convolution.
+    """
+
+    in_channels: int
+    mid_channels: int
+    out_channels: int
+    kernel_size: int = 3
+    stride: int = 1
+    expand_ratio: float = 0.25
+    activation: Activation = "relu"
+    downsample: Downsample = "none"
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+        if self.downsample == "none" and (
+            self.stride != 1 or self.in_channels != self.out_channels
+        ):
+            raise BlueprintError(f"an identity shortcut keeps its shape, got {self}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaxPool:
+    """Max pooling with padding ``kernel_size // 2``."""
+
+    kernel_size: int = 3
+    stride: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalPool:
+    """Mean over both spatial axes, kept as a 1x1 map."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    """Dropout (in training) and a fully connected layer on the flattened input."""
+
+    in_features: int
+    out_features: int
+    bias: bool = True
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """A block that passes its input on (published ProxylessNAS nets have some)."""
+
+
+Layer = Conv | MBConv | Bottleneck | MaxPool | GlobalPool | Linear | Identity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blueprint:
+    """A static network.
+
+    Attributes:
+        stem: Layers before the residual blocks.
+        blocks: Residual blocks.
+        head: Layers after the blocks; the last one is the classifier.
+        stage_sizes: Number of blocks of each stage, a leading fixed block counting as its own.
+        norm_eps: Batch-norm epsilon of every layer.
+        norm_momentum: Batch-norm momentum of every layer.
+    """
+
+    stem: tuple[Layer, ...]
+    blocks: tuple[Layer, ...]
+    head: tuple[Layer, ...]
+    stage_sizes: tuple[int, ...]
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.1
+
+    def __post_init__(self) -> None:
+        if sum(self.stage_sizes) != len(self.blocks):
+            raise BlueprintError(
+                f"stage sizes {self.stage_sizes} do not add up to {len(self.blocks)} blocks"
+            )
+        channels: int | None = None
+        for layer in self.layers:
+            before, after = _ends(layer)
+            if channels is not None and before is not None and before != channels:
+                raise BlueprintError(f"{layer} follows a layer with {channels} output channels")
+            channels = channels if after is None else after
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Return every layer in order of execution."""
+        return self.stem + self.blocks + self.head
+
+    @property
+    def num_classes(self) -> int:
+        """Return the number of outputs of the classifier."""
+        last = self.head[-1]
+        if not isinstance(last, Linear):
+            raise BlueprintError(f"the last layer must be Linear, got {last}")
+        return last.out_features
+
+
+def output_size(layer: Layer, size: int) -> int:
+    """Return the output side, in pixels, of ``layer`` on a square input of side ``size``."""
+    if isinstance(layer, GlobalPool | Linear):
+        return 1
+    if isinstance(layer, Identity):
+        return size
+    return (size - 1) // layer.stride + 1
+
+
+def make_divisible(value: float, divisor: int = 8) -> int:
+    """Round a number of channels to a multiple of ``divisor``, never by more than 10 % down.
+
+    Source: Sandler et al., *MobileNetV2*, CVPR 2018, reference implementation.
+    """
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+def _ends(layer: Layer) -> tuple[int | None, int | None]:
+    """Return the input and output channels; None where a layer takes what comes."""
+    if isinstance(layer, Linear):
+        return layer.in_features, layer.out_features
+    if isinstance(layer, Conv | MBConv | Bottleneck):
+        return layer.in_channels, layer.out_channels
+    return None, None
+
+
+def _check_positive(layer: Conv | MBConv | Bottleneck) -> None:
+    for name in ("in_channels", "out_channels", "kernel_size", "stride"):
+        if getattr(layer, name) < 1:
+            raise BlueprintError(f"{type(layer).__name__}: {name} {getattr(layer, name)} < 1")
+    if layer.kernel_size % 2 == 0:
+        raise BlueprintError(f"{type(layer).__name__}: kernel_size {layer.kernel_size} is not odd")

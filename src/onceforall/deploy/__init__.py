@@ -1,0 +1,1 @@
+"""From an arch to files that ship: specialise, export, verify."""

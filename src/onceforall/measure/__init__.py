@@ -1,0 +1,1 @@
+"""Measuring one network: accuracy, batch-norm statistics, exact costs, latency."""

@@ -1,0 +1,124 @@
+"""Elastic convolutions.
+
+Shape suffixes: B batch, C channels, O output channels, H/W height/width, K kernel side,
+P = K * K.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onceforall.ops.functional import center_crop
+
+
+class ElasticConv2d(nn.Module):
+    """Convolution whose input and output channels are chosen per call.
+
+    The first channels of the weight are used: the input's width says how many inputs, the
+    argument how many outputs.
+
+    Args:
+        max_in_channels: Largest number of input channels.
+        max_out_channels: Largest number of output channels.
+        kernel_size: Odd kernel side.
+        stride: Stride in pixels.
+        bias: Whether there is a bias.
+    """
+
+    def __init__(
+        self,
+        max_in_channels: int,
+        max_out_channels: int,
+        kernel_size: int = 1,
+        *,
+        stride: int = 1,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(
+            torch.empty(max_out_channels, max_in_channels, kernel_size, kernel_size)
+        )
+        self.bias = nn.Parameter(torch.zeros(max_out_channels)) if bias else None
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x_BCHW: Tensor, out_channels: int) -> Tensor:
+        """Convolve ``(B, C, H, W)`` to ``(B, out_channels, H', W')`` with "same" padding."""
+        weight = self.weight[:out_channels, : x_BCHW.shape[1]]
+        bias = None if self.bias is None else self.bias[:out_channels]
+        padding = self.weight.shape[-1] // 2
+        return F.conv2d(x_BCHW, weight, bias, stride=self.stride, padding=padding)
+
+    @torch.no_grad()
+    def copy_to(self, plain: nn.Conv2d) -> None:
+        """Copy the weights of one subnet into a plain convolution of its shape."""
+        plain.weight.copy_(self.weight[: plain.out_channels, : plain.in_channels])
+        if self.bias is not None and plain.bias is not None:
+            plain.bias.copy_(self.bias[: plain.out_channels])
+
+
+class ElasticDepthwiseConv2d(nn.Module):
+    """Depthwise convolution whose channels and kernel size are chosen per call.
+
+    The weight of a smaller kernel is the centre of the next larger one, times a learned matrix
+    shared by all channels (the *kernel transform*).
+
+    Args:
+        max_channels: Largest number of channels.
+        kernel_sizes: Odd kernel sides on offer, any order, e.g. ``(3, 5, 7)``.
+        stride: Stride in pixels.
+
+    Raises:
+        ValueError: If ``kernel_sizes`` is empty, repeats, or holds an even number.
+
+    Source: Cai et al., *Once-for-All*, ICLR 2020, section 3.3, "Elastic kernel size".
+    """
+
+    def __init__(
+        self, max_channels: int, kernel_sizes: tuple[int, ...], *, stride: int = 1
+    ) -> None:
+        super().__init__()
+        sizes = tuple(sorted(set(kernel_sizes), reverse=True))
+        if len(sizes) != len(kernel_sizes) or not sizes or any(k % 2 == 0 for k in sizes):
+            raise ValueError(f"kernel_sizes must be distinct odd numbers, got {kernel_sizes!r}")
+        self.kernel_sizes = sizes
+        self.stride = stride
+        self.weight = nn.Parameter(torch.empty(max_channels, 1, sizes[0], sizes[0]))
+        self.transforms = nn.ParameterDict(
+            {f"{big}to{small}": torch.eye(small**2) for big, small in itertools.pairwise(sizes)}
+        )
+        # A depthwise filter sees one channel: its fan is the window, whatever the width.
+        nn.init.normal_(self.weight, std=(2.0 / sizes[0] ** 2) ** 0.5)
+
+    def active_weight(self, channels: int, kernel_size: int) -> Tensor:
+        """Return the ``(channels, 1, kernel_size, kernel_size)`` filter of one subnet.
+
+        Raises:
+            ValueError: If ``kernel_size`` is not on offer.
+        """
+        if kernel_size not in self.kernel_sizes:
+            raise ValueError(f"kernel_size {kernel_size} is not one of {self.kernel_sizes}")
+        weight = self.weight[:channels]
+        for big, small in itertools.pairwise(self.kernel_sizes):  # largest first
+            if big == kernel_size:
+                break
+            flat_CP = center_crop(weight, small).flatten(start_dim=1)
+            weight = F.linear(flat_CP, self.transforms[f"{big}to{small}"]).view(-1, 1, small, small)
+        return weight
+
+    def forward(self, x_BCHW: Tensor, kernel_size: int) -> Tensor:
+        """Convolve ``(B, C, H, W)`` with "same" padding; C is the subnet's width."""
+        channels = x_BCHW.shape[1]
+        weight = self.active_weight(channels, kernel_size)
+        return F.conv2d(
+            x_BCHW, weight, stride=self.stride, padding=kernel_size // 2, groups=channels
+        )
+
+    @torch.no_grad()
+    def copy_to(self, plain: nn.Conv2d) -> None:
+        """Copy the filter of one subnet into a plain depthwise convolution of its shape."""
+        plain.weight.copy_(self.active_weight(plain.out_channels, plain.kernel_size[0]))

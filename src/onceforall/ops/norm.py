@@ -1,0 +1,61 @@
+"""Elastic batch normalisation.
+
+Shape suffixes: B batch, C channels, H/W height/width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ElasticBatchNorm2d(nn.Module):
+    """Batch norm of the first channels; the input's width says how many.
+
+    In training mode the batch's statistics normalise, and the running statistics of the channels
+    that ran are updated; the tail keeps its values. Running statistics are a mixture over subnets
+    and must be recalibrated before a subnet is evaluated.
+
+    Args:
+        max_channels: Largest number of channels.
+        eps: Added to the variance.
+        momentum: Weight of the newest batch in the running statistics.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, max_channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps = eps
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.ones(max_channels))
+        self.bias = nn.Parameter(torch.zeros(max_channels))
+        self.register_buffer("running_mean", torch.zeros(max_channels))
+        self.register_buffer("running_var", torch.ones(max_channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.int64))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Normalise ``(B, C, H, W)``; C may be anything up to the largest width."""
+        channels = x_BCHW.shape[1]
+        if self.training:
+            self.num_batches_tracked += 1
+        return F.batch_norm(
+            x_BCHW,
+            self.running_mean[:channels],
+            self.running_var[:channels],
+            self.weight[:channels],
+            self.bias[:channels],
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+
+    @torch.no_grad()
+    def copy_to(self, plain: nn.BatchNorm2d) -> None:
+        """Copy parameters and running statistics into a plain batch norm of fewer channels."""
+        channels = plain.num_features
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            getattr(plain, name).copy_(getattr(self, name)[:channels])

@@ -1,0 +1,1 @@
+"""Predicting accuracy from the architecture."""

@@ -1,0 +1,1 @@
+"""Searching populations of archs under limits."""

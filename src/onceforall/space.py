@@ -1,0 +1,508 @@
+"""SearchSpace: the legal choices of every elastic axis, and archs drawn from them.
+
+A space is a list of *genes*, one for each choice that has at least two options; an arch of the
+space is then a row of option indices. ``encoding.py`` works on whole matrices of such rows.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from onceforall.arch import PUBLISHED_WIDTH_MULTS, Arch
+from onceforall.errors import ArchError
+
+Axis = Literal["resolution", "stem_depth", "width_mult", "depth", "kernel_size", "expand_ratio"]
+Choice = int | float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageChoices:
+    """The elastic axes of one stage.
+
+    Attributes:
+        num_blocks: Physical blocks of the stage in the supernet; no restriction changes it.
+        depths: Numbers of blocks that may be kept, ascending.
+        kernel_sizes: Depthwise kernel sides, ascending.
+        expand_ratios: Expand ratios, ascending.
+        width_mults: Width multipliers of the stage's output, ascending; empty when rigid.
+    """
+
+    num_blocks: int
+    depths: tuple[int, ...]
+    kernel_sizes: tuple[int, ...]
+    expand_ratios: tuple[float, ...]
+    width_mults: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("depths", "kernel_sizes", "expand_ratios"):
+            _check_ascending(name, getattr(self, name))
+        if self.width_mults:
+            _check_ascending("width_mults", self.width_mults)
+        if self.depths[0] < 1 or self.depths[-1] > self.num_blocks:
+            raise ArchError(f"depths {self.depths} are not between 1 and {self.num_blocks} blocks")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gene:
+    """One choice with at least two options.
+
+    Attributes:
+        axis: Elastic axis that the choice belongs to.
+        stage: Stage index; for ``width_mult`` the index of the width site; -1 for the whole net.
+        block: Block index within the stage; -1 where the choice is not of one block.
+        choices: The options, ascending; a gene's value is an index into them.
+    """
+
+    axis: Axis
+    stage: int
+    block: int
+    choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpace:
+    """The set of legal archs of one supernet, or a restriction of it.
+
+    Attributes:
+        stages: Choices of each stage.
+        resolutions: Input sides in pixels, ascending.
+        stem_width_mults: Width multipliers of each elastic width site of the stem.
+        stem_depths: Choices of the stem switch, ascending; empty when the stem has none.
+    """
+
+    stages: tuple[StageChoices, ...]
+    resolutions: tuple[int, ...]
+    stem_width_mults: tuple[tuple[float, ...], ...] = ()
+    stem_depths: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_ascending("resolutions", self.resolutions)
+        for site in self.stem_width_mults:
+            _check_ascending("stem_width_mults", site)
+
+    # -- structure ------------------------------------------------------------------------------
+
+    @property
+    def width_sites(self) -> tuple[tuple[float, ...], ...]:
+        """Return the choices of every elastic width site: stem sites, then stages."""
+        return self.stem_width_mults + tuple(s.width_mults for s in self.stages if s.width_mults)
+
+    @property
+    def genes(self) -> tuple[Gene, ...]:
+        """Return the genes in a fixed order: whole-net choices, depths, kernels, expand ratios."""
+        genes = [
+            Gene(axis="resolution", stage=-1, block=-1, choices=self.resolutions),
+            Gene(axis="stem_depth", stage=-1, block=-1, choices=self.stem_depths),
+        ]
+        genes += [
+            Gene(axis="width_mult", stage=i, block=-1, choices=choices)
+            for i, choices in enumerate(self.width_sites)
+        ]
+        genes += [
+            Gene(axis="depth", stage=i, block=-1, choices=stage.depths)
+            for i, stage in enumerate(self.stages)
+        ]
+        for axis in ("kernel_size", "expand_ratio"):
+            genes += [
+                Gene(axis=axis, stage=i, block=block, choices=_block_choices(stage, axis))
+                for i, stage in enumerate(self.stages)
+                for block in range(stage.depths[-1])
+            ]
+        return tuple(gene for gene in genes if len(gene.choices) > 1)
+
+    @property
+    def size(self) -> int:
+        """Return the exact number of distinct archs, resolutions included."""
+        count = len(self.resolutions) * max(1, len(self.stem_depths))
+        count *= math.prod(len(choices) for choices in self.width_sites)
+        for stage in self.stages:
+            per_block = len(stage.kernel_sizes) * len(stage.expand_ratios)
+            count *= sum(per_block**depth for depth in stage.depths)
+        return count
+
+    # -- membership -----------------------------------------------------------------------------
+
+    def contains(self, arch: Arch) -> bool:
+        """Return whether ``arch`` is in the space."""
+        return self.violation(arch) is None
+
+    def check(self, arch: Arch) -> Arch:
+        """Return ``arch``; raise :class:`ArchError` naming the first choice outside the space."""
+        violation = self.violation(arch)
+        if violation is not None:
+            raise ArchError(violation)
+        return arch
+
+    def violation(self, arch: Arch) -> str | None:
+        """Say what puts ``arch`` outside the space, or return None."""
+        if len(arch.depth) != len(self.stages):
+            return f"arch has {len(arch.depth)} stages where the space has {len(self.stages)}"
+        if len(arch.width_mult) != len(self.width_sites):
+            return (
+                f"arch has {len(arch.width_mult)} width multipliers where the space has "
+                f"{len(self.width_sites)}"
+            )
+        checks: list[tuple[str, Any, Sequence[Any]]] = [
+            ("resolution", arch.resolution, self.resolutions),
+            ("stem_depth", arch.stem_depth, self.stem_depths or (None,)),
+        ]
+        for i, (value, site) in enumerate(zip(arch.width_mult, self.width_sites, strict=True)):
+            checks.append((f"width site {i}: width_mult", value, site))
+        for i, stage in enumerate(self.stages):
+            checks.append((f"stage {i}: depth", arch.depth[i], stage.depths))
+            for block in range(arch.depth[i]):
+                where = f"stage {i} block {block}:"
+                kernel, ratio = arch.kernel_size[i][block], arch.expand_ratio[i][block]
+                checks.append((f"{where} kernel_size", kernel, stage.kernel_sizes))
+                checks.append((f"{where} expand_ratio", ratio, stage.expand_ratios))
+        for name, value, allowed in checks:
+            if value not in allowed:
+                return f"{name} {value} is not one of {tuple(allowed)}"
+        return None
+
+    # -- archs as rows of option indices --------------------------------------------------------
+
+    def encode(self, arch: Arch) -> tuple[int, ...]:
+        """Return the option index of every gene; genes of blocks that do not run are 0.
+
+        Raises:
+            ArchError: If ``arch`` is not in the space.
+        """
+        self.check(arch)
+        return tuple(
+            0
+            if gene.block >= 0 and gene.block >= arch.depth[gene.stage]
+            else gene.choices.index(_choice_of(arch, gene))
+            for gene in self.genes
+        )
+
+    def decode(self, row: Sequence[int]) -> Arch:
+        """Return the arch of one row of option indices; the inverse of :meth:`encode`.
+
+        Raises:
+            ArchError: If the row has the wrong length or an index out of range.
+        """
+        genes = self.genes
+        if len(row) != len(genes):
+            raise ArchError(f"row has {len(row)} genes where the space has {len(genes)}")
+        for gene, index in zip(genes, row, strict=True):
+            if not 0 <= index < len(gene.choices):
+                raise ArchError(f"gene {gene.axis} index {index} is not in 0..{len(gene.choices)}")
+        picked: dict[tuple[str, int, int], Choice] = {
+            (gene.axis, gene.stage, gene.block): gene.choices[index]
+            for gene, index in zip(genes, row, strict=True)
+        }
+        return self._build(picked)
+
+    def _build(self, picked: Mapping[tuple[str, int, int], Choice]) -> Arch:
+        """Return the arch with the picked choices; what is not picked has one option only."""
+
+        def pick(axis: str, stage: int, block: int, choices: Sequence[Any]) -> Any:
+            return picked.get((axis, stage, block), choices[0])
+
+        def blocks(axis: Axis) -> tuple[tuple[Any, ...], ...]:
+            return tuple(
+                tuple(
+                    pick(axis, i, block, _block_choices(stage, axis))
+                    for block in range(stage.num_blocks)
+                )
+                for i, stage in enumerate(self.stages)
+            )
+
+        return Arch(
+            resolution=pick("resolution", -1, -1, self.resolutions),
+            depth=tuple(pick("depth", i, -1, s.depths) for i, s in enumerate(self.stages)),
+            kernel_size=blocks("kernel_size"),
+            expand_ratio=blocks("expand_ratio"),
+            width_mult=tuple(
+                pick("width_mult", i, -1, site) for i, site in enumerate(self.width_sites)
+            ),
+            stem_depth=pick("stem_depth", -1, -1, self.stem_depths or (None,)),
+        )
+
+    # -- drawing archs --------------------------------------------------------------------------
+
+    def sample(self, rng: random.Random) -> Arch:
+        """Draw an arch, each choice uniform and independent.
+
+        The order of draws is the published one (kernel sizes, expand ratios, stem, depths,
+        widths), so that a generator seeded with 0 gives the published sample; resolution is last.
+        Choices with one option draw nothing.
+        """
+        order: tuple[Axis, ...] = (
+            "kernel_size", "expand_ratio", "stem_depth", "depth", "width_mult", "resolution",
+        )  # fmt: skip
+        genes = self.genes
+        picked: dict[tuple[str, int, int], Choice] = {}
+        for axis in order:
+            for gene in genes:
+                if gene.axis == axis:
+                    # The published stem choice lists its options largest first.
+                    choices = gene.choices[::-1] if axis == "stem_depth" else gene.choices
+                    picked[gene.axis, gene.stage, gene.block] = rng.choice(choices)
+        return self._build(picked)
+
+    def mutate(self, arch: Arch, rng: random.Random, *, probability: float = 0.1) -> Arch:
+        """Redraw each gene of ``arch`` with the given probability; the result may be equal."""
+        row = [
+            rng.randrange(len(gene.choices)) if rng.random() < probability else index
+            for gene, index in zip(self.genes, self.encode(arch), strict=True)
+        ]
+        return self.decode(row)
+
+    def crossover(self, first: Arch, second: Arch, rng: random.Random) -> Arch:
+        """Take each gene from either parent with equal probability."""
+        pairs = zip(self.encode(first), self.encode(second), strict=True)
+        return self.decode([rng.choice(pair) for pair in pairs])
+
+    def neighbours(self, arch: Arch) -> Iterator[Arch]:
+        """Yield every distinct arch that differs from ``arch`` in one gene."""
+        row = self.encode(arch)
+        seen = {arch}
+        for position, gene in enumerate(self.genes):
+            for index in range(len(gene.choices)):
+                other = self.decode((*row[:position], index, *row[position + 1 :]))
+                if other not in seen:
+                    seen.add(other)
+                    yield other
+
+    # -- particular archs -----------------------------------------------------------------------
+
+    @property
+    def smallest(self) -> Arch:
+        """Return the arch with the smallest option of every gene."""
+        return self.decode([0] * len(self.genes))
+
+    @property
+    def largest(self) -> Arch:
+        """Return the arch with the largest option of every gene."""
+        return self.decode([len(gene.choices) - 1 for gene in self.genes])
+
+    def uniform(
+        self,
+        *,
+        kernel_size: int | None = None,
+        expand_ratio: float | None = None,
+        depth: int | None = None,
+        width_mult: float | None = None,
+        stem_depth: int | None = None,
+        resolution: int | None = None,
+    ) -> Arch:
+        """Return the arch with one value everywhere on each axis.
+
+        An axis that is not given takes its largest option. A stage, block or site that is rigid
+        on an axis keeps its only option.
+
+        Raises:
+            ArchError: If a value is not an option of an elastic gene, or of no gene at all.
+        """
+        wanted: dict[Axis, Choice | None] = {
+            "resolution": resolution, "stem_depth": stem_depth, "width_mult": width_mult,
+            "depth": depth, "kernel_size": kernel_size, "expand_ratio": expand_ratio,
+        }  # fmt: skip
+        row = []
+        for gene in self.genes:
+            value = wanted[gene.axis]
+            if value is not None and value not in gene.choices:
+                raise ArchError(f"{gene.axis} {value} is not one of {gene.choices}")
+            row.append(len(gene.choices) - 1 if value is None else gene.choices.index(value))
+        arch = self.decode(row)
+        elastic = {gene.axis for gene in self.genes}
+        for axis, value in wanted.items():
+            if value is not None and axis not in elastic and value not in _values(arch, axis):
+                allowed = _values(arch, axis) or "absent: that axis does not exist in this space"
+                raise ArchError(f"{axis} {value} is not one of {allowed}")
+        return arch
+
+    def from_published(
+        self, published: Mapping[str, Any], *, resolution: int | None = None
+    ) -> Arch:
+        """Return the arch of a published spelling.
+
+        Args:
+            published: ``{"ks", "e", "d"}`` or, for ResNet50D, ``{"d", "e", "w"}``; each a list
+                over all physical blocks or stages, or one value for all. ``image_size`` or ``r``
+                may give the resolution. ``wid`` (always null in published files) is ignored.
+            resolution: Input side; by default the published one, else the largest.
+
+        Raises:
+            ArchError: If a key is unknown, a list has the wrong length, or a value is outside.
+        """
+        known = {"ks", "e", "d", "w", "image_size", "r", "wid"}
+        if unknown := sorted(set(published) - known):
+            raise ArchError(f"unknown key {unknown[0]!r}; published archs have {sorted(known)}")
+        counts = [stage.num_blocks for stage in self.stages]
+        largest = self.largest
+        expand = published.get("e", [r for stage in largest.expand_ratio for r in stage])
+        kernel = published.get("ks", [k for stage in largest.kernel_size for k in stage])
+        size = published.get("image_size", published.get("r", self.resolutions[-1]))
+        size = size[0] if isinstance(size, list | tuple) else size
+        depth, stem_depth = self._published_depth(published.get("d"))
+        arch = Arch(
+            resolution=int(size if resolution is None else resolution),
+            depth=depth,
+            kernel_size=_split("ks", kernel, counts),
+            expand_ratio=_split("e", expand, counts),
+            width_mult=self._published_widths(published.get("w")),
+            stem_depth=stem_depth,
+        )
+        return self.check(arch)
+
+    def _published_depth(self, value: Any) -> tuple[tuple[int, ...], int | None]:
+        if value is None:
+            return self.largest.depth, self.largest.stem_depth
+        if not self.stem_depths:
+            flat = _broadcast("d", value, len(self.stages))
+            # A rigid stage (the last one of ProxylessNAS) is clipped, as published.
+            return tuple(
+                min(int(d), s.num_blocks) for d, s in zip(flat, self.stages, strict=True)
+            ), None
+        stem, *extra = _broadcast("d", value, len(self.stages) + 1)
+        most = max(s.num_blocks - s.depths[0] for s in self.stages)
+        depths = (s.num_blocks - most + int(d) for d, s in zip(extra, self.stages, strict=True))
+        return tuple(depths), int(stem == most)
+
+    def _published_widths(self, value: Any) -> tuple[float, ...]:
+        sites = self.width_sites
+        if value is None:
+            return self.largest.width_mult
+        indices = _broadcast("w", value, len(sites))
+        for index in indices:
+            if index not in range(len(PUBLISHED_WIDTH_MULTS)):
+                raise ArchError(f"w {index} is not an index into {PUBLISHED_WIDTH_MULTS}")
+        return tuple(PUBLISHED_WIDTH_MULTS[index] for index in indices)
+
+    # -- restrictions ---------------------------------------------------------------------------
+
+    def restrict(
+        self,
+        *,
+        resolution: Iterable[int] | None = None,
+        stem_depth: Iterable[int] | None = None,
+        width_mult: Iterable[float] | None = None,
+        depth: Iterable[int] | None = None,
+        kernel_size: Iterable[int] | None = None,
+        expand_ratio: Iterable[float] | None = None,
+    ) -> SearchSpace:
+        """Return the part of the space with the given options on each axis given.
+
+        A stage or site that is rigid on an axis keeps its only option.
+
+        Raises:
+            ArchError: If nothing would be left of an elastic choice, or an option is unknown.
+        """
+        keep = {
+            axis: None if options is None else tuple(options)
+            for axis, options in (
+                ("resolution", resolution), ("stem_depth", stem_depth),
+                ("width_mult", width_mult), ("depth", depth),
+                ("kernel_size", kernel_size), ("expand_ratio", expand_ratio),
+            )
+        }  # fmt: skip
+        for axis, options in keep.items():
+            known = {c for choices in self._axis_choices(axis) for c in choices}
+            for option in options or ():
+                if option not in known:
+                    raise ArchError(f"{axis} {option} is not one of {tuple(sorted(known))}")
+        return self._map(lambda axis, choices: _only(axis, choices, keep[axis]))
+
+    def keep_largest(self, **counts: int) -> SearchSpace:
+        """Return the part of the space with the ``n`` largest options on each axis given.
+
+        This is how a phase of progressive shrinking is spelled: ``keep_largest(depth=1)`` has
+        full depth only, ``keep_largest(depth=2)`` also one step less.
+
+        Raises:
+            ArchError: If an axis is unknown or a count is below 1.
+        """
+        for axis, count in counts.items():
+            if axis not in Axis.__args__ or count < 1:  # type: ignore[attr-defined]
+                raise ArchError(f"{axis}={count} is not an axis {Axis.__args__} with a count >= 1")  # type: ignore[attr-defined]
+        return self._map(lambda axis, choices: choices[-counts.get(axis, len(choices) or 1) :])
+
+    def _axis_choices(self, axis: str) -> list[Sequence[Choice]]:
+        if axis == "resolution":
+            return [self.resolutions]
+        if axis == "stem_depth":
+            return [self.stem_depths]
+        if axis == "width_mult":
+            return list(self.width_sites)
+        names = {"depth": "depths", "kernel_size": "kernel_sizes", "expand_ratio": "expand_ratios"}
+        return [getattr(stage, names[axis]) for stage in self.stages]
+
+    def _map(self, change: Any) -> SearchSpace:
+        """Return the space with ``change(axis, choices)`` applied to every list of options."""
+        return SearchSpace(
+            resolutions=change("resolution", self.resolutions),
+            stem_depths=change("stem_depth", self.stem_depths),
+            stem_width_mults=tuple(change("width_mult", site) for site in self.stem_width_mults),
+            stages=tuple(
+                replace(
+                    stage,
+                    depths=change("depth", stage.depths),
+                    kernel_sizes=change("kernel_size", stage.kernel_sizes),
+                    expand_ratios=change("expand_ratio", stage.expand_ratios),
+                    width_mults=change("width_mult", stage.width_mults),
+                )
+                for stage in self.stages
+            ),
+        )
+
+
+def _check_ascending(name: str, options: Sequence[Choice]) -> None:
+    if not options or list(options) != sorted(set(options)) or options[0] < 0:
+        raise ArchError(f"{name} must be ascending, distinct and positive, got {options!r}")
+
+
+def _block_choices(stage: StageChoices, axis: Axis) -> tuple[Choice, ...]:
+    return stage.kernel_sizes if axis == "kernel_size" else stage.expand_ratios
+
+
+def _choice_of(arch: Arch, gene: Gene) -> Any:
+    if gene.stage < 0:
+        return getattr(arch, gene.axis)
+    value = getattr(arch, gene.axis)[gene.stage]
+    return value if gene.block < 0 else value[gene.block]
+
+
+def _values(arch: Arch, axis: Axis) -> tuple[Any, ...]:
+    """Return the distinct values of ``arch`` on one axis."""
+    value = getattr(arch, axis)
+    if value is None:
+        return ()
+    if not isinstance(value, tuple):
+        return (value,)
+    flat = [v for part in value for v in (part if isinstance(part, tuple) else (part,))]
+    return tuple(sorted(set(flat)))
+
+
+def _only(
+    axis: str, choices: tuple[Choice, ...], keep: tuple[Choice, ...] | None
+) -> tuple[Choice, ...]:
+    if keep is None or len(choices) < 2:
+        return choices
+    left = tuple(choice for choice in choices if choice in keep)
+    if not left:
+        raise ArchError(f"{axis} {keep} leaves nothing of {choices}")
+    return left
+
+
+def _broadcast(name: str, value: Any, count: int) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        return [value] * count
+    if len(value) != count:
+        raise ArchError(f"{name} has {len(value)} entries where the space has {count}")
+    return list(value)
+
+
+def _split(name: str, value: Any, counts: Sequence[int]) -> tuple[tuple[Any, ...], ...]:
+    flat = _broadcast(name, value, sum(counts))
+    stages, start = [], 0
+    for count in counts:
+        stages.append(tuple(flat[start : start + count]))
+        start += count
+    return tuple(stages)

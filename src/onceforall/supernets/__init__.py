@@ -1,0 +1,1 @@
+"""Supernets: stage tables, elastic networks, and the plain ones they contain."""

@@ -1,0 +1,197 @@
+"""Stage tables by name: the published families and one for small images.
+
+Source of the published tables: Cai et al., *Once-for-All*, ICLR 2020, and the released networks.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+
+from onceforall.errors import ConfigError
+from onceforall.supernets.spec import (
+    FixedBlock,
+    MBConvSpec,
+    MBConvStage,
+    ResNetSpec,
+    ResNetStage,
+    SupernetSpec,
+)
+
+PUBLISHED_RESOLUTIONS = tuple(range(128, 225, 4))
+
+
+def mobilenet_v3(
+    *, num_classes: int = 1000, width_mult: float = 1.0, dropout: float = 0.0
+) -> MBConvSpec:
+    """Return the published MobileNetV3 supernet: kernels 3-7, expand ratios 3-6, depths 2-4."""
+    rows = (
+        (24, 2, "relu", False),
+        (40, 2, "relu", True),
+        (80, 2, "h_swish", False),
+        (112, 1, "h_swish", True),
+        (160, 2, "h_swish", True),
+    )
+    return MBConvSpec(
+        num_classes=num_classes,
+        resolutions=PUBLISHED_RESOLUTIONS,
+        stem_width=16,
+        stem_stride=2,
+        stem_activation="h_swish",
+        fixed_block=FixedBlock(width=16, activation="relu"),
+        stages=tuple(
+            MBConvStage(
+                width=width,
+                stride=stride,
+                activation=activation,  # type: ignore[arg-type]
+                squeeze_excite=squeeze_excite,
+                num_blocks=4,
+                depths=(2, 3, 4),
+                kernel_sizes=(3, 5, 7),
+                expand_ratios=(3, 4, 6),
+            )
+            for width, stride, activation, squeeze_excite in rows
+        ),
+        expand_width=960,
+        mix_width=1280,
+        head_activation="h_swish",
+        width_mult=width_mult,
+        dropout=dropout,
+    )
+
+
+def proxylessnas(
+    *,
+    num_classes: int = 1000,
+    width_mult: float = 1.3,
+    dropout: float = 0.0,
+    widths: tuple[int, ...] = (40, 80, 96, 192),
+) -> MBConvSpec:
+    """Return the published ProxylessNAS supernet: kernels 3-7, expand ratios 3-6, depths 2-4.
+
+    Args:
+        widths: Output channels of stages 1 to 4; the released weights use the default, and
+            MobileNetV2's are (32, 64, 96, 160).
+    """
+    strides = (2, 2, 2, 1, 2, 1)
+    return MBConvSpec(
+        num_classes=num_classes,
+        resolutions=PUBLISHED_RESOLUTIONS,
+        stem_width=32,
+        stem_stride=2,
+        stem_activation="relu6",
+        fixed_block=FixedBlock(width=16, activation="relu6"),
+        stages=tuple(
+            MBConvStage(
+                width=width,
+                stride=stride,
+                activation="relu6",
+                num_blocks=4 if stage < 5 else 1,
+                depths=(2, 3, 4) if stage < 5 else (1,),
+                kernel_sizes=(3, 5, 7),
+                expand_ratios=(3, 4, 6),
+            )
+            for stage, (width, stride) in enumerate(zip((24, *widths, 320), strides, strict=True))
+        ),
+        expand_width=1280,
+        mix_width=0,
+        head_activation="relu6",
+        width_mult=width_mult,
+        dropout=dropout,
+        norm_eps=1e-3,
+    )
+
+
+def resnet50d(*, num_classes: int = 1000, dropout: float = 0.0) -> ResNetSpec:
+    """Return the published ResNet50D supernet: elastic depth, expand ratio, width and stem."""
+    rows = ((256, 1, 4), (512, 2, 4), (1024, 2, 6), (2048, 2, 4))
+    return ResNetSpec(
+        num_classes=num_classes,
+        resolutions=PUBLISHED_RESOLUTIONS,
+        stem_width=64,
+        stages=tuple(
+            ResNetStage(
+                width=width,
+                stride=stride,
+                num_blocks=blocks,
+                depths=(blocks - 2, blocks - 1, blocks),
+            )
+            for width, stride, blocks in rows
+        ),
+        expand_ratios=(0.2, 0.25, 0.35),
+        width_mults=(0.65, 0.8, 1.0),
+        dropout=dropout,
+    )
+
+
+def small_images(
+    *,
+    num_classes: int,
+    resolutions: tuple[int, ...] = (24, 28, 32),
+    widths: tuple[int, ...] = (24, 40, 80),
+    width_mults: tuple[float, ...] = (0.5, 0.75, 1.0),
+    depths: tuple[int, ...] = (1, 2, 3),
+    kernel_sizes: tuple[int, ...] = (3, 5, 7),
+    expand_ratios: tuple[float, ...] = (2, 3, 4),
+    stem_width: int = 16,
+    mix_width: int = 0,
+    expand_width: int = 160,
+    dropout: float = 0.0,
+) -> MBConvSpec:
+    """Return a supernet for images of 8 to 64 pixels, elastic on every axis.
+
+    Args:
+        num_classes: Outputs of the classifier.
+        resolutions: Input sides in pixels, ascending.
+        widths: Output channels of each stage; stage 0 keeps the resolution, later ones halve it.
+    """
+    return MBConvSpec(
+        num_classes=num_classes,
+        resolutions=resolutions,
+        stem_width=stem_width,
+        stem_stride=1,
+        stem_activation="h_swish",
+        stem_width_mults=width_mults,
+        stages=tuple(
+            MBConvStage(
+                width=width,
+                stride=1 if stage == 0 else 2,
+                activation="relu" if stage == 0 else "h_swish",
+                squeeze_excite=False,
+                num_blocks=depths[-1],
+                depths=depths,
+                kernel_sizes=kernel_sizes,
+                expand_ratios=expand_ratios,
+                width_mults=width_mults,
+            )
+            for stage, width in enumerate(widths)
+        ),
+        expand_width=expand_width,
+        mix_width=mix_width,
+        head_activation="h_swish",
+        dropout=dropout,
+    )
+
+
+# Published ids; every builder takes ``num_classes``.
+PUBLISHED_SUPERNETS: Mapping[str, Callable[[int], SupernetSpec]] = {
+    "ofa_mbv3_d234_e346_k357_w1.0": lambda n: mobilenet_v3(num_classes=n, width_mult=1.0),
+    "ofa_mbv3_d234_e346_k357_w1.2": lambda n: mobilenet_v3(num_classes=n, width_mult=1.2),
+    "ofa_proxyless_d234_e346_k357_w1.3": lambda n: proxylessnas(num_classes=n, width_mult=1.3),
+    "ofa_resnet50": lambda n: resnet50d(num_classes=n),
+}
+
+
+def published_spec(net_id: str, *, num_classes: int = 1000) -> SupernetSpec:
+    """Return the stage table of a published supernet.
+
+    Raises:
+        ConfigError: If there is no such id; the nearest one is named.
+    """
+    if net_id not in PUBLISHED_SUPERNETS:
+        near = difflib.get_close_matches(net_id, PUBLISHED_SUPERNETS, n=1, cutoff=0.0)[0]
+        raise ConfigError(
+            f"supernet {net_id!r} is not one of {', '.join(PUBLISHED_SUPERNETS)}; "
+            f"did you mean {near}?"
+        )
+    return PUBLISHED_SUPERNETS[net_id](num_classes)

@@ -1,0 +1,518 @@
+"""Stage tables: what a supernet is made of, as data.
+
+A spec knows its search space, the blueprint of every arch in it, and the *slots* that costs are
+compiled from. The published families are instances of these two tables, and so is any table of
+your own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from onceforall.arch import Arch
+from onceforall.blueprint import (
+    Activation,
+    Blueprint,
+    Bottleneck,
+    Conv,
+    GlobalPool,
+    Layer,
+    Linear,
+    MaxPool,
+    MBConv,
+    make_divisible,
+)
+from onceforall.errors import ArchError
+from onceforall.space import SearchSpace, StageChoices
+
+# A gene's place: (axis, stage or width site, block), as in ``space.Gene``.
+GeneKey = tuple[str, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """One layer position of a supernet and the choices that decide what runs there.
+
+    Attributes:
+        genes: The gene keys the layer depends on. Keys of rigid choices are there too.
+        layer: Maps the values of those genes to the layer that runs, or None where depth switches
+            the position off.
+        stride_before: Strides of all layers that come before, in order: they give the input side.
+    """
+
+    genes: tuple[GeneKey, ...]
+    layer: Callable[[Mapping[GeneKey, Any]], Layer | None]
+    stride_before: tuple[int, ...]
+
+    def input_size(self, resolution: int) -> int:
+        """Return the side of this position's input, in pixels."""
+        size = resolution
+        for stride in self.stride_before:
+            size = (size - 1) // stride + 1
+        return size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedBlock:
+    """A rigid first block of an MBConv supernet: ``width`` channels, no expansion."""
+
+    width: int
+    kernel_size: int = 3
+    stride: int = 1
+    activation: Activation = "relu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MBConvStage:
+    """One stage of an MBConv supernet; the first block carries the stride.
+
+    Attributes:
+        width: Output channels at width multiplier 1 (before rounding to the divisor).
+        num_blocks: Physical blocks; ``depths`` says how many may be kept.
+        width_mults: Elastic multipliers of this stage's width; empty when rigid.
+    """
+
+    width: int
+    stride: int
+    activation: Activation
+    squeeze_excite: bool = False
+    num_blocks: int
+    depths: tuple[int, ...]
+    kernel_sizes: tuple[int, ...]
+    expand_ratios: tuple[float, ...]
+    width_mults: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MBConvSpec:
+    """A supernet of inverted bottlenecks, from its stage table.
+
+    Attributes:
+        num_classes: Outputs of the classifier.
+        resolutions: Input sides in pixels, ascending.
+        stem_width: Output channels of the 3x3 stem convolution.
+        stem_width_mults: Elastic multipliers of the stem (and fixed block); empty when rigid.
+        fixed_block: A rigid block after the stem, or None.
+        stages: The elastic stages.
+        expand_width: Channels of the 1x1 convolution before pooling; 0 for none.
+        mix_width: Channels of the 1x1 convolution without norm after pooling; 0 for none.
+        head_activation: Activation of both head convolutions.
+        width_mult: Rigid multiplier of every width.
+        divisor: Widths are rounded to a multiple of it.
+        dropout: Dropout rate before the classifier.
+    """
+
+    num_classes: int
+    resolutions: tuple[int, ...]
+    stem_width: int
+    stem_stride: int
+    stem_activation: Activation
+    stem_width_mults: tuple[float, ...] = ()
+    fixed_block: FixedBlock | None = None
+    stages: tuple[MBConvStage, ...]
+    expand_width: int
+    mix_width: int
+    head_activation: Activation
+    width_mult: float = 1.0
+    divisor: int = 8
+    dropout: float = 0.0
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.1
+
+    @property
+    def space(self) -> SearchSpace:
+        """Return the search space of the table."""
+        return SearchSpace(
+            resolutions=self.resolutions,
+            stem_width_mults=(self.stem_width_mults,) if self.stem_width_mults else (),
+            stages=tuple(
+                StageChoices(
+                    num_blocks=stage.num_blocks,
+                    depths=stage.depths,
+                    kernel_sizes=stage.kernel_sizes,
+                    expand_ratios=stage.expand_ratios,
+                    width_mults=stage.width_mults,
+                )
+                for stage in self.stages
+            ),
+        )
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Return every layer position in order of execution."""
+        stem_key = self._width_key(-1)
+        slots = [Slot(genes=stem_key, layer=self._stem, stride_before=())]
+        strides: tuple[int, ...] = (self.stem_stride,)
+        if self.fixed_block is not None:
+            slots.append(Slot(genes=stem_key, layer=self._fixed, stride_before=strides))
+            strides = (*strides, self.fixed_block.stride)
+        for stage, table in enumerate(self.stages):
+            for block in range(table.num_blocks):
+                slots.append(self._block_slot(stage, block, strides))
+                if block == 0:
+                    strides = (*strides, table.stride)
+        last = self._width_key(len(self.stages) - 1)
+        for position in range(len(self._head(self._largest_width(len(self.stages) - 1)))):
+            slots.append(Slot(genes=last, layer=self._head_layer(position), stride_before=strides))
+        return tuple(slots)
+
+    def blueprint(self, arch: Arch) -> Blueprint:
+        """Return the static network of ``arch``.
+
+        Raises:
+            ArchError: If ``arch`` does not fit the stage table.
+        """
+        return _assemble(self, arch, num_stem=1, fixed=self.fixed_block is not None)
+
+    # -- layers at one position -----------------------------------------------------------------
+
+    def _width_key(self, stage: int) -> tuple[GeneKey, ...]:
+        """Return the width gene of the stem (-1) or of a stage; empty when rigid."""
+        has_stem = bool(self.stem_width_mults)
+        if stage < 0:
+            return (("width_mult", 0, -1),) if has_stem else ()
+        if not self.stages[stage].width_mults:
+            return ()
+        site = has_stem + sum(bool(s.width_mults) for s in self.stages[:stage])
+        return (("width_mult", site, -1),)
+
+    def _width(self, base: int, mult: float = 1.0) -> int:
+        return make_divisible(base * self.width_mult * mult, self.divisor)
+
+    def _stage_width(self, stage: int, values: Mapping[GeneKey, Any]) -> int:
+        key = self._width_key(stage)
+        base = self._base_width(stage)
+        return self._width(base, values[key[0]] if key else 1.0)
+
+    def _base_width(self, stage: int) -> int:
+        if stage >= 0:
+            return self.stages[stage].width
+        return self.stem_width if self.fixed_block is None else self.fixed_block.width
+
+    def _largest_width(self, stage: int) -> int:
+        mults = self.stages[stage].width_mults
+        return self._width(self.stages[stage].width, mults[-1] if mults else 1.0)
+
+    def _stem(self, values: Mapping[GeneKey, Any]) -> Layer:
+        key = self._width_key(-1)
+        return Conv(
+            in_channels=3,
+            out_channels=self._width(self.stem_width, values[key[0]] if key else 1.0),
+            kernel_size=3,
+            stride=self.stem_stride,
+            activation=self.stem_activation,
+        )
+
+    def _fixed(self, values: Mapping[GeneKey, Any]) -> Layer:
+        block = self.fixed_block
+        if block is None:
+            raise ArchError("this stage table has no fixed block")
+        key = self._width_key(-1)
+        mult = values[key[0]] if key else 1.0
+        in_channels, out_channels = (
+            self._width(self.stem_width, mult),
+            self._width(block.width, mult),
+        )
+        return MBConv(
+            in_channels=in_channels,
+            mid_channels=in_channels,
+            out_channels=out_channels,
+            kernel_size=block.kernel_size,
+            stride=block.stride,
+            activation=block.activation,
+            has_expansion=False,
+            residual=block.stride == 1 and in_channels == out_channels,
+        )
+
+    def _block_slot(self, stage: int, block: int, strides: tuple[int, ...]) -> Slot:
+        table = self.stages[stage]
+        first = block == 0
+        keys = _block_keys(stage, block, self._width_key(stage - first), self._width_key(stage))
+        # A block with one ratio of 1 has no expansion; where 1 is one choice of several it stays.
+        has_expansion = table.expand_ratios != (1,)
+
+        def layer(values: Mapping[GeneKey, Any]) -> Layer | None:
+            if values[keys[0]] <= block:
+                return None
+            in_channels = self._stage_width(stage - first, values)
+            out_channels = self._stage_width(stage, values)
+            ratio = values[keys[2]]
+            stride = table.stride if first else 1
+            mid_channels = (
+                make_divisible(round(in_channels * ratio), self.divisor)
+                if has_expansion
+                else in_channels
+            )
+            return MBConv(
+                in_channels=in_channels,
+                mid_channels=mid_channels,
+                out_channels=out_channels,
+                kernel_size=values[keys[1]],
+                stride=stride,
+                expand_ratio=ratio,
+                activation=table.activation,
+                se_channels=make_divisible(mid_channels // 4) if table.squeeze_excite else 0,
+                has_expansion=has_expansion,
+                residual=stride == 1
+                and in_channels == out_channels
+                and self._may_add(stage, block),
+            )
+
+        return Slot(genes=keys, layer=layer, stride_before=strides)
+
+    def _may_add(self, stage: int, block: int) -> bool:
+        """Say whether a block may have a shortcut.
+
+        The first block of a stage whose input width is elastic on its own must not gain or lose a
+        shortcut with the choice of widths.
+        """
+        if block > 0:
+            return True
+        return self._width_key(stage - 1) == () and self._width_key(stage) == ()
+
+    def _head_layer(self, position: int) -> Callable[[Mapping[GeneKey, Any]], Layer]:
+        last = len(self.stages) - 1
+        return lambda values: self._head(self._stage_width(last, values))[position]
+
+    def _head(self, in_channels: int) -> tuple[Layer, ...]:
+        layers: list[Layer] = []
+        if self.expand_width:
+            width = self._width(self.expand_width)
+            layers.append(
+                Conv(
+                    in_channels=in_channels,
+                    out_channels=width,
+                    activation=self.head_activation,
+                )
+            )
+            in_channels = width
+        layers.append(GlobalPool())
+        if self.mix_width:
+            width = self._width(self.mix_width)
+            layers.append(
+                Conv(
+                    in_channels=in_channels,
+                    out_channels=width,
+                    norm=False,
+                    activation=self.head_activation,
+                )
+            )
+            in_channels = width
+        layers.append(
+            Linear(in_features=in_channels, out_features=self.num_classes, dropout=self.dropout)
+        )
+        return tuple(layers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResNetStage:
+    """One stage of a ResNet supernet; the first block carries stride and downsampling.
+
+    Attributes:
+        width: Output channels at width multiplier 1.
+        num_blocks: Physical blocks; ``depths`` says how many may be kept.
+    """
+
+    width: int
+    stride: int
+    num_blocks: int
+    depths: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResNetSpec:
+    """A ResNet-D supernet: elastic depth, expand ratio, width and a stem switch.
+
+    Width sites: the middle of the stem, its output, then every stage.
+    """
+
+    num_classes: int
+    resolutions: tuple[int, ...]
+    stem_width: int
+    stages: tuple[ResNetStage, ...]
+    expand_ratios: tuple[float, ...]
+    width_mults: tuple[float, ...]
+    divisor: int = 8
+    dropout: float = 0.0
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.1
+
+    @property
+    def space(self) -> SearchSpace:
+        """Return the search space of the table."""
+        return SearchSpace(
+            resolutions=self.resolutions,
+            stem_depths=(0, 1),
+            stem_width_mults=(self.width_mults, self.width_mults),
+            stages=tuple(
+                StageChoices(
+                    num_blocks=stage.num_blocks,
+                    depths=stage.depths,
+                    kernel_sizes=(3,),
+                    expand_ratios=self.expand_ratios,
+                    width_mults=self.width_mults,
+                )
+                for stage in self.stages
+            ),
+        )
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Return every layer position in order of execution."""
+        mid, out = ("width_mult", 0, -1), ("width_mult", 1, -1)
+        switch = ("stem_depth", -1, -1)
+        slots = [
+            Slot(
+                genes=(mid,), layer=lambda v: self._stem_conv(3, self._mid(v), 2), stride_before=()
+            ),
+            Slot(genes=(switch, mid), layer=self._stem_residual, stride_before=(2,)),
+            Slot(
+                genes=(mid, out),
+                layer=lambda v: self._stem_conv(self._mid(v), self._out(v), 1),
+                stride_before=(2,),
+            ),
+            Slot(genes=(), layer=lambda v: MaxPool(), stride_before=(2,)),
+        ]
+        strides: tuple[int, ...] = (2, 2)
+        for stage, table in enumerate(self.stages):
+            for block in range(table.num_blocks):
+                slots.append(self._block_slot(stage, block, strides))
+                if block == 0:
+                    strides = (*strides, table.stride)
+        last = (("width_mult", len(self.stages) + 1, -1),)
+        slots.append(Slot(genes=(), layer=lambda v: GlobalPool(), stride_before=strides))
+        slots.append(
+            Slot(
+                genes=last,
+                layer=lambda v: Linear(
+                    in_features=self._stage_width(len(self.stages) - 1, v),
+                    out_features=self.num_classes,
+                    dropout=self.dropout,
+                ),
+                stride_before=strides,
+            )
+        )
+        return tuple(slots)
+
+    def blueprint(self, arch: Arch) -> Blueprint:
+        """Return the static network of ``arch``.
+
+        Raises:
+            ArchError: If ``arch`` does not fit the stage table.
+        """
+        return _assemble(self, arch, num_stem=4, fixed=False)
+
+    def _mid(self, values: Mapping[GeneKey, Any]) -> int:
+        stem = make_divisible(self.stem_width * values["width_mult", 0, -1], self.divisor)
+        return make_divisible(stem // 2, self.divisor)
+
+    def _out(self, values: Mapping[GeneKey, Any]) -> int:
+        return make_divisible(self.stem_width * values["width_mult", 1, -1], self.divisor)
+
+    def _stage_width(self, stage: int, values: Mapping[GeneKey, Any]) -> int:
+        if stage < 0:
+            return self._out(values)
+        mult = values["width_mult", stage + 2, -1]
+        return make_divisible(self.stages[stage].width * mult, self.divisor)
+
+    def _stem_conv(self, in_channels: int, out_channels: int, stride: int) -> Layer:
+        return Conv(
+            in_channels=in_channels, out_channels=out_channels, kernel_size=3, stride=stride
+        )
+
+    def _stem_residual(self, values: Mapping[GeneKey, Any]) -> Layer | None:
+        if not values["stem_depth", -1, -1]:
+            return None
+        width = self._mid(values)
+        return Conv(in_channels=width, out_channels=width, kernel_size=3, residual=True)
+
+    def _block_slot(self, stage: int, block: int, strides: tuple[int, ...]) -> Slot:
+        first = block == 0
+        before = (("width_mult", stage + 1 + (not first), -1),)
+        keys = _block_keys(stage, block, before, (("width_mult", stage + 2, -1),))
+
+        def layer(values: Mapping[GeneKey, Any]) -> Layer | None:
+            if values[keys[0]] <= block:
+                return None
+            out_channels = self._stage_width(stage, values)
+            ratio = values[keys[2]]
+            return Bottleneck(
+                in_channels=self._stage_width(stage - first, values),
+                mid_channels=make_divisible(round(out_channels * ratio), self.divisor),
+                out_channels=out_channels,
+                kernel_size=values[keys[1]],
+                stride=self.stages[stage].stride if first else 1,
+                expand_ratio=ratio,
+                downsample="avgpool_conv" if first else "none",
+            )
+
+        return Slot(genes=keys, layer=layer, stride_before=strides)
+
+
+SupernetSpec = MBConvSpec | ResNetSpec
+
+
+@lru_cache(maxsize=65536)
+def active_slots(spec: SupernetSpec, arch: Arch) -> tuple[tuple[int, Layer], ...]:
+    """Return the positions that run for ``arch``, each with its slot index and layer.
+
+    Raises:
+        ArchError: If ``arch`` does not fit the stage table; its resolution may be any.
+    """
+    space, slots = _structure(spec)
+    # Specialised nets may be fine-tuned beyond the elastic resolutions; the layers are the same.
+    space.check(replace(arch, resolution=space.resolutions[-1]))
+    values = gene_values(space, arch)
+    layers = ((index, slot.layer(values)) for index, slot in enumerate(slots))
+    return tuple((index, layer) for index, layer in layers if layer is not None)
+
+
+@lru_cache(maxsize=64)
+def _structure(spec: SupernetSpec) -> tuple[SearchSpace, tuple[Slot, ...]]:
+    return spec.space, spec.slots
+
+
+def gene_values(space: SearchSpace, arch: Arch) -> dict[GeneKey, Any]:
+    """Return the value of every choice of ``arch``, rigid ones included."""
+    values: dict[GeneKey, Any] = {
+        ("resolution", -1, -1): arch.resolution,
+        ("stem_depth", -1, -1): arch.stem_depth,
+    }
+    for site, mult in enumerate(arch.width_mult):
+        values["width_mult", site, -1] = mult
+    for stage, choices in enumerate(space.stages):
+        values["depth", stage, -1] = arch.depth[stage]
+        for block in range(choices.num_blocks):
+            on = block < arch.depth[stage]
+            values["kernel_size", stage, block] = arch.kernel_size[stage][block] if on else None
+            values["expand_ratio", stage, block] = arch.expand_ratio[stage][block] if on else None
+    return values
+
+
+def _block_keys(
+    stage: int, block: int, before: tuple[GeneKey, ...], after: tuple[GeneKey, ...]
+) -> tuple[GeneKey, ...]:
+    """Return the gene keys of a block: depth, kernel size, expand ratio, then widths."""
+    return (
+        ("depth", stage, -1),
+        ("kernel_size", stage, block),
+        ("expand_ratio", stage, block),
+        *dict.fromkeys(before + after),
+    )
+
+
+def _assemble(spec: SupernetSpec, arch: Arch, *, num_stem: int, fixed: bool) -> Blueprint:
+    """Split the active layers into stem, blocks and head."""
+    active = active_slots(spec, arch)
+    num_blocks = sum(stage.num_blocks for stage in spec.stages) + fixed
+    return Blueprint(
+        stem=tuple(layer for i, layer in active if i < num_stem),
+        blocks=tuple(layer for i, layer in active if num_stem <= i < num_stem + num_blocks),
+        head=tuple(layer for i, layer in active if i >= num_stem + num_blocks),
+        stage_sizes=((1,) if fixed else ()) + arch.depth,
+        norm_eps=spec.norm_eps,
+        norm_momentum=spec.norm_momentum,
+    )

@@ -1,0 +1,69 @@
+"""The plain module of a blueprint: what is extracted, exported and shipped."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from onceforall.blueprint import (
+    Blueprint,
+    Bottleneck,
+    Conv,
+    GlobalPool,
+    Identity,
+    Layer,
+    Linear,
+    MaxPool,
+    MBConv,
+)
+from onceforall.supernets.blocks import (
+    BottleneckBlock,
+    Classifier,
+    ConvUnit,
+    GlobalMean,
+    MBConvBlock,
+)
+
+
+class StaticNet(nn.Module):
+    """A plain network: stem, blocks and head run in order.
+
+    It can be scripted, traced, exported and pickled without any elastic operator.
+
+    Args:
+        plan: Blueprint to build. Weights have PyTorch's default initialisation.
+    """
+
+    def __init__(self, plan: Blueprint) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*(build_layer(layer, plan) for layer in plan.stem))
+        self.blocks = nn.Sequential(*(build_layer(layer, plan) for layer in plan.blocks))
+        self.head = nn.Sequential(*(build_layer(layer, plan) for layer in plan.head))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images ``(B, 3, H, W)`` to logits ``(B, num_classes)``."""
+        logits: Tensor = self.head(self.blocks(self.stem(images)))
+        return logits
+
+
+def build(plan: Blueprint) -> StaticNet:
+    """Return the plain module of ``plan``, in training mode, freshly initialised."""
+    return StaticNet(plan)
+
+
+def build_layer(layer: Layer, plan: Blueprint) -> nn.Module:
+    """Return the plain module of one layer record."""
+    match layer:
+        case Conv():
+            return ConvUnit(layer, plan)
+        case MBConv():
+            return MBConvBlock(layer, plan)
+        case Bottleneck():
+            return BottleneckBlock(layer, plan)
+        case MaxPool():
+            return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.kernel_size // 2)
+        case GlobalPool():
+            return GlobalMean()
+        case Linear():
+            return Classifier(layer)
+        case Identity():
+            return nn.Identity()

@@ -1,0 +1,172 @@
+"""Supernet: the weights of every arch of a search space, and nothing else.
+
+``net(images, arch)`` runs one subnet. Which subnet is an argument; nothing remembers it.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from onceforall.arch import Arch
+from onceforall.blueprint import (
+    Blueprint,
+    Bottleneck,
+    Conv,
+    GlobalPool,
+    Layer,
+    Linear,
+    MaxPool,
+    MBConv,
+)
+from onceforall.errors import BlueprintError
+from onceforall.ops.conv import ElasticConv2d, ElasticDepthwiseConv2d
+from onceforall.ops.dense import ElasticLinear, ElasticSqueezeExcite
+from onceforall.ops.norm import ElasticBatchNorm2d
+from onceforall.space import SearchSpace
+from onceforall.supernets.blocks import (
+    ElasticBottleneckBlock,
+    ElasticClassifier,
+    ElasticConvUnit,
+    ElasticMBConvBlock,
+    GlobalMean,
+)
+from onceforall.supernets.spec import SupernetSpec, active_slots, gene_values
+from onceforall.supernets.static import StaticNet, build
+
+ELASTIC_OPS = (
+    ElasticConv2d, ElasticDepthwiseConv2d, ElasticLinear, ElasticSqueezeExcite, ElasticBatchNorm2d,
+)  # fmt: skip
+
+
+@final
+class Supernet(nn.Module):
+    """An elastic network built from a stage table.
+
+    Args:
+        spec: Stage table. The weights are freshly initialised from PyTorch's global generator.
+
+    Attributes:
+        spec: The stage table.
+        space: Its search space.
+        layers: One elastic module for each position of ``spec.slots``.
+    """
+
+    def __init__(self, spec: SupernetSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.space: SearchSpace = spec.space
+        largest = spec.blueprint(self.space.largest)
+        values = gene_values(self.space, self.space.largest)
+        self.layers = nn.ModuleList()
+        for slot in spec.slots:
+            layer = slot.layer(values)
+            kernel_sizes = next(
+                (
+                    self.space.stages[stage].kernel_sizes
+                    for axis, stage, _ in slot.genes
+                    if axis == "kernel_size"
+                ),
+                (),
+            )
+            self.layers.append(_elastic_layer(layer, kernel_sizes, largest))
+
+    def forward(self, images: Tensor, arch: Arch) -> Tensor:
+        """Run the subnet ``arch``.
+
+        Args:
+            images: Normalised images ``(B, 3, H, W)``. Their side should be
+                ``arch.resolution``; resizing is the data's business, not checked here.
+            arch: Any arch of the space.
+
+        Returns:
+            Logits ``(B, num_classes)``.
+
+        Raises:
+            ArchError: If ``arch`` is not in the space.
+        """
+        x = images
+        for index, layer in active_slots(self.spec, arch):
+            module = self.layers[index]
+            shaped = isinstance(layer, Conv | MBConv | Bottleneck)
+            x = module(x, layer) if shaped else module(x)
+        return x
+
+    def blueprint(self, arch: Arch) -> Blueprint:
+        """Return the static network of ``arch`` as data."""
+        return self.spec.blueprint(arch)
+
+    def extract(self, arch: Arch) -> StaticNet:
+        """Return a plain copy of one subnet, in eval mode.
+
+        Its outputs are bitwise equal to ``self(x, arch)`` in eval mode on a CPU. Batch-norm
+        statistics are copied as they are: recalibrate them before trusting the accuracy.
+
+        Raises:
+            ArchError: If ``arch`` is not in the space.
+        """
+        parameter = next(self.parameters())
+        plain = build(self.blueprint(arch)).to(parameter.device, parameter.dtype)
+        for module, twin in zip(self.active_modules(arch), plain_layers(plain), strict=True):
+            _copy_weights(module, twin)
+        return plain.eval()
+
+    def active_modules(self, arch: Arch) -> list[nn.Module]:
+        """Return the elastic modules that run for ``arch``, in order."""
+        return [self.layers[index] for index, _ in active_slots(self.spec, arch)]
+
+    def sort_channels(self, *, num_opened: int = 0) -> None:
+        """Sort every block's middle channels by importance; the largest subnet is unchanged.
+
+        Args:
+            num_opened: How many smaller expand ratios have been trained already; channels beyond
+                a trained width stay beyond it.
+
+        Source: Cai et al., *Once-for-All*, ICLR 2020, section 3.3, "Elastic width".
+        """
+        values = gene_values(self.space, self.space.largest)
+        for slot, module in zip(self.spec.slots, self.layers, strict=True):
+            if not isinstance(module, ElasticMBConvBlock | ElasticBottleneckBlock):
+                continue
+            widths: set[int] = set()
+            for key in slot.genes:
+                if key[0] == "expand_ratio":
+                    for ratio in self.space.stages[key[1]].expand_ratios:
+                        layer = slot.layer({**values, key: ratio})
+                        if isinstance(layer, MBConv | Bottleneck):
+                            widths.add(layer.mid_channels)
+            module.sort_channels(sorted(widths, reverse=True), num_opened)
+
+
+def plain_layers(plain: StaticNet) -> list[nn.Module]:
+    """Return the layers of a plain network in order of execution."""
+    return [*plain.stem, *plain.blocks, *plain.head]
+
+
+@torch.no_grad()
+def _copy_weights(module: nn.Module, twin: nn.Module) -> None:
+    """Copy one elastic layer's weights into its plain twin, operator by operator."""
+    for name, operator in module.named_modules():
+        if isinstance(operator, ELASTIC_OPS):
+            operator.copy_to(twin.get_submodule(name))  # type: ignore[arg-type]
+
+
+def _elastic_layer(
+    layer: Layer | None, kernel_sizes: tuple[int, ...], norm: Blueprint
+) -> nn.Module:
+    match layer:
+        case Conv():
+            return ElasticConvUnit(layer, norm)
+        case MBConv():
+            return ElasticMBConvBlock(layer, kernel_sizes or (layer.kernel_size,), norm)
+        case Bottleneck():
+            return ElasticBottleneckBlock(layer, norm)
+        case MaxPool():
+            return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.kernel_size // 2)
+        case GlobalPool():
+            return GlobalMean()
+        case Linear():
+            return ElasticClassifier(layer)
+    raise BlueprintError(f"a stage table has no elastic form of {layer}")

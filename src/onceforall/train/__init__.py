@@ -1,0 +1,1 @@
+"""Training supernets: plans, losses, schedules, the engine."""
