@@ -1,0 +1,55 @@
+"""Images: where they come from, how they are split, augmented and batched."""
+
+from onceforall.data.augmentation import (
+    NO_AUGMENTATION,
+    PUBLISHED_PHOTOS,
+    SMALL_IMAGES,
+    Augmentation,
+)
+from onceforall.data.builtin import BUILTIN_NAMES
+from onceforall.data.bundle import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    DataBundle,
+    ImageArrays,
+    ImageFiles,
+    Images,
+)
+from onceforall.data.protocols import Batch, CalibrationBatches, EvalBatches, TrainBatches
+from onceforall.data.resident import ResidentBatches, ResidentEvalBatches
+from onceforall.data.resolution import (
+    continuous_resolutions,
+    published_resolution,
+    sample_resolution,
+)
+from onceforall.data.sharding import Shard
+from onceforall.data.sources import open_dataset
+from onceforall.data.splits import Splits, published_split, split_train
+
+__all__ = [
+    "BUILTIN_NAMES",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "NO_AUGMENTATION",
+    "PUBLISHED_PHOTOS",
+    "SMALL_IMAGES",
+    "Augmentation",
+    "Batch",
+    "CalibrationBatches",
+    "DataBundle",
+    "EvalBatches",
+    "ImageArrays",
+    "ImageFiles",
+    "Images",
+    "ResidentBatches",
+    "ResidentEvalBatches",
+    "Shard",
+    "Splits",
+    "TrainBatches",
+    "continuous_resolutions",
+    "open_dataset",
+    "published_resolution",
+    "published_split",
+    "sample_resolution",
+    "split_train",
+]

@@ -1,0 +1,49 @@
+"""Operations on a batch that is on the device already: normalisation and cutout.
+
+Shape legend: `B` images, `R` side.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from onceforall.data.bundle import Rgb
+
+
+def normalize(images: Tensor, *, mean: Rgb, std: Rgb) -> Tensor:
+    """Bring images of 0 .. 255 to zero mean and unit deviation.
+
+    Args:
+        images: ``(B, 3, R, R)`` uint8 or float32, of any layout.
+        mean: Per channel, of images in [0, 1].
+        std: Per channel, of images in [0, 1].
+
+    Returns:
+        ``(B, 3, R, R)`` float32, channels_last.
+    """
+    scale = 1 / (255 * torch.tensor(std, dtype=torch.float64))
+    shift = -255 * scale * torch.tensor(mean, dtype=torch.float64)
+    scale, shift = (
+        values.to(device=images.device, dtype=torch.float32).view(1, 3, 1, 1)
+        for values in (scale, shift)
+    )
+    # Conversion, layout and arithmetic in one pass over the batch.
+    out = torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last)
+    return torch.addcmul(shift, images, scale, out=out)
+
+
+def cutout_(images: Tensor, centres: Tensor, *, side: float) -> Tensor:
+    """Set one square an image to 0, in place: the mean colour of normalised images.
+
+    Args:
+        images: ``(B, 3, R, R)``.
+        centres: ``(B, 2)`` float32 in [0, 1], row and column as fractions of the side. Squares
+            that reach over the border are cut off there.
+        side: Side of the square as a fraction of the image's.
+    """
+    resolution = images.shape[-1]
+    places = (torch.arange(resolution, device=images.device) + 0.5) / resolution
+    inside = (places - centres[:, :, None]).abs() < side / 2
+    square = inside[:, 0, :, None] & inside[:, 1, None, :]
+    return images.masked_fill_(square[:, None], 0.0)

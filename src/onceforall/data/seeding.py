@@ -1,0 +1,34 @@
+"""Private generators: every random draw of the data layer follows from integers that name it.
+
+A draw is named by what it is for and where it stands (seed, epoch, step, image), never by how many
+draws came before it. That is what makes a batch a pure function: the same for any number of
+workers or ranks, and after a restart in the middle of an epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import torch
+
+
+def derive_seed(purpose: str, *numbers: int) -> int:
+    """Return a 63-bit seed that depends on every argument.
+
+    Args:
+        purpose: What the draw is for, e.g. ``"permutation"``; keeps streams apart.
+        *numbers: Where the draw stands, e.g. seed, epoch and step.
+    """
+    key = ":".join((purpose, *map(str, numbers))).encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
+
+
+def private_generator(purpose: str, *numbers: int) -> torch.Generator:
+    """Return a CPU ``torch.Generator`` seeded by `derive_seed`."""
+    return torch.Generator().manual_seed(derive_seed(purpose, *numbers))
+
+
+def private_random(purpose: str, *numbers: int) -> random.Random:
+    """Return a ``random.Random`` seeded by `derive_seed`."""
+    return random.Random(derive_seed(purpose, *numbers))
