@@ -96,7 +96,10 @@ def _with_test(listing: Listing) -> Mapping[str, ImageFiles]:
     if "all" not in listing.splits:
         return listing.splits
     files = listing.splits["all"]
-    train, test = split_test(files.labels)
+    try:
+        train, test = split_test(files.labels)
+    except DataError as error:
+        raise DataError(f"{files.root}: {error}") from error
     return {"train": files.subset(train), "test": files.subset(test)}
 
 
@@ -147,8 +150,9 @@ def _common_side(splits: Mapping[str, ImageFiles]) -> int | None:
 
 
 def _spread(total: int, count: int) -> list[int]:
-    """Return up to ``count`` evenly spaced indices below ``total``."""
-    return sorted({i * total // count for i in range(min(count, total))}) if total else []
+    """Return up to ``count`` different, evenly spaced indices below ``total``."""
+    count = min(count, total)
+    return [i * total // count for i in range(count)]
 
 
 def _decode_all(

@@ -52,7 +52,8 @@ def resample(
         rows_BRH = _fold(rows_BRH, height, padding, padding_mode)
         columns_BRW = _fold(columns_BRW, width, padding, padding_mode)
         # One copy brings uint8 planes to float rows; after it no product needs another.
-        rows = images.transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        rows = images.new_empty((num_images, height, channels, width), dtype=torch.float32)
+        rows.copy_(images.transpose(1, 2))
         short = torch.bmm(rows_BRH, rows.view(num_images, height, channels * width))
         short = short.view(num_images, resolution * channels, width)
         small = torch.bmm(short, columns_BRW.transpose(1, 2))

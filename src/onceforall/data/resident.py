@@ -176,9 +176,9 @@ class ResidentEvalBatches:
         if not 0 < crop_ratio <= 1:
             raise ConfigError(f"crop_ratio {crop_ratio} is not in (0, 1]")
         self._num_images = len(arrays)
-        mine = arrays.subset((shard or Shard()).eval_indices(len(arrays)))
-        self._images = mine.images.to(device)
-        self._labels = mine.labels.to(device)
+        mine = (shard or Shard()).eval_indices(len(arrays))
+        self._images = arrays.images[mine].to(device)
+        self._labels = arrays.labels[mine].to(device)
         self._mean = mean
         self._std = std
         self._batch_size = batch_size

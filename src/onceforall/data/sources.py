@@ -50,7 +50,7 @@ def open_dataset(
     if spec in BUILTIN_NAMES:
         return open_builtin(spec, root=root)
     path = Path(spec).expanduser()
-    if path.is_dir():
+    if spec and path.is_dir():
         return open_folder(
             path,
             image_size=image_size,
