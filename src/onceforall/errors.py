@@ -12,6 +12,7 @@
       ZooError             a published artefact that is unknown or not at hand
       MissingExtraError    an optional dependency that is not installed          (ImportError)
       VerificationError    a file that does not do what its card says
+      Interrupted          a signal asked to stop; the state is saved and the same command goes on
 
 Every message names the thing, its value and what is allowed, on one line. The command line prints
 that line and exits with status 2.
@@ -74,3 +75,7 @@ class MissingExtraError(OnceForAllError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed: run  pip install 'onceforall[{extra}]'")
+
+
+class Interrupted(OnceForAllError):
+    """A signal asked to stop; the state is saved and the same command goes on."""

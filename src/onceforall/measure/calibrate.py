@@ -1,0 +1,156 @@
+"""Batch-norm recalibration: statistics of one subnet, with the weights held fixed.
+
+The running statistics of a supernet are a mixture over subnets; before a subnet is evaluated its
+own must be computed. Both estimators run the network once over the calibration images, every
+batch norm normalising by the statistics of its batch.
+
+Shape suffixes: B batch, C channels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from onceforall.arch import Arch
+from onceforall.errors import MeasurementError
+from onceforall.ops.norm import ElasticBatchNorm2d
+from onceforall.supernets.supernet import Supernet
+
+Estimator = Literal["published", "population"]
+Norm = nn.BatchNorm2d | ElasticBatchNorm2d
+
+
+def recalibrate_bn(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    *,
+    arch: Arch | None = None,
+    estimator: Estimator = "published",
+) -> None:
+    """Recompute the running statistics of every batch norm that runs.
+
+    With batches ``b`` of ``n_b`` images and ``p_b`` values per channel, batch means ``m_b`` and
+    biased variances ``v_b``:
+
+    * ``"published"``: ``mean = sum(n_b m_b) / sum(n_b)``, ``var = sum(n_b v_b) / sum(n_b)``;
+    * ``"population"``: the same weighted by ``p_b``, plus the variance between batch means: the
+      exact statistics of all values together.
+
+    Args:
+        model: A plain network, or a supernet with ``arch``. Changed in place; training flags and
+            everything else are afterwards as before. Channels and layers that do not run keep
+            their statistics, and so does ``num_batches_tracked``.
+        batches: Image batches ``(B, 3, H, W)``, float, normalised, on the model's device.
+        arch: The subnet to recalibrate, if ``model`` is a supernet.
+        estimator: See above.
+
+    Raises:
+        MeasurementError: If there is no batch. Whatever is raised, the model is as it was.
+
+    Source: Yu and Huang, *Universally Slimmable Networks*, ICCV 2019, section 3; the population
+    estimator is Wu and Johnson, *Rethinking "Batch" in BatchNorm*, 2021, section 3.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | ElasticBatchNorm2d)]
+    forward = _forward_of(model, arch)
+    with _batch_statistics(model, norms) as collected, torch.no_grad():
+        num_batches = 0
+        for images in batches:
+            forward(images)
+            num_batches += 1
+        if num_batches == 0:
+            raise MeasurementError("BN recalibration needs at least 1 batch of images, got 0")
+        results = [(norm, sums.result(estimator)) for norm, sums in collected.items()]
+    with torch.no_grad():
+        for norm, (mean_C, var_C) in results:
+            _running(norm)[0][: len(mean_C)].copy_(mean_C)
+            _running(norm)[1][: len(var_C)].copy_(var_C)
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Running sums of one batch norm over the batches seen so far."""
+
+    images: float = 0.0
+    values: float = 0.0
+    image_mean: Tensor | float = 0.0  # sum of n_b * m_b
+    image_var: Tensor | float = 0.0  # sum of n_b * v_b
+    value_mean: Tensor | float = 0.0  # sum of p_b * m_b
+    value_square: Tensor | float = 0.0  # sum of p_b * (v_b + m_b**2)
+
+    def add(self, mean_C: Tensor, var_C: Tensor, images: int, values: int) -> None:
+        self.images += images
+        self.values += values
+        self.image_mean = self.image_mean + images * mean_C
+        self.image_var = self.image_var + images * var_C
+        self.value_mean = self.value_mean + values * mean_C
+        self.value_square = self.value_square + values * (var_C + mean_C * mean_C)
+
+    def result(self, estimator: Estimator) -> tuple[Tensor, Tensor]:
+        if estimator == "published":
+            mean, var = self.image_mean / self.images, self.image_var / self.images
+        else:
+            mean = self.value_mean / self.values
+            var = self.value_square / self.values - mean * mean
+        return torch.as_tensor(mean), torch.as_tensor(var)
+
+
+@contextlib.contextmanager
+def _batch_statistics(model: nn.Module, norms: list[Norm]) -> Iterator[dict[Norm, _Sums]]:
+    """Let every norm normalise by its batch and collect what it saw; restore all on exit.
+
+    With momentum 1 the running statistics after a batch *are* that batch's, computed by the same
+    fused kernel that normalises; the kernel's unbiased variance is turned back into the biased.
+    """
+    collected: dict[Norm, _Sums] = {}
+    modes = [(module, module.training) for module in model.modules()]
+    momenta = [norm.momentum for norm in norms]
+    buffers = [[b.clone() for b in (*_running(norm), _tracked(norm))] for norm in norms]
+
+    def collect(norm: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+        x = inputs[0]
+        channels, values = x.shape[1], x.numel() // x.shape[1]
+        mean, var = _running(norm)
+        biased = var[:channels] * ((values - 1) / values)
+        sums = collected.setdefault(norm, _Sums())  # type: ignore[arg-type]
+        sums.add(mean[:channels].clone(), biased, x.shape[0], values)
+
+    hooks = [norm.register_forward_hook(collect) for norm in norms]
+    try:
+        model.eval()
+        for norm in norms:
+            norm.train()
+            norm.momentum = 1.0
+        yield collected
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for norm, momentum, saved in zip(norms, momenta, buffers, strict=True):
+                norm.momentum = momentum
+                for buffer, value in zip((*_running(norm), _tracked(norm)), saved, strict=True):
+                    buffer.copy_(value)
+
+
+def _forward_of(model: nn.Module, arch: Arch | None) -> Callable[[Tensor], Tensor]:
+    if arch is None:
+        return model
+    if not isinstance(model, Supernet):
+        raise MeasurementError(f"an arch was given, but {type(model).__name__} is not a supernet")
+    supernet = model
+    return lambda images: supernet(images, arch)
+
+
+def _running(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    return norm.running_mean, norm.running_var  # type: ignore[return-value]
+
+
+def _tracked(norm: nn.Module) -> Tensor:
+    return norm.num_batches_tracked  # type: ignore[return-value]

@@ -1,0 +1,303 @@
+"""Plans: what is trained, in which order, as data.
+
+A plan is a tuple of phases; a phase says which part of the search space is open, how the subnets
+of a step are drawn and who teaches them. Progressive shrinking and the one-stage sandwich rule
+are two plans of the same engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from onceforall.errors import ConfigError
+from onceforall.space import SearchSpace
+
+Draw = Literal["largest", "random", "sandwich"]
+Teacher = Literal["none", "in_place", "frozen"]
+Distillation = Literal["soft_targets", "alpha"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """How much of each elastic axis is open: the ``n`` largest options; None is all of them."""
+
+    kernel_size: int | None = None
+    depth: int | None = None
+    expand_ratio: int | None = None
+    width_mult: int | None = None
+    stem_depth: int | None = None
+    resolution: int | None = None
+
+    def restrict(self, space: SearchSpace) -> SearchSpace:
+        """Return the open part of ``space``."""
+        counts = {
+            axis: count
+            for axis in (
+                "kernel_size", "depth", "expand_ratio", "width_mult", "stem_depth", "resolution",
+            )
+            if (count := getattr(self, axis)) is not None
+        }  # fmt: skip
+        return space.keep_largest(**counts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """One stretch of training with its own learning-rate schedule and fresh optimizer.
+
+    Attributes:
+        name: Shown while it runs and written to events.
+        epochs: Passes over the training images; at least 1.
+        opened: The part of the space that subnets are drawn from.
+        draw: ``largest`` only, ``random`` subnets, or the ``sandwich``: largest, smallest and
+            random ones.
+        subnets_per_step: Subnets whose gradients make one step; a sandwich has at least 2.
+        teacher: Who gives soft targets: nobody, the largest subnet of the same step
+            (``in_place``), or the network as it was after the plan's first phase (``frozen``).
+        learning_rate: Peak, for a global batch of ``Plan.reference_batch`` images.
+        warmup_epochs: Epochs of linear warm-up, part of ``epochs``.
+        sort_channels: Number of smaller widths already trained when channels are sorted by
+            importance before the phase; None for no sorting.
+        ramp: Share of the phase over which smaller subnets come in: at progress 0 a random
+            subnet is the largest, at ``ramp`` it is drawn from all of the open space; 0 is at
+            once.
+    """
+
+    name: str
+    epochs: int
+    opened: Opened = Opened()
+    draw: Draw = "random"
+    subnets_per_step: int = 1
+    teacher: Teacher = "none"
+    learning_rate: float
+    warmup_epochs: float = 0.0
+    sort_channels: int | None = None
+    ramp: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ConfigError(f"phase {self.name}: epochs {self.epochs} is below 1")
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise ConfigError(
+                f"phase {self.name}: warmup_epochs {self.warmup_epochs} is not in "
+                f"[0, {self.epochs})"
+            )
+        least = 2 if self.draw == "sandwich" else 1
+        if self.subnets_per_step < least:
+            raise ConfigError(
+                f"phase {self.name}: subnets_per_step {self.subnets_per_step} is below {least}"
+            )
+        if self.teacher == "in_place" and self.draw != "sandwich":
+            raise ConfigError(f"phase {self.name}: in_place distillation needs a sandwich")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A whole training.
+
+    Attributes:
+        name: Name of the plan.
+        phases: Run in order; each starts from where the last one ended.
+        reference_batch: Global batch the learning rates are meant for; they scale linearly.
+        momentum: Nesterov momentum of stochastic gradient descent.
+        weight_decay: On convolution and linear weights only; norms, biases and kernel
+            transforms are not decayed.
+        label_smoothing: In [0, 1).
+        distillation: Loss towards a teacher.
+        distillation_weight: Factor of the soft-target loss where it is added to the label loss
+            (frozen teacher).
+        mean_over_subnets: Average the subnets' gradients instead of summing them (published).
+        max_grad_norm: Global norm that gradients are clipped to; 0 for no clipping.
+        ema_decay: Decay per step of an exponential moving average of the weights that the
+            finished supernet takes; 0 for none.
+    """
+
+    name: str
+    phases: tuple[Phase, ...]
+    reference_batch: int
+    momentum: float = 0.9
+    weight_decay: float = 3e-5
+    label_smoothing: float = 0.1
+    distillation: Distillation = "soft_targets"
+    distillation_weight: float = 1.0
+    mean_over_subnets: bool = False
+    max_grad_norm: float = 0.0
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise ConfigError(f"plan {self.name} has no phase")
+        if self.phases[0].teacher == "frozen":
+            raise ConfigError(f"plan {self.name}: the first phase has nobody to learn from")
+
+    @property
+    def epochs(self) -> int:
+        """Return the epochs of all phases together."""
+        return sum(phase.epochs for phase in self.phases)
+
+    @property
+    def passes_per_image(self) -> float:
+        """Return the mean subnet passes per image and epoch: what the training time scales with."""
+        passes = sum(phase.epochs * phase.subnets_per_step for phase in self.phases)
+        return passes / self.epochs
+
+
+def sandwich_plan(
+    *,
+    epochs: int,
+    learning_rate: float,
+    reference_batch: int,
+    subnets_per_step: int = 4,
+    warmup_epochs: float = 1.0,
+    weight_decay: float = 1e-4,
+    label_smoothing: float = 0.1,
+    ema_decay: float = 0.0,
+    distillation: Distillation = "soft_targets",
+) -> Plan:
+    """Return the one-stage plan: sandwich rule with in-place distillation.
+
+    Source: Yu and Huang, *Universally Slimmable Networks*, ICCV 2019; Yu et al., *BigNAS*,
+    ECCV 2020.
+    """
+    phase = Phase(
+        name="sandwich",
+        epochs=epochs,
+        draw="sandwich",
+        subnets_per_step=subnets_per_step,
+        teacher="in_place",
+        learning_rate=learning_rate,
+        warmup_epochs=min(warmup_epochs, epochs / 2),
+    )
+    return Plan(
+        name="sandwich",
+        phases=(phase,),
+        reference_batch=reference_batch,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        distillation=distillation,
+        mean_over_subnets=True,
+        max_grad_norm=1.0,
+        ema_decay=ema_decay,
+    )
+
+
+def delayed_plan(
+    *,
+    epochs: int,
+    learning_rate: float,
+    reference_batch: int,
+    full_share: float = 0.5,
+    subnets_per_step: int = 4,
+    warmup_epochs: float = 1.0,
+    weight_decay: float = 1e-4,
+    label_smoothing: float = 0.1,
+) -> Plan:
+    """Return delayed, ramped shrinking: half of training on the largest subnet, then a ramp.
+
+    Source: the abstract of *DepS: Delayed epsilon-shrinking*, ECCV 2024 (shrinking starts when
+    the full model is about half trained, and smaller subnets come in gradually).
+    """
+    full = max(1, round(epochs * full_share))
+    phases = (
+        Phase(
+            name="full",
+            epochs=full,
+            opened=Opened(kernel_size=1, depth=1, expand_ratio=1, width_mult=1, stem_depth=1),
+            draw="largest",
+            learning_rate=learning_rate,
+            warmup_epochs=min(warmup_epochs, full / 2),
+        ),
+        Phase(
+            name="shrink",
+            epochs=max(1, epochs - full),
+            draw="sandwich",
+            subnets_per_step=subnets_per_step,
+            teacher="in_place",
+            learning_rate=learning_rate,
+            sort_channels=0,
+            ramp=0.3,
+        ),
+    )
+    return Plan(
+        name="delayed",
+        phases=phases,
+        reference_batch=reference_batch,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        mean_over_subnets=True,
+        max_grad_norm=1.0,
+    )
+
+
+def progressive_plan(
+    space: SearchSpace,
+    *,
+    epochs: int,
+    learning_rate: float,
+    reference_batch: int,
+    weight_decay: float = 3e-5,
+    label_smoothing: float = 0.1,
+    full_share: float = 0.4,
+) -> Plan:
+    """Return progressive shrinking: full network, then kernel, depth, width open step by step.
+
+    Every step of an axis is a phase; a rigid axis has none. All phases after the first distil
+    from the network as it was after the first. Epochs are shared out: ``full_share`` for the full
+    network, the rest in proportion to the published lengths (25 epochs for the first step of an
+    axis, 120 for the last).
+
+    Source: Cai et al., *Once-for-All*, ICLR 2020, section 3.3 and appendix; figures of the
+    released training script.
+    """
+    opened = Opened(kernel_size=1, depth=1, expand_ratio=1, width_mult=1, stem_depth=1)
+    steps = _shrinking_steps(space)
+    weights = [120 if last else 25 for _, _, _, last in steps]
+    left = max(len(steps), round(epochs * (1 - full_share)))
+    phases = [
+        Phase(
+            name="full",
+            epochs=max(1, epochs - left),
+            opened=opened,
+            draw="largest",
+            learning_rate=learning_rate,
+            warmup_epochs=min(1.0, max(1, epochs - left) / 2),
+        )
+    ]
+    for (axis, count, trained, last), weight in zip(steps, weights, strict=True):
+        values = {name: getattr(opened, name) for name in Opened.__slots__}
+        opened = Opened(
+            **{**values, axis: count, **({"stem_depth": None} if axis == "depth" else {})}
+        )
+        phases.append(
+            Phase(
+                name=f"{axis} {count}",
+                epochs=max(1, round(left * weight / sum(weights))),
+                opened=opened,
+                subnets_per_step={"kernel_size": 1, "depth": 2}.get(axis, 4),
+                teacher="frozen",
+                learning_rate=learning_rate * (0.3 if last else 0.1),
+                sort_channels=trained if axis == "expand_ratio" else None,
+            )
+        )
+    return Plan(
+        name="progressive",
+        phases=tuple(phases),
+        reference_batch=reference_batch,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        max_grad_norm=1.0,
+    )
+
+
+def _shrinking_steps(space: SearchSpace) -> list[tuple[str, int, int, bool]]:
+    """Return (axis, options open, smaller options trained before, is last step) of each phase."""
+    options: dict[str, int] = {}
+    for gene in space.genes:
+        options[gene.axis] = max(options.get(gene.axis, 1), len(gene.choices))
+    steps = []
+    if options.get("kernel_size", 1) > 1:
+        steps.append(("kernel_size", options["kernel_size"], 0, True))
+    for axis in ("depth", "expand_ratio", "width_mult"):
+        for count in range(2, options.get(axis, 1) + 1):
+            steps.append((axis, count, count - 2, count == options[axis]))
+    return steps

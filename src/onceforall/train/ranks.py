@@ -1,0 +1,142 @@
+"""The processes of a distributed run, and the one collective that a step needs.
+
+There is no wrapper around the network: all ranks draw the same subnets, accumulate their
+gradients locally, and sum them in one flat buffer. Parameters that no subnet used have no
+gradient anywhere and are left out.
+
+Batch norm normalises by the batch of its own rank. ``N`` ranks with batch ``B`` therefore equal
+one rank that accumulates ``N`` micro-batches of ``B`` images, exactly; running statistics differ
+between ranks, and are recalibrated before any use.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from onceforall.errors import ConfigError
+
+# (rank, number of ranks, rank on this machine) as each launcher spells them.
+_LAUNCHERS = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),  # Open MPI
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),  # MPICH, Intel MPI
+    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),  # srun
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """This process among all processes of the run.
+
+    Attributes:
+        rank: Index of this process; rank 0 writes files.
+        world_size: Number of processes.
+        local_rank: Index on this machine; it picks the GPU.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Return whether this process writes files and shows progress."""
+        return self.rank == 0
+
+
+def ranks_from_environment(environment: Mapping[str, str]) -> Ranks:
+    """Return the ranks that torchrun, mpirun or srun announced; one process if none did.
+
+    A Slurm job without ``srun`` also announces variables; a single task there is one process.
+
+    Raises:
+        ConfigError: If the variables contradict one another.
+    """
+    for rank_name, size_name, local_name in _LAUNCHERS:
+        if rank_name in environment and size_name in environment:
+            rank, size = int(environment[rank_name]), int(environment[size_name])
+            local = int(environment.get(local_name, rank))
+            if not 0 <= rank < size:
+                raise ConfigError(f"{rank_name}={rank} is not in 0..{size - 1} ({size_name})")
+            return Ranks(rank=rank, world_size=size, local_rank=local)
+    return Ranks()
+
+
+def start_process_group(ranks: Ranks, device: torch.device, *, timeout_minutes: float = 30) -> None:
+    """Join the other ranks: NCCL on GPUs, gloo on CPUs; nothing to do for one process.
+
+    ``MASTER_ADDR`` and ``MASTER_PORT`` say where rank 0 listens (torchrun sets them; the default
+    is this machine).
+    """
+    if ranks.world_size == 1:
+        return
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29500")
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        timeout=datetime.timedelta(minutes=timeout_minutes),
+    )
+
+
+def stop_process_group(ranks: Ranks) -> None:
+    """Leave the other ranks."""
+    if ranks.world_size > 1 and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def sum_gradients(parameters: Sequence[Tensor], extra: Tensor, ranks: Ranks) -> Tensor:
+    """Average the gradients of ``parameters`` over ranks, in one collective.
+
+    Args:
+        parameters: Parameters; those without a gradient are skipped, and must be the same ones
+            on every rank.
+        extra: One-dimensional numbers (losses, counts) that travel along, summed.
+        ranks: The processes of the run.
+
+    Returns:
+        The sums of ``extra`` over ranks.
+    """
+    if ranks.world_size == 1:
+        return extra
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    dtype = gradients[0].dtype
+    flat = torch.cat([*(g.reshape(-1) for g in gradients), extra.to(dtype)])
+    dist.all_reduce(flat)
+    start = 0
+    for gradient in gradients:
+        part = flat[start : start + gradient.numel()].view_as(gradient)
+        gradient.copy_(part).div_(ranks.world_size)
+        start += gradient.numel()
+    return flat[start:].to(extra.dtype)
+
+
+def agree(flag: bool, ranks: Ranks, device: torch.device) -> bool:
+    """Return whether any rank says yes."""
+    if ranks.world_size == 1:
+        return flag
+    votes = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(votes)
+    return bool(votes.item() > 0)
+
+
+def sum_over_ranks(values: Tensor, ranks: Ranks) -> Tensor:
+    """Return the sum of ``values`` over ranks."""
+    if ranks.world_size > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+    return values
+
+
+def wait_for_all(ranks: Ranks) -> None:
+    """Wait until every rank is here."""
+    if ranks.world_size > 1:
+        dist.barrier()

@@ -1,0 +1,152 @@
+"""One training step: several subnets, one batch, one update.
+
+Shape suffixes: B batch, K classes, S subnets of the step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from onceforall.arch import Arch
+from onceforall.measure.accuracy import count_correct
+from onceforall.ops.norm import ElasticBatchNorm2d
+from onceforall.supernets.supernet import Supernet
+from onceforall.train.losses import adaptive_alpha_loss, label_loss, soft_target_loss
+from onceforall.train.plan import Phase, Plan
+from onceforall.train.ranks import Ranks, sum_gradients
+
+MicroBatch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What a step measured, over all ranks.
+
+    Attributes:
+        losses: Mean loss of each subnet, in the order of its archs.
+        top1: Share of images each subnet got right, in [0, 1].
+    """
+
+    losses: tuple[float, ...]
+    top1: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepContext:
+    """What stays the same over the steps of a phase.
+
+    Attributes:
+        teacher: Frozen network, or None.
+        autocast: Whether the forward passes run in bfloat16.
+    """
+
+    plan: Plan
+    phase: Phase
+    ranks: Ranks
+    teacher: Supernet | None = None
+    autocast: bool = False
+
+
+def accumulate_gradients(
+    net: Supernet,
+    micro_batches: Sequence[MicroBatch],
+    archs: Sequence[Arch],
+    context: StepContext,
+) -> StepResult:
+    """Add the gradients of every subnet on every micro-batch, averaged over ranks.
+
+    Args:
+        net: Supernet in training mode; gradients are set to None first.
+        micro_batches: Images ``(B, 3, R, R)`` and labels; their gradients are averaged, so that
+            several small ones stand for one large one (batch norm works on each alone).
+        archs: The step's subnets; in a sandwich the largest is first.
+    """
+    net.zero_grad(set_to_none=True)
+    totals = []
+    for images, labels in micro_batches:
+        totals.append(_one_batch(net, images, labels, archs, context, 1.0 / len(micro_batches)))
+    sums = torch.stack(totals).mean(dim=0)  # (S, 2)
+    flat = sum_gradients(list(net.parameters()), sums.reshape(-1), context.ranks)
+    losses, top1 = (flat.view(-1, 2) / context.ranks.world_size).T.tolist()
+    return StepResult(losses=tuple(losses), top1=tuple(top1))
+
+
+def _one_batch(
+    net: Supernet,
+    images: Tensor,
+    labels: Tensor,
+    archs: Sequence[Arch],
+    context: StepContext,
+    share: float,
+) -> Tensor:
+    """Backpropagate every subnet; return (loss, top-1) of each, float64 ``(S, 2)``."""
+    plan, phase = context.plan, context.phase
+    device = images.device.type
+    teacher_BK: Tensor | None = None
+    if phase.teacher == "frozen" and context.teacher is not None:
+        with torch.no_grad(), _frozen_statistics(context.teacher):
+            with torch.autocast(device, torch.bfloat16, enabled=context.autocast):
+                teacher_BK = context.teacher(images, _largest(context.teacher, archs[0]))
+            teacher_BK = teacher_BK.float() if context.autocast else teacher_BK
+    scale = share / len(archs) if plan.mean_over_subnets else share
+    results = []
+    for arch in archs:
+        with torch.autocast(device, torch.bfloat16, enabled=context.autocast):
+            logits_BK = net(images, arch)
+        logits_BK = logits_BK.float() if context.autocast else logits_BK
+        loss = _loss(logits_BK, labels, teacher_BK, context)
+        (loss * scale).backward()  # type: ignore[no-untyped-call]
+        if phase.teacher == "in_place" and teacher_BK is None:
+            teacher_BK = logits_BK.detach()
+        classes = labels if labels.dim() == 1 else labels.argmax(dim=1)
+        hits = count_correct(logits_BK.detach(), classes)[0] / len(classes)
+        results.append(torch.stack([loss.detach().double(), hits]))
+    return torch.stack(results)
+
+
+def _loss(
+    logits_BK: Tensor, labels: Tensor, teacher_BK: Tensor | None, context: StepContext
+) -> Tensor:
+    """Return the loss of one subnet.
+
+    The largest subnet of a sandwich learns from labels, the others from it alone. With a frozen
+    teacher every subnet learns from both, as published.
+    """
+    plan = context.plan
+    if teacher_BK is None:
+        return label_loss(logits_BK, labels, label_smoothing=plan.label_smoothing)
+    if plan.distillation == "alpha":
+        distilled = adaptive_alpha_loss(logits_BK, teacher_BK)
+    else:
+        distilled = soft_target_loss(logits_BK, teacher_BK.softmax(dim=1))
+    if context.phase.teacher == "in_place":
+        return distilled
+    hard = label_loss(logits_BK, labels, label_smoothing=plan.label_smoothing)
+    return plan.distillation_weight * distilled + hard
+
+
+def _largest(net: Supernet, arch: Arch) -> Arch:
+    space = net.space
+    if arch.resolution in space.resolutions:
+        space = space.restrict(resolution=(arch.resolution,))
+    return space.largest
+
+
+@contextlib.contextmanager
+def _frozen_statistics(net: nn.Module) -> Iterator[None]:
+    """Normalise by the batch, as the students do, without touching running statistics."""
+    norms = [m for m in net.modules() if isinstance(m, ElasticBatchNorm2d)]
+    saved = [(norm.training, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    try:
+        for norm in norms:
+            norm.training, norm.momentum = True, 0.0
+        yield
+    finally:
+        for norm, (training, momentum, tracked) in zip(norms, saved, strict=True):
+            norm.training, norm.momentum = training, momentum
+            norm.num_batches_tracked.copy_(tracked)
