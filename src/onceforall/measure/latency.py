@@ -1,0 +1,309 @@
+"""Latency as it is: interleaved passes, drift taken out by a sentinel, median and spread.
+
+Machines slow down and speed up by themselves. So candidates are not measured one after the other
+but in passes over all of them, in a new order each time, with a small fixed network (the
+sentinel) timed between them. Every sample is divided by how slow the sentinel was just then,
+relative to its median over the whole call.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from onceforall.blueprint import Blueprint, Conv, MBConv
+from onceforall.errors import MeasurementError
+from onceforall.measure.latency_targets import Candidate, Hardware, OrtCpu, Runner, Target
+
+# Neither tiny nor large, and of the operators that the families are made of: about 1 ms.
+SENTINEL = Candidate(
+    name="sentinel",
+    resolution=56,
+    plan=Blueprint(
+        stem=(Conv(in_channels=3, out_channels=24, kernel_size=3, stride=2),),
+        blocks=tuple(
+            MBConv(
+                in_channels=24,
+                mid_channels=96,
+                out_channels=24,
+                kernel_size=5,
+                residual=True,
+            )
+            for _ in range(4)
+        ),
+        head=(),
+        stage_sizes=(4,),
+    ),
+)
+
+# A sample lasts at least this long: short runs are repeated and averaged.
+_MIN_SAMPLE_MS = 1.0
+_MAX_RUNS_PER_SAMPLE = 64
+# Candidates loaded at once: their weights must fit the memory.
+_GROUP_SIZE = 32
+_MIN_REPEATS = 3
+# Sentinel samples on either side of a moment that say how fast the machine was then.
+_NEIGHBOURS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """The measured latency of one network.
+
+    Attributes:
+        name: Name of the candidate.
+        latency_ms: Median milliseconds for one batch, drift taken out.
+        latency_mad_ms: Median absolute deviation from it.
+        latency_p90_ms: 90th percentile.
+        repeats: Samples behind these figures.
+        disturbed: Samples dropped because the system took the processor away meanwhile.
+        sentinel_ms: Median latency of the sentinel in the same call.
+        sentinel_spread: 90th over 10th percentile of the sentinel: 1 on a quiet machine.
+        batch_size: Images in a batch.
+        resolution: Side of the images, in pixels.
+        target: Name of the target.
+        threads: Processor threads.
+        hardware: Device and runtime.
+    """
+
+    name: str
+    latency_ms: float
+    latency_mad_ms: float
+    latency_p90_ms: float
+    repeats: int
+    disturbed: int
+    sentinel_ms: float
+    sentinel_spread: float
+    batch_size: int
+    resolution: int
+    target: str
+    threads: int
+    hardware: Hardware
+
+    @property
+    def standard_error_ms(self) -> float:
+        """Return the standard error of the median, as if samples were normal."""
+        return 1.2533 * 1.4826 * self.latency_mad_ms / math.sqrt(self.repeats)
+
+    def __str__(self) -> str:
+        """Return for example ``12.4 +- 0.3 ms (ort-cpu, 1 thread, Intel Xeon)``."""
+        plural = "" if self.threads == 1 else "s"
+        return (
+            f"{self.latency_ms:.3g} +- {self.latency_mad_ms:.1g} ms "
+            f"({self.target}, {self.threads} thread{plural}, {self.hardware.device})"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Latency:
+        """Return what :meth:`to_json` wrote.
+
+        Raises:
+            MeasurementError: If a field is missing or unknown.
+        """
+        try:
+            return cls(**{**value, "hardware": Hardware.from_json(value["hardware"])})
+        except (KeyError, TypeError) as error:
+            raise MeasurementError(f"latency record: {error}") from error
+
+
+@dataclass(slots=True, kw_only=True)
+class _Subject:
+    """A loaded candidate and its samples: (moment in seconds, milliseconds)."""
+
+    run: Runner
+    runs_per_sample: int = 1
+    samples: list[tuple[float, float]] = field(default_factory=list)
+    disturbed: int = 0
+
+    def sample(self, *, watch: bool) -> None:
+        """Take one sample, unless the thread lost its processor meanwhile (if watched)."""
+        self.run()  # brings code and weights back into the caches; not counted
+        before = time.thread_time()
+        total = sum(self.run() for _ in range(self.runs_per_sample))
+        if watch and total - (time.thread_time() - before) * 1e3 > 0.05 * total + 0.05:
+            self.disturbed += 1
+            return
+        self.samples.append((time.perf_counter(), total / self.runs_per_sample))
+
+
+def measure_latency(
+    candidates: Sequence[Candidate],
+    *,
+    target: Target | None = None,
+    batch_size: int = 1,
+    repeats: int = 20,
+    max_seconds: float | None = None,
+    sentinel_ms: float | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Latency]:
+    """Measure the latency of every candidate.
+
+    Args:
+        candidates: Networks to measure.
+        target: Runtime and device; ONNX Runtime on one thread of this processor by default.
+        batch_size: Images in a batch.
+        repeats: Samples of each candidate.
+        max_seconds: Stop sampling after about this long, shared out between the candidates; each
+            still gets 3 samples. None for no limit.
+        sentinel_ms: Scale all results to a machine on which the sentinel takes this long, so that
+            calls at different times agree; None for this call's own median.
+        seed: Seed of the order of the candidates in each pass.
+        progress: Called with the number of candidates done and of all.
+
+    Returns:
+        One record for each candidate, in the same order.
+
+    Raises:
+        MeasurementError: If a candidate cannot be loaded or run on the target.
+        MissingExtraError: If the target's runtime is not installed.
+    """
+    target = target or OrtCpu()
+    order = random.Random(seed)
+    # Only a run on the calling thread can be told from one that was interrupted.
+    watch = target.threads == 1 and target.name != "torch-cuda"
+    subjects: list[_Subject] = []
+    groups = [candidates[i : i + _GROUP_SIZE] for i in range(0, len(candidates), _GROUP_SIZE)]
+    with target.pinned():
+        sentinel = _load(SENTINEL, target, batch_size)
+        for group in groups:
+            share = None if max_seconds is None else max_seconds * len(group) / len(candidates)
+            loaded = [_load(candidate, target, batch_size) for candidate in group]
+            _sample(loaded, sentinel, order, repeats=repeats, max_seconds=share, watch=watch)
+            for subject in loaded:
+                subject.run = _released
+            subjects += loaded
+            if progress is not None:
+                progress(len(subjects), len(candidates))
+    hardware = target.hardware
+    drift = _Drift(sentinel.samples, sentinel_ms)
+    return [
+        _summary(subject, candidate, drift, target=target, batch_size=batch_size, hardware=hardware)
+        for subject, candidate in zip(subjects, candidates, strict=True)
+    ]
+
+
+def _sample(
+    subjects: Sequence[_Subject],
+    sentinel: _Subject,
+    order: random.Random,
+    *,
+    repeats: int,
+    max_seconds: float | None,
+    watch: bool,
+) -> None:
+    """Take interleaved passes over ``subjects`` until each has its samples."""
+    deadline = math.inf if max_seconds is None else time.perf_counter() + max_seconds
+    # Disturbed samples are taken again, but not for ever.
+    for attempt in range(3 * repeats):
+        open_subjects = [s for s in subjects if len(s.samples) < repeats]
+        late = time.perf_counter() > deadline
+        if late:
+            open_subjects = [s for s in subjects if len(s.samples) < _MIN_REPEATS]
+        if not open_subjects:
+            break
+        order.shuffle(open_subjects)
+        careful = watch and attempt < 2 * repeats
+        for position, subject in enumerate(open_subjects):
+            if position % 4 == 0:
+                sentinel.sample(watch=careful)
+            subject.sample(watch=careful)
+    sentinel.sample(watch=False)
+
+
+def _load(candidate: Candidate, target: Target, batch_size: int) -> _Subject:
+    """Load a candidate and run it until its time is stable."""
+    try:
+        subject = _Subject(run=target.prepare(candidate, batch_size))
+        _warm_up(subject)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise MeasurementError(f"{target.name} cannot run {candidate.name!r}: {reason}") from error
+    return subject
+
+
+def _warm_up(subject: _Subject, *, max_ms: float = 500.0) -> None:
+    """Run until two medians of three agree within 3 %, and set the runs of one sample."""
+    recent = [subject.run() for _ in range(3)]
+    spent, before = sum(recent), math.inf
+    while True:
+        now = statistics.median(recent)
+        if abs(now - before) <= 0.03 * now or spent > max_ms:
+            break
+        before = now
+        recent = [subject.run() for _ in range(3)]
+        spent += sum(recent)
+    wanted = math.ceil(_MIN_SAMPLE_MS / max(now, 1e-6))
+    subject.runs_per_sample = max(1, min(wanted, _MAX_RUNS_PER_SAMPLE))
+
+
+class _Drift:
+    """How slow the machine was at a moment, relative to a baseline, seen by the sentinel."""
+
+    def __init__(self, samples: Sequence[tuple[float, float]], baseline_ms: float | None) -> None:
+        self.moments = [moment for moment, _ in samples]
+        self.values = [value for _, value in samples]
+        self.median_ms = statistics.median(self.values)
+        self.baseline_ms = self.median_ms if baseline_ms is None else baseline_ms
+
+    def slowness(self, moment: float) -> float:
+        """Return the factor to divide a sample by."""
+        place = bisect.bisect(self.moments, moment)
+        near = self.values[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS]
+        return statistics.median(near) / self.baseline_ms
+
+    @property
+    def spread(self) -> float:
+        """Return the 90th over the 10th percentile."""
+        return _percentile(self.values, 90) / _percentile(self.values, 10)
+
+
+def _summary(
+    subject: _Subject,
+    candidate: Candidate,
+    drift: _Drift,
+    *,
+    target: Target,
+    batch_size: int,
+    hardware: Hardware,
+) -> Latency:
+    values = [value / drift.slowness(moment) for moment, value in subject.samples]
+    median = statistics.median(values)
+    return Latency(
+        name=candidate.name,
+        latency_ms=median,
+        latency_mad_ms=statistics.median(abs(value - median) for value in values),
+        latency_p90_ms=_percentile(values, 90),
+        repeats=len(values),
+        disturbed=subject.disturbed,
+        sentinel_ms=drift.median_ms,
+        sentinel_spread=drift.spread,
+        batch_size=batch_size,
+        resolution=candidate.resolution,
+        target=target.name,
+        threads=target.threads,
+        hardware=hardware,
+    )
+
+
+def _percentile(values: Sequence[float], percent: float) -> float:
+    """Return a percentile, interpolated between neighbours."""
+    ordered = sorted(values)
+    place = (len(ordered) - 1) * percent / 100
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def _released() -> float:
+    raise MeasurementError("this candidate has been unloaded")

@@ -1,0 +1,373 @@
+"""ONNX models: written straight from blueprints, or exported by PyTorch.
+
+``blueprint_to_onnx`` writes the graph of our own networks node by node, batch norm folded into the
+convolutions. It takes milliseconds, gives the same bytes for the same weights, and is what
+latency is measured on and what ships. ``to_onnx`` exports any other module with PyTorch's exporter.
+Every model has the input ``images`` and the output ``logits``, both float32.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from onceforall.blueprint import (
+    Activation,
+    Blueprint,
+    Bottleneck,
+    Conv,
+    GlobalPool,
+    Identity,
+    Layer,
+    Linear,
+    MaxPool,
+    MBConv,
+)
+from onceforall.errors import BlueprintError, MissingExtraError
+from onceforall.supernets.blocks import bottleneck_units, mbconv_units, shortcut_unit
+from onceforall.supernets.static import StaticNet
+
+# The oldest versions that have every operator used here: models run on runtimes since 2022.
+OPSET = 17
+IR_VERSION = 8
+INPUT_NAME = "images"
+OUTPUT_NAME = "logits"
+
+_HARD_SIGMOID = {"alpha": 1 / 6, "beta": 0.5}
+
+
+def blueprint_to_onnx(
+    plan: Blueprint,
+    weights: StaticNet | None = None,
+    *,
+    resolution: int,
+    batch_size: int | None = None,
+) -> bytes:
+    """Return the ONNX model of a blueprint, batch norm folded.
+
+    Args:
+        plan: Network to write. It may be a part of one: then the input has the channels of the
+            first layer, and the output is whatever the last layer gives.
+        weights: Plain network of the same blueprint, in eval mode; None for fixed random weights
+            (good for measuring latency).
+        resolution: Side of the square input, in pixels.
+        batch_size: Fixed batch size; None leaves it free.
+
+    Raises:
+        BlueprintError: If the weights do not fit the blueprint.
+        MissingExtraError: If onnx is not installed.
+    """
+    onnx = import_extra("onnx", "onnx")
+    modules: list[nn.Module | None] = [None] * len(plan.layers)
+    if weights is not None:
+        modules = [*weights.stem, *weights.blocks, *weights.head]
+        if len(modules) != len(plan.layers):
+            raise BlueprintError(
+                f"the weights have {len(modules)} layers where the blueprint has "
+                f"{len(plan.layers)}"
+            )
+    graph = _Graph(onnx)
+    x = INPUT_NAME
+    with torch.no_grad():
+        for layer, module in zip(plan.layers, modules, strict=True):
+            x = _add_layer(graph, layer, module, x)
+    x = graph.rename(x, OUTPUT_NAME)
+    batch: int | str = "batch" if batch_size is None else batch_size
+    shape = [batch, input_channels(plan), resolution, resolution]
+    float32 = onnx.TensorProto.FLOAT
+    flat = bool(plan.layers) and isinstance(plan.layers[-1], Linear)
+    out_shape = [batch, plan.num_classes] if flat else [None] * 4
+    body = onnx.helper.make_graph(
+        graph.nodes,
+        "onceforall",
+        [onnx.helper.make_tensor_value_info(INPUT_NAME, float32, shape)],
+        [onnx.helper.make_tensor_value_info(OUTPUT_NAME, float32, out_shape)],
+        graph.weights,
+    )
+    model = onnx.helper.make_model(
+        body, producer_name="onceforall", opset_imports=[onnx.helper.make_opsetid("", OPSET)]
+    )
+    model.ir_version = IR_VERSION
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def to_onnx(module: nn.Module, *, resolution: int, dynamic_batch: bool = True) -> bytes:
+    """Export any module that maps ``(B, 3, H, W)`` images to logits, in eval mode.
+
+    For our own networks use :func:`blueprint_to_onnx`: it is far faster and needs less.
+
+    Args:
+        module: Network on any device. It is left as it was.
+        resolution: Side of the square input, in pixels.
+        dynamic_batch: Leave the batch size free; otherwise it is 1.
+
+    Raises:
+        MissingExtraError: If onnx or onnxscript is not installed.
+    """
+    for package in ("onnx", "onnxscript"):
+        import_extra(package, "onnx")
+    modes = [(part, part.training) for part in module.modules()]
+    parameter = next(module.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    # Two images: a batch of one would be taken for a constant.
+    images = torch.zeros(1 + dynamic_batch, 3, resolution, resolution, device=device)
+    shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+    # The exporter warns and logs about its own internals, which no caller can act on.
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    try:
+        log.setLevel(logging.ERROR)
+        module.eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                (images,),
+                dynamo=True,
+                verbose=False,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes=shapes,
+            )
+    finally:
+        log.setLevel(level)
+        for part, training in modes:
+            part.training = training
+    if program is None:
+        raise BlueprintError(f"PyTorch exported nothing of {type(module).__name__}")
+    buffer = io.BytesIO()
+    program.save(buffer)
+    return buffer.getvalue()
+
+
+def ort_session(model: bytes, *, threads: int = 1) -> Any:
+    """Return an ONNX Runtime session on the CPU with a fixed number of threads.
+
+    Raises:
+        MissingExtraError: If onnxruntime is not installed.
+    """
+    runtime = import_extra("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3  # errors only: the rest is printed to the terminal
+    return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def input_channels(plan: Blueprint) -> int:
+    """Return the channels of a blueprint's input; a pooling layer takes what comes, say 1."""
+    for layer in plan.layers:
+        if isinstance(layer, Conv | MBConv | Bottleneck):
+            return layer.in_channels
+        if isinstance(layer, Linear):
+            return layer.in_features
+    return 1
+
+
+def import_extra(package: str, extra: str) -> Any:
+    """Import an optional package.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(package, extra) from error
+
+
+class _Graph:
+    """Nodes and weights of a graph under construction; values are named ``v0, v1, ...``."""
+
+    def __init__(self, onnx: Any) -> None:
+        self.onnx = onnx
+        self.nodes: list[Any] = []
+        self.weights: list[Any] = []
+        self.random = np.random.default_rng(0)
+
+    def node(
+        self, op: str, inputs: Sequence[str], attributes: Mapping[str, Any] | None = None
+    ) -> str:
+        """Append a node and return the name of its output."""
+        output = f"v{len(self.nodes)}"
+        name = f"{op}_{len(self.nodes)}"
+        self.nodes.append(
+            self.onnx.helper.make_node(op, inputs, [output], name=name, **(attributes or {}))
+        )
+        return output
+
+    def constant(self, values: NDArray[Any]) -> str:
+        """Add a weight and return its name."""
+        name = f"w{len(self.weights)}"
+        self.weights.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def rename(self, value: str, name: str) -> str:
+        """Give the output of the last node a new name; an empty graph gets a node."""
+        if not self.nodes or self.nodes[-1].output[0] != value:
+            self.node("Identity", [value])
+        self.nodes[-1].output[0] = name
+        return name
+
+
+def _add_layer(graph: _Graph, layer: Layer, module: nn.Module | None, x: str) -> str:
+    """Append one layer to the graph and return the name of its output."""
+    match layer:
+        case Conv():
+            return _add_conv(graph, layer, module, x)
+        case MBConv():
+            return _add_mbconv(graph, layer, module, x)
+        case Bottleneck():
+            return _add_bottleneck(graph, layer, module, x)
+        case MaxPool():
+            pads = [layer.kernel_size // 2] * 4
+            return graph.node("MaxPool", [x], _window(layer.kernel_size, layer.stride, pads))
+        case GlobalPool():
+            return graph.node("GlobalAveragePool", [x])
+        case Linear():
+            return _add_linear(graph, layer, module, x)
+        case Identity():
+            return x
+
+
+def _add_conv(graph: _Graph, layer: Conv, module: nn.Module | None, x: str) -> str:
+    weight, bias = _folded(graph, layer, module)
+    attributes = {
+        **_window(layer.kernel_size, layer.stride, [layer.kernel_size // 2] * 4),
+        "group": layer.groups,
+    }
+    y = graph.node("Conv", [x, graph.constant(weight), graph.constant(bias)], attributes)
+    y = _add_activation(graph, layer.activation, y)
+    return graph.node("Add", [y, x]) if layer.residual else y
+
+
+def _add_mbconv(graph: _Graph, layer: MBConv, module: nn.Module | None, x: str) -> str:
+    expand, depthwise, project = mbconv_units(layer)
+    y = x
+    if layer.has_expansion:
+        y = _add_conv(graph, expand, _part(module, "inverted_bottleneck"), y)
+    y = _add_conv(graph, depthwise, _part(module, "depth_conv"), y)
+    if layer.se_channels:
+        mid, hidden = layer.mid_channels, layer.se_channels
+        gate = graph.node("GlobalAveragePool", [y])
+        for name, into, out, activation in (
+            ("reduce", mid, hidden, "relu"),
+            ("expand", hidden, mid, "h_sigmoid"),
+        ):
+            unit = Conv(in_channels=into, out_channels=out, norm=False, bias=True,
+                        activation=activation)  # type: ignore[arg-type]  # fmt: skip
+            gate = _add_conv(graph, unit, _part(module, f"se.{name}"), gate)
+        y = graph.node("Mul", [y, gate])
+    y = _add_conv(graph, project, _part(module, "point_linear"), y)
+    return graph.node("Add", [y, x]) if layer.residual else y
+
+
+def _add_bottleneck(graph: _Graph, layer: Bottleneck, module: nn.Module | None, x: str) -> str:
+    y = x
+    for name, unit in zip(("conv1", "conv2", "conv3"), bottleneck_units(layer), strict=True):
+        y = _add_conv(graph, unit, _part(module, name), y)
+    shortcut = x
+    if layer.downsample != "none":
+        if layer.downsample == "avgpool_conv" and layer.stride > 1:
+            window = {**_window(layer.stride, layer.stride, [0] * 4), "ceil_mode": 1}
+            shortcut = graph.node("AveragePool", [x], window)
+        shortcut = _add_conv(graph, shortcut_unit(layer), _part(module, "downsample"), shortcut)
+    return _add_activation(graph, layer.activation, graph.node("Add", [y, shortcut]))
+
+
+def _add_linear(graph: _Graph, layer: Linear, module: nn.Module | None, x: str) -> str:
+    if module is None:
+        weight = _random(graph, (layer.out_features, layer.in_features))
+        bias = np.zeros(layer.out_features, np.float32)
+    else:
+        linear = module.get_submodule("linear")
+        weight, bias = _array(linear.weight), np.zeros(layer.out_features, np.float32)
+        if layer.bias:
+            bias = _array(linear.bias)
+    flat = graph.node("Flatten", [x], {"axis": 1})
+    inputs = [flat, graph.constant(weight), graph.constant(bias)]
+    return graph.node("Gemm", inputs, {"transB": 1})
+
+
+def _add_activation(graph: _Graph, activation: Activation, x: str) -> str:
+    match activation:
+        case "relu":
+            return graph.node("Relu", [x])
+        case "relu6":
+            bounds = [graph.constant(np.array(b, np.float32)) for b in (0.0, 6.0)]
+            return graph.node("Clip", [x, *bounds])
+        case "h_sigmoid":
+            return graph.node("HardSigmoid", [x], _HARD_SIGMOID)
+        case "h_swish":
+            return graph.node("HardSwish", [x])
+        case "sigmoid":
+            return graph.node("Sigmoid", [x])
+        case "tanh":
+            return graph.node("Tanh", [x])
+        case "silu":
+            return graph.node("Mul", [x, graph.node("Sigmoid", [x])])
+        case "none":
+            return x
+
+
+def _folded(
+    graph: _Graph, layer: Conv, module: nn.Module | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return filter and bias of a convolution with its batch norm folded in."""
+    shape = (
+        layer.out_channels,
+        layer.in_channels // layer.groups,
+        layer.kernel_size,
+        layer.kernel_size,
+    )
+    if module is None:
+        return _random(graph, shape), np.zeros(layer.out_channels, np.float32)
+    conv = module if isinstance(module, nn.Conv2d) else module.get_submodule("conv")
+    if not isinstance(conv, nn.Conv2d) or tuple(conv.weight.shape) != shape:
+        raise BlueprintError(f"the weights {tuple(conv.weight.shape)} are not those of {layer}")
+    # Folding in float64 keeps the error at that of one rounding.
+    weight = conv.weight.double()
+    bias = torch.zeros(shape[0]).to(weight) if conv.bias is None else conv.bias.double()
+    if layer.norm:
+        norm = module.get_submodule("bn")
+        assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        weight = weight * scale[:, None, None, None]
+        bias = (bias - norm.running_mean.double()) * scale + norm.bias.double()
+    return _array(weight), _array(bias)
+
+
+def _part(module: nn.Module | None, name: str) -> nn.Module | None:
+    return None if module is None else module.get_submodule(name)
+
+
+def _array(tensor: Any) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.detach().float().cpu().numpy()
+    return array
+
+
+def _random(graph: _Graph, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return He-scaled weights: activations keep their size, so nothing under- or overflows."""
+    fan_in = int(np.prod(shape[1:]))
+    values: NDArray[np.float32] = graph.random.standard_normal(shape, dtype=np.float32)
+    return values * np.float32((2 / fan_in) ** 0.5)
+
+
+def _window(kernel_size: int, stride: int, pads: Iterable[int]) -> dict[str, Any]:
+    return {
+        "kernel_shape": [kernel_size, kernel_size],
+        "strides": [stride, stride],
+        "pads": list(pads),
+    }
