@@ -1,0 +1,356 @@
+"""Populations: many archs as one integer matrix.
+
+A population is a ``(N, G)`` uint8 array: row ``n`` holds, for every gene of ``SearchSpace.genes``
+in that order, the index of the option chosen. A row is *canonical* when the genes of blocks that
+depth switches off are 0; canonical rows are equal exactly when their archs are.
+
+Shape legend: ``N`` archs, ``G`` genes, ``F`` features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onceforall.arch import Arch
+from onceforall.errors import ArchError
+from onceforall.space import Gene, SearchSpace
+
+Rows = NDArray[np.uint8]
+Features = NDArray[np.float32]
+# A gene's place: (axis, stage or width site, block), as in ``space.Gene``.
+Place = tuple[str, int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoding:
+    """The genes of one search space, compiled to index arrays.
+
+    Attributes:
+        space: The search space; two encodings are equal when their spaces are.
+        genes: Its genes, in row order.
+        num_options: Options of each gene, ``(G,)`` int64.
+        switch: For a gene of a block that depth can switch off, the index of the depth gene of
+            its stage; -1 for every other gene. ``(G,)`` int64.
+        threshold: Smallest option index of that depth gene that keeps the block, ``(G,)`` int64.
+        unit: Genes of one block share a number, every other gene has its own. ``(G,)`` int64.
+        index: Row column of each gene's place.
+    """
+
+    space: SearchSpace
+    genes: tuple[Gene, ...] = field(init=False)
+    num_options: NDArray[np.int64] = field(init=False)
+    switch: NDArray[np.int64] = field(init=False)
+    threshold: NDArray[np.int64] = field(init=False)
+    unit: NDArray[np.int64] = field(init=False)
+    index: Mapping[Place, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        genes = self.space.genes
+        index: dict[Place, int] = {
+            (gene.axis, gene.stage, gene.block): i for i, gene in enumerate(genes)
+        }
+        switches = [switch_of(self.space, gene, index) for gene in genes]
+        places = [(g.stage, g.block) if g.block >= 0 else g for g in genes]
+        numbers = {place: i for i, place in enumerate(dict.fromkeys(places))}
+        values: dict[str, Any] = {
+            "genes": genes,
+            "num_options": np.array([len(gene.choices) for gene in genes], dtype=np.int64),
+            "switch": np.array([switch for switch, _ in switches], dtype=np.int64),
+            "threshold": np.array([threshold for _, threshold in switches], dtype=np.int64),
+            "unit": np.array([numbers[place] for place in places], dtype=np.int64),
+            "index": index,
+        }
+        if genes and values["num_options"].max() > 255:
+            raise ArchError(f"a gene has {values['num_options'].max()} options; 255 is the most")
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Encoding) and self.space == other.space
+
+    def __hash__(self) -> int:
+        return hash(self.space)
+
+    @property
+    def num_genes(self) -> int:
+        """Return ``G``."""
+        return len(self.genes)
+
+    def gene_index(self, axis: str, stage: int = -1, block: int = -1) -> int | None:
+        """Return the column of a gene, or None where that choice has one option only."""
+        return self.index.get((axis, stage, block))
+
+    # -- between archs and rows -----------------------------------------------------------------
+
+    def from_archs(self, archs: Sequence[Arch]) -> Rows:
+        """Return the canonical rows ``(N, G)`` of archs.
+
+        Raises:
+            ArchError: If an arch is not in the space.
+        """
+        positions = [{choice: i for i, choice in enumerate(gene.choices)} for gene in self.genes]
+        rows = np.zeros((len(archs), self.num_genes), dtype=np.uint8)
+        for row, arch in zip(rows, archs, strict=True):
+            self.space.check(arch)
+            for g, gene in enumerate(self.genes):
+                if gene.block < 0 or gene.block < arch.depth[gene.stage]:
+                    row[g] = positions[g][_choice_of(arch, gene)]
+        return rows
+
+    def to_archs(self, rows: Rows) -> list[Arch]:
+        """Return the archs of rows ``(N, G)``.
+
+        Raises:
+            ArchError: If the rows have the wrong shape or an index out of range.
+        """
+        return [self.space.decode(row) for row in self.check(rows).tolist()]
+
+    def check(self, rows: Rows) -> Rows:
+        """Return ``rows``; raise :class:`ArchError` if they are not rows of this space."""
+        if rows.ndim != 2 or rows.shape[1] != self.num_genes:
+            raise ArchError(f"rows have shape {rows.shape}, the space needs (N, {self.num_genes})")
+        wrong = np.argwhere((rows < 0) | (rows >= self.num_options))
+        if len(wrong):
+            n, g = wrong[0]
+            raise ArchError(
+                f"row {n}: gene {self.genes[g].axis} index {rows[n, g]} is not in "
+                f"0..{self.num_options[g] - 1}"
+            )
+        return rows
+
+    def convert(self, rows: Rows, other: Encoding) -> Rows:
+        """Return the rows of the same archs in the encoding of another space.
+
+        Meant for a space and a restriction of it, in either direction.
+
+        Raises:
+            ArchError: If an arch is not in the other space.
+        """
+        rows, active = self.canonical(rows), self.active(rows)
+        result = np.zeros((len(rows), other.num_genes), dtype=np.uint8)
+        for g, gene in enumerate(other.genes):
+            values, on = self._values(rows, active, gene)
+            lookup = {choice: i for i, choice in enumerate(gene.choices)}
+            result[:, g] = [
+                _position(lookup, value, gene) if is_on else 0
+                for value, is_on in zip(values, on, strict=True)
+            ]
+        # What the other space fixes must be what the rows chose.
+        for g, gene in enumerate(self.genes):
+            if (gene.axis, gene.stage, gene.block) not in other.index:
+                only = only_choice(other.space, gene)
+                for value in np.unique(rows[active[:, g], g]).tolist():
+                    if gene.choices[value] != only:
+                        raise ArchError(
+                            f"{_place(gene)} {gene.choices[value]} is not one of ({only},)"
+                        )
+        return other.canonical(result)
+
+    def _values(
+        self, rows: Rows, active: NDArray[np.bool_], gene: Gene
+    ) -> tuple[list[Any], list[bool]]:
+        """Return every row's value of another space's gene, and whether it counts."""
+        column = self.gene_index(gene.axis, gene.stage, gene.block)
+        if column is not None:
+            choices = self.genes[column].choices
+            return [choices[i] for i in rows[:, column].tolist()], active[:, column].tolist()
+        on = [True] * len(rows)
+        if gene.block >= 0:
+            on = (self.depths(rows)[:, gene.stage] > gene.block).tolist()
+        return [only_choice(self.space, gene)] * len(rows), on
+
+    # -- canonical form -------------------------------------------------------------------------
+
+    def active(self, rows: Rows) -> NDArray[np.bool_]:
+        """Return which genes count: False for those of blocks that do not run, ``(N, G)``."""
+        result = np.ones(rows.shape, dtype=np.bool_)
+        on = self.switch >= 0
+        result[:, on] = rows[:, self.switch[on]] >= self.threshold[on]
+        return result
+
+    def canonical(self, rows: Rows) -> Rows:
+        """Return a copy of ``rows`` in which the genes that do not count are 0."""
+        result = np.array(rows, dtype=np.uint8, order="C")
+        on = self.switch >= 0
+        result[:, on] *= result[:, self.switch[on]] >= self.threshold[on]
+        return result
+
+    def depths(self, rows: Rows) -> NDArray[np.int64]:
+        """Return the number of blocks kept in every stage, ``(N, stages)``."""
+        result = np.empty((len(rows), len(self.space.stages)), dtype=np.int64)
+        for i, stage in enumerate(self.space.stages):
+            column = self.gene_index("depth", i)
+            choices = np.array(stage.depths)
+            result[:, i] = choices[0] if column is None else choices[rows[:, column]]
+        return result
+
+    def keys(self, rows: Rows) -> NDArray[np.uint64]:
+        """Return one key of ``W`` words for each canonical form, ``(N, W)``; equal iff archs are.
+
+        The words are mixed-radix numbers of as many genes as fit into 64 bits.
+        """
+        canonical = self.canonical(rows)
+        words: list[NDArray[np.uint64]] = []
+        room = 1
+        for g, count in enumerate(self.num_options.tolist()):
+            if not words or room * count > 2**64:
+                words.append(np.zeros(len(rows), dtype=np.uint64))
+                room = 1
+            words[-1] *= np.uint64(count)
+            words[-1] += canonical[:, g]
+            room *= count
+        return np.stack(words, axis=1) if words else np.zeros((len(rows), 1), dtype=np.uint64)
+
+    def unique_index(self, rows: Rows) -> NDArray[np.int64]:
+        """Return the ascending positions of the first row of every distinct arch."""
+        keys = self.keys(rows)
+        order = np.lexsort(keys.T[::-1])  # stable: equal keys keep the order of rows
+        same = np.all(keys[order[1:]] == keys[order[:-1]], axis=1)
+        first = np.concatenate([np.ones(min(1, len(rows)), dtype=np.bool_), ~same])
+        return np.sort(order[first])
+
+    def unique(self, rows: Rows) -> Rows:
+        """Return the distinct archs as canonical rows, in order of first appearance."""
+        return self.canonical(rows[self.unique_index(rows)])
+
+    # -- drawing and changing rows --------------------------------------------------------------
+
+    def smallest(self) -> Rows:
+        """Return the arch with the smallest option of every gene, ``(1, G)``."""
+        return np.zeros((1, self.num_genes), dtype=np.uint8)
+
+    def largest(self) -> Rows:
+        """Return the arch with the largest option of every gene, ``(1, G)``."""
+        return (self.num_options - 1).astype(np.uint8)[None]
+
+    def sample(self, n: int, rng: np.random.Generator) -> Rows:
+        """Draw ``n`` archs, every choice uniform and independent; canonical, repeats possible."""
+        return self.canonical(self._draw(n, rng))
+
+    def mutate(
+        self, rows: Rows, rng: np.random.Generator, probability: float | NDArray[np.float64]
+    ) -> Rows:
+        """Redraw each gene with a probability; the result is canonical and may be equal.
+
+        Args:
+            rows: Archs, ``(N, G)``.
+            rng: Source of randomness.
+            probability: One for all genes, or one for each, ``(G,)``; in [0, 1].
+        """
+        redraw = rng.random(rows.shape) < probability
+        return self.canonical(np.where(redraw, self._draw(len(rows), rng), rows))
+
+    def mutate_units(
+        self, rows: Rows, rng: np.random.Generator, probability: float | NDArray[np.float64]
+    ) -> Rows:
+        """Redraw whole blocks, like :meth:`mutate` with one toss for all genes of a block.
+
+        Args:
+            rows: Archs, ``(N, G)``.
+            rng: Source of randomness.
+            probability: One for all units, or one for each unit number, ``(units,)``.
+
+        Source: the published evolution resamples kernel size and expand ratio of a block together.
+        """
+        num_units = int(self.unit.max(initial=-1)) + 1
+        redraw = (rng.random((len(rows), num_units)) < probability)[:, self.unit]
+        return self.canonical(np.where(redraw, self._draw(len(rows), rng), rows))
+
+    def crossover(self, a: Rows, b: Rows, rng: np.random.Generator) -> Rows:
+        """Take each gene of row ``n`` from ``a[n]`` or ``b[n]`` with equal probability."""
+        return self.canonical(np.where(rng.random(a.shape) < 0.5, a, b))
+
+    def neighbours(self, row: Rows) -> Rows:
+        """Return every distinct arch that differs from ``row`` ``(G,)`` in one gene.
+
+        A change of depth that adds a block gives it the smallest options, as in
+        ``SearchSpace.neighbours``. Canonical rows, gene by gene; ``row`` is not among them.
+        """
+        row = self.canonical(row[None])
+        columns = np.repeat(np.arange(self.num_genes), self.num_options)
+        options = np.concatenate([np.arange(n) for n in self.num_options] or [np.arange(0)])
+        rows = np.repeat(row, len(columns), axis=0)
+        rows[np.arange(len(columns)), columns] = options
+        return self.unique(np.concatenate([row, rows]))[1:]
+
+    def _draw(self, n: int, rng: np.random.Generator) -> Rows:
+        return rng.integers(0, self.num_options, size=(n, self.num_genes)).astype(np.uint8)
+
+    # -- features -------------------------------------------------------------------------------
+
+    def features(self, rows: Rows) -> Features:
+        """Return one-hot features ``(N, F)`` in {0, 1}, ``F`` the number of options in all.
+
+        Gene by gene in row order, one feature for each option; the options of genes that do not
+        count are all 0.
+        """
+        result = np.zeros((len(rows), int(self.num_options.sum())), dtype=np.float32)
+        n, g = np.nonzero(self.active(rows))
+        result[n, self._starts[g] + rows[n, g]] = 1
+        return result
+
+    def from_features(self, features: Features) -> Rows:
+        """Return the canonical rows that :meth:`features` maps to ``features``.
+
+        Raises:
+            ArchError: If the features are not one-hot features of this space.
+        """
+        num_features = int(self.num_options.sum())
+        if features.ndim != 2 or features.shape[1] != num_features:
+            raise ArchError(f"features have shape {features.shape}, not (N, {num_features})")
+        rows = np.zeros((len(features), self.num_genes), dtype=np.uint8)
+        for g, (start, count) in enumerate(zip(self._starts, self.num_options, strict=True)):
+            rows[:, g] = features[:, start : start + count].argmax(axis=1)
+        if not np.array_equal(self.features(rows), features):
+            raise ArchError("features are not the one-hot features of archs of this space")
+        return rows
+
+    @property
+    def _starts(self) -> NDArray[np.int64]:
+        return np.cumsum(self.num_options) - self.num_options
+
+
+def switch_of(space: SearchSpace, gene: Gene, index: Mapping[Place, int]) -> tuple[int, int]:
+    """Return the depth gene that can switch a gene off, and its smallest option that does not."""
+    if gene.block < 0:
+        return -1, 0
+    depths = space.stages[gene.stage].depths
+    threshold = sum(depth <= gene.block for depth in depths)
+    return (index["depth", gene.stage, -1], threshold) if threshold else (-1, 0)
+
+
+def _choice_of(arch: Arch, gene: Gene) -> Any:
+    value = getattr(arch, gene.axis)
+    if gene.stage < 0:
+        return value
+    return value[gene.stage] if gene.block < 0 else value[gene.stage][gene.block]
+
+
+def only_choice(space: SearchSpace, gene: Gene) -> Any:
+    """Return the option of a choice that is rigid in ``space``; None where it is absent."""
+    if gene.axis == "resolution":
+        return space.resolutions[0]
+    if gene.axis == "stem_depth":
+        return space.stem_depths[0] if space.stem_depths else None
+    if gene.axis == "width_mult":
+        return space.width_sites[gene.stage][0] if gene.stage < len(space.width_sites) else None
+    stage = space.stages[gene.stage]
+    names = {"depth": "depths", "kernel_size": "kernel_sizes", "expand_ratio": "expand_ratios"}
+    return getattr(stage, names[gene.axis])[0]
+
+
+def _position(lookup: Mapping[Any, int], value: Any, gene: Gene) -> int:
+    if value not in lookup:
+        raise ArchError(f"{_place(gene)} {value} is not one of {gene.choices}")
+    return lookup[value]
+
+
+def _place(gene: Gene) -> str:
+    stage = f"stage {gene.stage} " if gene.stage >= 0 else ""
+    block = f"block {gene.block} " if gene.block >= 0 else ""
+    return f"{stage}{block}{gene.axis}"

@@ -1,0 +1,170 @@
+"""Feature layouts: which entry of a feature vector each choice of an arch sets to 1.
+
+The published accuracy predictors read such vectors. A layout is compiled once for an encoding; it
+turns populations into features, and it lets a predictor replace its first matrix product by sums
+of gathered rows.
+
+Shape legend: ``N`` archs, ``G`` genes, ``O`` options of the gene that has most, ``F`` features,
+``R`` rigid choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onceforall.arch import PUBLISHED_WIDTH_MULTS
+from onceforall.encoding import Encoding, Features, Rows, only_choice, switch_of
+from onceforall.errors import ArchError
+from onceforall.space import Axis, Gene, SearchSpace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FeatureLayout:
+    """Where each choice puts its 1 in a feature vector.
+
+    Attributes:
+        encoding: Encoding of the rows.
+        positions: Feature index of every option of every gene, -1 for none, ``(G, O)`` int64.
+        fixed: Feature indices of rigid choices, each with the depth gene and its smallest option
+            index for which the choice counts (-1, 0 for always), ``(R, 3)`` int64.
+        num_features: ``F``.
+    """
+
+    encoding: Encoding
+    positions: NDArray[np.int64]
+    fixed: NDArray[np.int64]
+    num_features: int
+
+    def features(self, rows: Rows) -> Features:
+        """Return features ``(N, F)`` in {0, 1}; choices of blocks that do not run are all 0."""
+        result = np.zeros((len(rows), self.num_features), dtype=np.float32)
+        columns = np.arange(self.encoding.num_genes)
+        places = self.positions[columns, rows]
+        n, g = np.nonzero(self.encoding.active(rows) & (places >= 0))
+        result[n, places[n, g]] = 1
+        for place, switch, threshold in self.fixed.tolist():
+            result[:, place] = 1 if switch < 0 else rows[:, switch] >= threshold
+        return result
+
+
+def one_hot_layout(encoding: Encoding) -> FeatureLayout:
+    """Return the plain layout: gene by gene in row order, one feature for each option."""
+    starts = np.concatenate([[0], np.cumsum(encoding.num_options)])
+    most = int(encoding.num_options.max(initial=1))
+    positions = starts[:-1, None] + np.arange(most)
+    return FeatureLayout(
+        encoding=encoding,
+        positions=np.where(np.arange(most) < encoding.num_options[:, None], positions, -1),
+        fixed=np.zeros((0, 3), dtype=np.int64),
+        num_features=int(starts[-1]),
+    )
+
+
+@lru_cache(maxsize=16)
+def published_mobilenet_layout(
+    encoding: Encoding, image_sizes: tuple[int, ...], *, sizes_last: bool = False
+) -> FeatureLayout:
+    """Return the published layout for MobileNetV3 and ProxylessNAS spaces.
+
+    Image size, then the kernel size of every physical block, then every expand ratio, each
+    one-hot; with ``sizes_last`` the image size comes at the end (the tutorial's 128 features).
+
+    Args:
+        encoding: Encoding whose resolutions are all among ``image_sizes``.
+        image_sizes: Image sizes that have a feature, ascending.
+        sizes_last: Whether the image size follows the blocks.
+
+    Raises:
+        ArchError: If a choice of the space has no feature.
+    """
+    sizes = [Gene(axis="resolution", stage=-1, block=-1, choices=image_sizes)]
+    axes: tuple[tuple[Axis, tuple[int, ...]], ...] = (
+        ("kernel_size", (3, 5, 7)),
+        ("expand_ratio", (3, 4, 6)),
+    )
+    blocks = [
+        Gene(axis=axis, stage=i, block=block, choices=choices)
+        for axis, choices in axes
+        for i, stage in enumerate(encoding.space.stages)
+        for block in range(stage.num_blocks)
+    ]
+    return _layout(encoding, blocks + sizes if sizes_last else sizes + blocks)
+
+
+@lru_cache(maxsize=16)
+def published_resnet_layout(encoding: Encoding, image_sizes: tuple[int, ...]) -> FeatureLayout:
+    """Return the published layout for the ResNet50D space.
+
+    Image size, stem switch, six widths, 18 expand ratios, each one-hot: 82 features with the
+    eight image sizes of the published predictor.
+
+    Raises:
+        ArchError: If a choice of the space has no feature.
+    """
+    stages = encoding.space.stages
+    blocks = [
+        Gene(axis="resolution", stage=-1, block=-1, choices=image_sizes),
+        Gene(axis="stem_depth", stage=-1, block=-1, choices=(0, 1)),
+    ]
+    blocks += [
+        Gene(axis="width_mult", stage=site, block=-1, choices=PUBLISHED_WIDTH_MULTS)
+        for site in range(len(stages) + 2)
+    ]
+    blocks += [
+        Gene(axis="expand_ratio", stage=i, block=block, choices=(0.2, 0.25, 0.35))
+        for i, stage in enumerate(stages)
+        for block in range(stage.num_blocks)
+    ]
+    return _layout(encoding, blocks)
+
+
+def published_mobilenet_features(
+    rows: Rows, space: SearchSpace, image_sizes: Sequence[int], *, sizes_last: bool = False
+) -> Features:
+    """Return published MobileNet features; see :func:`published_mobilenet_layout`."""
+    layout = published_mobilenet_layout(Encoding(space), tuple(image_sizes), sizes_last=sizes_last)
+    return layout.features(rows)
+
+
+def published_resnet_features(
+    rows: Rows, space: SearchSpace, image_sizes: Sequence[int]
+) -> Features:
+    """Return published ResNet50D features; see :func:`published_resnet_layout`."""
+    return published_resnet_layout(Encoding(space), tuple(image_sizes)).features(rows)
+
+
+def _layout(encoding: Encoding, features: Sequence[Gene]) -> FeatureLayout:
+    """Return the layout that lists the given choices one after the other."""
+    most = int(encoding.num_options.max(initial=1))
+    positions = np.full((encoding.num_genes, most), -1, dtype=np.int64)
+    fixed, start = [], 0
+    for feature in features:
+        column = encoding.gene_index(feature.axis, feature.stage, feature.block)
+        only = only_choice(encoding.space, feature)
+        choices = (only,) if column is None else encoding.genes[column].choices
+        lookup = {choice: start + i for i, choice in enumerate(feature.choices)}
+        places = [_position(lookup, choice, feature) for choice in choices]
+        start += len(feature.choices)
+        if column is not None:
+            positions[column, : len(places)] = places
+        elif feature.block < 0 or feature.block < encoding.space.stages[feature.stage].depths[-1]:
+            fixed.append((places[0], *switch_of(encoding.space, feature, encoding.index)))
+    return FeatureLayout(
+        encoding=encoding,
+        positions=positions,
+        fixed=np.array(fixed, dtype=np.int64).reshape(-1, 3),
+        num_features=start,
+    )
+
+
+def _position(lookup: dict[int | float, int], choice: int | float, feature: Gene) -> int:
+    if choice not in lookup:
+        raise ArchError(
+            f"{feature.axis} {choice} has no feature in this layout; {feature.choices} have"
+        )
+    return lookup[choice]
