@@ -206,3 +206,6 @@ def _check_positive(layer: Conv | MBConv | Bottleneck) -> None:
             raise BlueprintError(f"{type(layer).__name__}: {name} {getattr(layer, name)} < 1")
     if layer.kernel_size % 2 == 0:
         raise BlueprintError(f"{type(layer).__name__}: kernel_size {layer.kernel_size} is not odd")
+
+
+LAYER_TYPES = (Conv, MBConv, Bottleneck, MaxPool, GlobalPool, Linear, Identity)

@@ -34,7 +34,7 @@ def mobilenet_v3(
     )
     return MBConvSpec(
         num_classes=num_classes,
-        resolutions=PUBLISHED_RESOLUTIONS,
+        resolutions=resolutions,
         stem_width=16,
         stem_stride=2,
         stem_activation="h_swish",
@@ -66,6 +66,7 @@ def proxylessnas(
     width_mult: float = 1.3,
     dropout: float = 0.0,
     widths: tuple[int, ...] = (40, 80, 96, 192),
+    resolutions: tuple[int, ...] = PUBLISHED_RESOLUTIONS,
 ) -> MBConvSpec:
     """Return the published ProxylessNAS supernet: kernels 3-7, expand ratios 3-6, depths 2-4.
 
@@ -76,7 +77,7 @@ def proxylessnas(
     strides = (2, 2, 2, 1, 2, 1)
     return MBConvSpec(
         num_classes=num_classes,
-        resolutions=PUBLISHED_RESOLUTIONS,
+        resolutions=resolutions,
         stem_width=32,
         stem_stride=2,
         stem_activation="relu6",
@@ -102,12 +103,17 @@ def proxylessnas(
     )
 
 
-def resnet50d(*, num_classes: int = 1000, dropout: float = 0.0) -> ResNetSpec:
+def resnet50d(
+    *,
+    num_classes: int = 1000,
+    dropout: float = 0.0,
+    resolutions: tuple[int, ...] = PUBLISHED_RESOLUTIONS,
+) -> ResNetSpec:
     """Return the published ResNet50D supernet: elastic depth, expand ratio, width and stem."""
     rows = ((256, 1, 4), (512, 2, 4), (1024, 2, 6), (2048, 2, 4))
     return ResNetSpec(
         num_classes=num_classes,
-        resolutions=PUBLISHED_RESOLUTIONS,
+        resolutions=resolutions,
         stem_width=64,
         stages=tuple(
             ResNetStage(

@@ -1,0 +1,201 @@
+"""A shipped model: the folder with its files, its card, and the proof that they agree.
+
+    model.onnx           batch norm folded, input "images" (B, 3, R, R), output "logits"
+    model.safetensors    the plain network's tensors
+    arch.json            the arch
+    card.json            what it is, what was measured, what was checked; written last
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onceforall.arch import Arch
+from onceforall.blueprint import Blueprint
+from onceforall.errors import OnceForAllError, VerificationError
+from onceforall.files import read_json, write_bytes, write_json
+from onceforall.measure.calibrate import recalibrate_bn
+from onceforall.measure.onnx_model import blueprint_to_onnx, ort_session
+from onceforall.supernets.static import StaticNet
+from onceforall.supernets.supernet import Supernet
+from onceforall.supernets.weights import (
+    blueprint_from_json,
+    blueprint_to_json,
+    load_plain,
+    save_plain,
+)
+
+MAX_RELATIVE_ERROR = 1e-4
+_FILES = ("model.onnx", "model.safetensors", "arch.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checks:
+    """What was compared, on the same images.
+
+    Attributes:
+        extracted_bitwise: The plain network gives the supernet's very bits.
+        safetensors_bitwise: The network read back from its file gives the same bits.
+        onnx_relative_error: Largest difference of ONNX Runtime's logits over the largest logit.
+        depends_on_input: Different images give different logits, so the comparison means
+            something.
+    """
+
+    extracted_bitwise: bool
+    safetensors_bitwise: bool
+    onnx_relative_error: float
+    depends_on_input: bool
+
+    def problem(self) -> str | None:
+        """Say what failed, or return None."""
+        if not self.depends_on_input:
+            return "the logits do not depend on the image"
+        if not self.extracted_bitwise:
+            return "the extracted network differs from the supernet"
+        if not self.safetensors_bitwise:
+            return "model.safetensors differs from the extracted network"
+        if not self.onnx_relative_error <= MAX_RELATIVE_ERROR:
+            return (
+                f"model.onnx is off by {self.onnx_relative_error:.2g} relative "
+                f"(allowed {MAX_RELATIVE_ERROR:g})"
+            )
+        return None
+
+
+def export_files(folder: Path, model: StaticNet, plan: Blueprint, arch: Arch) -> None:
+    """Write the model's files, all but the card.
+
+    Args:
+        folder: Folder of the model; made if absent.
+        model: Plain network in eval mode, with recalibrated statistics.
+        plan: Its blueprint.
+        arch: Its arch.
+    """
+    write_bytes(
+        folder / "model.onnx", blueprint_to_onnx(plan, model, resolution=arch.resolution)
+    )
+    save_plain(model, folder / "model.safetensors")
+    write_json(folder / "arch.json", arch.to_json())
+
+
+def check_files(
+    folder: Path,
+    plan: Blueprint,
+    *,
+    net: Supernet,
+    arch: Arch,
+    calibration: Iterable[Tensor],
+    images: Tensor,
+) -> Checks:
+    """Compare supernet, plain network and both files on ``images``.
+
+    Args:
+        folder: Folder that :func:`export_files` wrote.
+        plan: Blueprint of the model.
+        net: The supernet it came from; not changed.
+        arch: The model's arch.
+        calibration: The very batches that recalibrated the model.
+        images: Normalised images ``(B, 3, R, R)``, at least two.
+    """
+    batches = list(calibration)
+    whole = copy.deepcopy(net)
+    recalibrate_bn(whole, batches, arch=arch)
+    extracted = whole.extract(arch)
+    reloaded = load_plain(plan, folder / "model.safetensors")
+    with torch.no_grad():
+        expected = whole.eval()(images, arch)
+        return Checks(
+            extracted_bitwise=torch.equal(expected, extracted(images)),
+            safetensors_bitwise=torch.equal(expected, reloaded(images)),
+            onnx_relative_error=onnx_relative_error(folder / "model.onnx", images, expected),
+            depends_on_input=bool(expected.std(dim=0).max() > 1e-6 * expected.abs().max()),
+        )
+
+
+def onnx_relative_error(path: Path, images: Tensor, expected: Tensor) -> float:
+    """Return the largest difference of ONNX Runtime's logits, over the largest logit."""
+    session = ort_session(path.read_bytes())
+    (logits,) = session.run(None, {"images": np.ascontiguousarray(images.numpy())})
+    difference = (torch.from_numpy(logits) - expected).abs().max()
+    return float(difference / expected.abs().max().clamp_min(1e-12))
+
+
+def write_card(folder: Path, plan: Blueprint, checks: Checks, facts: dict[str, Any]) -> None:
+    """Write ``card.json``, which makes the model complete.
+
+    Args:
+        folder: Folder of the model.
+        plan: Blueprint of the model.
+        checks: What was compared.
+        facts: Everything else the card says (figures, classes, provenance).
+
+    Raises:
+        VerificationError: If a check failed; there is no card then.
+    """
+    problem = checks.problem()
+    if problem is not None:
+        raise VerificationError(f"{folder.name}: {problem}")
+    files = {
+        name: {
+            "bytes": (folder / name).stat().st_size,
+            "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(),
+        }
+        for name in _FILES
+    }
+    card = {
+        **facts,
+        "files": files,
+        "checks": asdict(checks),
+        "blueprint": blueprint_to_json(plan),
+    }
+    write_json(folder / "card.json", card)
+
+
+def verify_folder(folder: Path, *, num_images: int = 8) -> dict[str, Any]:
+    """Prove a shipped model again: its files are as written and compute the same.
+
+    Random images of the card's resolution go through both files.
+
+    Args:
+        folder: Folder of a model.
+        num_images: Images to compare on, at least 2.
+
+    Returns:
+        ``{"name", "onnx_relative_error"}``.
+
+    Raises:
+        VerificationError: If a file is missing, changed, or computes something else.
+    """
+    if not (folder / "card.json").is_file():
+        raise VerificationError(f"{folder} has no card.json: not a model folder, or not finished")
+    card = read_json(folder / "card.json")
+    for name, record in card["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise VerificationError(f"{path} is missing")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
+            raise VerificationError(f"{path} was changed: its SHA-256 is not the card's")
+    try:
+        model = load_plain(blueprint_from_json(card["blueprint"]), folder / "model.safetensors")
+    except OnceForAllError as error:
+        raise VerificationError(f"{folder}: {error}") from error
+    side = int(card["resolution"])
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(num_images, 3, side, side, generator=generator)
+    with torch.no_grad():
+        error = onnx_relative_error(folder / "model.onnx", images, model(images))
+    if not error <= MAX_RELATIVE_ERROR:
+        raise VerificationError(
+            f"{folder / 'model.onnx'} is off by {error:.2g} relative "
+            f"(allowed {MAX_RELATIVE_ERROR:g})"
+        )
+    return {"name": card["name"], "onnx_relative_error": error}

@@ -1,0 +1,45 @@
+"""Accuracy of one subnet as it would ship: extracted, recalibrated, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+from torch import Tensor
+
+from onceforall.arch import Arch
+from onceforall.measure.accuracy import Accuracy, evaluate
+from onceforall.measure.calibrate import recalibrate_bn
+from onceforall.supernets.static import StaticNet
+from onceforall.supernets.supernet import Supernet
+
+Calibration = Callable[[int], Iterable[Tensor]]
+
+
+class LabelledImages(Protocol):
+    """Images to count accuracy on, at any resolution."""
+
+    def batches(self, resolution: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield ``(images, labels)``."""
+        ...
+
+
+def calibrated_subnet(net: Supernet, arch: Arch, calibration: Calibration) -> StaticNet:
+    """Return a plain copy of one subnet with its own batch-norm statistics, in eval mode.
+
+    Args:
+        net: Supernet; not changed.
+        arch: Subnet to copy.
+        calibration: Gives image batches for a resolution in pixels.
+    """
+    plain = net.extract(arch)
+    recalibrate_bn(plain, calibration(arch.resolution))
+    return plain
+
+
+def evaluate_arch(
+    net: Supernet, arch: Arch, *, calibration: Calibration, images: LabelledImages
+) -> Accuracy:
+    """Return the accuracy of one subnet at its own resolution."""
+    plain = calibrated_subnet(net, arch, calibration)
+    return evaluate(plain, images.batches(arch.resolution))
