@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from onceforall.errors import ConfigError
+
 Json = Any
 
 
@@ -62,6 +64,20 @@ def write_json(path: Path, value: Json) -> None:
 def read_json(path: Path) -> Json:
     """Return the JSON value in ``path``."""
     return json.loads(path.read_text())
+
+
+def read_json_file(path: Path) -> Json:
+    """Return the JSON value of a file that a user named.
+
+    Raises:
+        ConfigError: If it is not there or not JSON.
+    """
+    try:
+        return read_json(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path} is not a JSON file: {error}") from error
 
 
 def append_jsonl(path: Path, record: Json) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from onceforall.arch import Arch
 from onceforall.blueprint import Blueprint
-from onceforall.errors import OnceForAllError, VerificationError
+from onceforall.errors import ConfigError, OnceForAllError, VerificationError
 from onceforall.files import read_json, write_bytes, write_json
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.measure.onnx_model import blueprint_to_onnx, ort_session
@@ -199,3 +199,18 @@ def verify_folder(folder: Path, *, num_images: int = 8) -> dict[str, Any]:
             f"(allowed {MAX_RELATIVE_ERROR:g})"
         )
     return {"name": card["name"], "onnx_relative_error": error}
+
+
+def model_folders(path: Path) -> list[Path]:
+    """Return the model folders that ``path`` means: itself, or all models of a run.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if (path / "card.json").is_file():
+        return [path]
+    inside = path / "models" if (path / "models").is_dir() else path
+    found = sorted(card.parent for card in inside.glob("*/card.json")) if inside.is_dir() else []
+    if not found:
+        raise ConfigError(f"{path} is neither a model folder (no card.json) nor a run with models")
+    return found

@@ -1,0 +1,31 @@
+# The two commands a newcomer needs:
+#   make quickstart   install everything into .venv and run the whole job on handwritten digits
+#   make test         the whole test suite in the same environment
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: quickstart test check install clean
+
+quickstart: install
+	$(BIN)/ofa run digits --out runs/digits
+
+test: check
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: install
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[onnx,quickstart,dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) runs

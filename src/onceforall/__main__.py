@@ -1,0 +1,5 @@
+"""``python -m onceforall`` is the command ``ofa``."""
+
+from onceforall.cli import main
+
+main()

@@ -1,0 +1,61 @@
+"""The command ``ofa``: one verb after another, no logic.
+
+Imports of the library wait inside the verbs: ``ofa --help`` answers before PyTorch is loaded.
+Exit status: 0 done, 1 a check failed, 2 the user can fix it, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+import click
+
+from onceforall.cli.app import app
+from onceforall.errors import Interrupted, OnceForAllError, VerificationError
+
+__all__ = ["app", "main"]
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    # Idle OpenMP threads that spin bring a shared machine to a crawl; they should sleep.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.exit(_status())
+
+
+def _status() -> int:
+    """Run the verb; turn what went wrong into one line and an exit status."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        result = app(arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _say("interrupted; the same command goes on", 130)
+    except Interrupted as error:
+        return _say(str(error), 130)
+    except click.UsageError as error:
+        verb = error.ctx.command_path if error.ctx else "ofa"
+        return _say(f"{error.format_message().rstrip('.')}; see  {verb} --help", 2)
+    except (OnceForAllError, OSError) as error:
+        if debug:
+            raise
+        return _say(_one_line(error), 1 if isinstance(error, VerificationError) else 2)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        name = f"{error.filename}: " if error.filename else ""
+        return f"{name}{error.strerror}"
+    return " ".join(str(error).split())
+
+
+def _say(message: str, status: int) -> int:
+    print(f"ofa: {message}", file=sys.stderr)
+    return status

@@ -1,0 +1,80 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onceforall.errors import ConfigError
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="digits, cifar10, cifar100, fashion_mnist, an .npz file, or a folder of class folders",
+        show_default=False,
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder of the run", show_default=False)]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder of a run", show_default=False)
+]
+Root = Annotated[str, typer.Option("--root", help="Folder where downloaded data sets are and go")]
+OnBadImage = Annotated[
+    str, typer.Option("--on-bad-image", help="refuse or skip images that cannot be read")
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="YAML file of settings", show_default=False)
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. train.epochs=20"),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything")]
+Budget = Annotated[
+    str | None,
+    typer.Option("--budget", metavar="TIME", help="Fit training into a time, e.g. 90s, 5m, 2h"),
+]
+Limit = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit", metavar="NAME=BOUND", help="Upper bound, e.g. latency_ms=2 or macs=5e6"
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output")]
+
+
+def parse_budget(text: str | None) -> float | None:
+    """Return the seconds of ``90s``, ``5m``, ``1.5h`` or a plain number of seconds.
+
+    Raises:
+        ConfigError: If it is none of these.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text)
+    if match is None or float(match[1]) <= 0:
+        raise ConfigError(f"--budget {text!r} is not a time such as 90s, 5m or 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def parse_limits(texts: list[str] | None) -> dict[str, list[float]]:
+    """Return the bounds of ``name=bound[,bound...]`` options by name.
+
+    Raises:
+        ConfigError: If one is of another form, or a name comes twice.
+    """
+    limits: dict[str, list[float]] = {}
+    for text in texts or []:
+        name, equals, bounds = text.partition("=")
+        try:
+            values = [float(bound) for bound in bounds.split(",")]
+        except ValueError:
+            values = []
+        if not equals or not values or name in limits:
+            raise ConfigError(f"--limit {text!r} is not of the form name=bound, once per name")
+        limits[name] = values
+    return limits

@@ -1,0 +1,68 @@
+"""Verbs that make, check and show models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onceforall.cli.console import Screen, print_json, stop_on_signals
+from onceforall.cli.options import Json, RunArgument
+
+Folders = Annotated[
+    list[Path],
+    typer.Argument(metavar="MODEL...", help="Model folders, or runs: all their models"),
+]
+
+
+def specialize(
+    run: RunArgument,
+    arch: Annotated[Path, typer.Option("--arch", help="JSON file of the arch", show_default=False)],
+    name: Annotated[str, typer.Option("--name", help="Name of the model's folder")] = "",
+    json: Json = False,
+) -> None:
+    """Ship one arch of a trained run: extract, recalibrate, measure, export, verify.
+
+    Example:  ofa specialize runs/digits --arch arch.json
+    """
+    from onceforall.arch import Arch
+    from onceforall.files import read_json_file
+    from onceforall.run import open_run
+    from onceforall.shipping import model_table, specialize_arch
+
+    value = Arch.from_json(read_json_file(arch))
+    with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
+        card = specialize_arch(open_run(run, tell=screen, should_stop=should_stop), value, name)
+    if json:
+        print_json(card)
+        return
+    for line in model_table([card]):
+        print(line)
+
+
+def verify(folders: Folders, json: Json = False) -> None:
+    """Prove that exported files are unchanged and compute what the card says.
+
+    Example:  ofa verify runs/digits
+    """
+    from onceforall.deploy.model_folder import model_folders, verify_folder
+
+    results = [verify_folder(model) for folder in folders for model in model_folders(folder)]
+    if json:
+        print_json(results)
+        return
+    for result in results:
+        print(f"{result['name']}: verified, ONNX off by {result['onnx_relative_error']:.1e}")
+
+
+def report(run: RunArgument) -> None:
+    """Write report.html of a run, one file that works offline.
+
+    Example:  ofa report runs/digits
+    """
+    from onceforall.report import write_report
+    from onceforall.run import RunFolder, read_settings
+
+    read_settings(RunFolder(path=run))
+    print(write_report(run))

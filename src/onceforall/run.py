@@ -1,0 +1,485 @@
+"""The whole job as resumable steps: from images to verified models and a report.
+
+    plan -> train -> evaluate -> predictor -> latency -> search -> models -> report
+
+Each step asks first whether its output is there and complete; the same command after a crash, a
+kill or a full disk goes on and ends with the same files as an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from onceforall.arch import Arch
+from onceforall.data import DataBundle
+from onceforall.encoding import Encoding
+from onceforall.errors import CheckpointError, ConfigError, Interrupted
+from onceforall.files import append_jsonl, read_json, read_jsonl, write_text
+from onceforall.measure.costs import count_macs
+from onceforall.measure.subnet import evaluate_arch
+from onceforall.recipes import RunConfig, recipe_for, resolve, validated
+from onceforall.session import DataSession, image_side, open_data, start_session
+from onceforall.supernets.spec import SupernetSpec
+from onceforall.supernets.supernet import Supernet
+from onceforall.supernets.weights import load_saved_supernet, save_supernet
+from onceforall.train.engine import Callbacks, TrainOptions, train
+from onceforall.train.ranks import Ranks
+
+Event = dict[str, Any]
+Tell = Callable[[Event], None]
+
+STEPS = ("plan", "train", "evaluate", "predictor", "latency", "search", "models", "report")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFolder:
+    """Where everything of a run lies."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """Resolved configuration, versions, hardware."""
+        return self.path / "run.yaml"
+
+    @property
+    def events(self) -> Path:
+        """One line per event."""
+        return self.path / "events.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Training state."""
+        return self.path / "checkpoints"
+
+    @property
+    def supernet(self) -> Path:
+        """The trained supernet."""
+        return self.checkpoints / "supernet.safetensors"
+
+    @property
+    def evaluations(self) -> Path:
+        """Measured accuracies of sampled subnets."""
+        return self.path / "evaluations.jsonl"
+
+    @property
+    def predictor(self) -> Path:
+        """Accuracy predictor."""
+        return self.path / "predictor.safetensors"
+
+    @property
+    def search(self) -> Path:
+        """Search journal and front."""
+        return self.path / "search"
+
+    @property
+    def models(self) -> Path:
+        """Shipped models."""
+        return self.path / "models"
+
+    def latency(self, config: RunConfig) -> Path:
+        """Return the latency model of the configured device."""
+        device = f"{config.latency.target}-{config.latency.threads}t"
+        return self.path / "latency" / f"{device}.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the user asked for; a run folder belongs to one request."""
+
+    source: str
+    root: str = ""
+    on_bad_image: str = "refuse"
+    config_text: str | None = None
+    flags: tuple[str, ...] = ()
+    budget_s: float | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A planned run.
+
+    Attributes:
+        folder: Where it lies.
+        config: Its resolved configuration.
+        tell: Takes every event: shown, and written to ``events.jsonl`` unless it is progress.
+        should_stop: Asked often; True ends the step at the next safe point.
+        ranks: This process among all.
+    """
+
+    folder: RunFolder
+    config: RunConfig
+    bundle: DataBundle
+    tell: Tell
+    should_stop: Callable[[], bool]
+    ranks: Ranks
+    device: torch.device
+
+    @property
+    def spec(self) -> SupernetSpec:
+        """Return the stage table of the supernet."""
+        return self.config.spec(self.bundle.num_classes)
+
+    @property
+    def encoding(self) -> Encoding:
+        """Return the encoding of the supernet's space."""
+        return Encoding(self.spec.space)
+
+    def session(self) -> DataSession:
+        """Return the run's data on its device."""
+        return start_session(self.config, self.bundle, device=self.device, ranks=self.ranks)
+
+    def emit(self, event: Event) -> None:
+        """Show an event, and keep it if it is a fact rather than progress."""
+        if not self.ranks.is_main:
+            return
+        if event["event"] not in ("progress", "step"):
+            append_jsonl(self.folder.events, {**event, "time": round(time.time(), 3)})
+        self.tell(event)
+
+    def progress(self, step: str, done: int, total: int) -> None:
+        """Show how far a step is, and stop here if a signal asked for it."""
+        self.emit({"event": "progress", "what": step, "done": done, "total": total})
+        if self.should_stop():
+            raise Interrupted(f"stopped during {step}; the same command goes on")
+
+
+# -- plan -----------------------------------------------------------------------------------------
+
+
+def plan_run(
+    request: Request,
+    out: Path,
+    *,
+    tell: Tell,
+    should_stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks | None = None,
+    device: torch.device | None = None,
+) -> Run:
+    """Return the run in ``out``: the one that is there, or a new one.
+
+    Nothing is written before data, configuration and folder are known to be good.
+
+    Raises:
+        ConfigError: If the folder belongs to another request, or a setting is wrong.
+        DataError: If the images cannot be used.
+    """
+    folder = RunFolder(path=out)
+    asked = dataclasses.asdict(request) | {"flags": list(request.flags)}
+    saved = read_settings(folder) if folder.settings.is_file() else None
+    if saved is not None and saved["request"] != asked:
+        changed = next(key for key in asked if saved["request"].get(key) != asked[key])
+        raise ConfigError(
+            f"{out} was started with {changed} {saved['request'].get(changed)!r}, not "
+            f"{asked[changed]!r}; use another --out, or the same command to go on"
+        )
+    if saved is None and out.is_dir() and any(out.iterdir()):
+        raise ConfigError(f"output folder {out} is not empty and holds no run; use another --out")
+    config = _resolved(request) if saved is None else validated(saved["config"])
+    bundle = open_data(config.data, image_size=config.supernet.resolutions[-1])
+    if saved is not None and saved["data"]["fingerprint"] != bundle.fingerprint:
+        raise ConfigError(f"the images of {request.source} changed since {out} was started")
+    run = Run(
+        folder=folder,
+        config=config,
+        bundle=bundle,
+        tell=tell,
+        should_stop=should_stop,
+        ranks=ranks or Ranks(),
+        device=device or default_device(),
+    )
+    use_threads(config)
+    if saved is None:
+        run = _start(run, request, asked)
+    return run
+
+
+def _resolved(request: Request) -> RunConfig:
+    """Return the configuration that a request asks for, from the facts of its data."""
+    probe = open_data(
+        recipe_for(request.source, image_side=32, num_train=100, num_classes=2).data.model_copy(
+            update={"root": request.root, "on_bad_image": request.on_bad_image}
+        )
+    )
+    recipe = recipe_for(
+        request.source,
+        image_side=image_side(probe.test),
+        num_train=probe.num_train,
+        num_classes=probe.num_classes,
+        seed=request.seed,
+    )
+    data = recipe.data.model_copy(
+        update={"root": request.root, "on_bad_image": request.on_bad_image}
+    )
+    recipe = recipe.model_copy(update={"data": data})
+    config = resolve(recipe, file=request.config_text, flags=request.flags)
+    check_limits(config.search.limits)
+    return config
+
+
+def check_limits(limits: dict[str, float]) -> None:
+    """Raise ConfigError if a limit is of no known cost or not positive."""
+    known = ("latency_ms", "macs", "params", "peak_activation_bytes")
+    for name, bound in limits.items():
+        if name not in known:
+            raise ConfigError(f"limit {name!r} is not one of {', '.join(known)}")
+        if not bound > 0:
+            raise ConfigError(f"limit {name}={bound:g} is not above 0")
+
+
+def _start(run: Run, request: Request, asked: dict[str, Any]) -> Run:
+    """Fit the epochs to the budget, write ``run.yaml``."""
+    seconds_per_epoch = probe_epoch_seconds(run)
+    config = run.config
+    if request.budget_s is not None:
+        others = _other_seconds(config)
+        epochs = max(1, int((request.budget_s - others) / seconds_per_epoch))
+        train_config = config.train.model_copy(
+            update={"epochs": min(config.train.epochs, epochs) if epochs else 1}
+        )
+        config = config.model_copy(update={"train": train_config})
+        run = dataclasses.replace(run, config=config)
+    estimate = seconds_per_epoch * config.train.epochs
+    settings = {
+        "request": asked,
+        "config": config.model_dump(mode="json"),
+        "data": {
+            "name": run.bundle.name,
+            "classes": run.bundle.num_classes,
+            "train": run.bundle.num_train,
+            "test": run.bundle.num_test,
+            "fingerprint": run.bundle.fingerprint,
+        },
+        "seed": config.seed,
+        "space_size": float(run.spec.space.size),
+        "estimate_s": {"train": round(estimate, 1), "rest": round(_other_seconds(config), 1)},
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+    if run.ranks.is_main:
+        write_text(run.folder.settings, yaml.safe_dump(settings, sort_keys=False))
+    return run
+
+
+def _other_seconds(config: RunConfig) -> float:
+    """Return a rough estimate of the seconds of all steps but training."""
+    return 0.15 * config.evaluate.num_archs + config.latency.budget_s + 30.0
+
+
+def probe_epoch_seconds(run: Run) -> float:
+    """Return the seconds that an epoch takes, from a few real steps on a throw-away copy."""
+    session = run.session()
+    data = session.train_batches()
+    plan = run.config.plan(run.spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = new_supernet(run)
+    middle = run.spec.space.sample(random.Random(0))
+    batches = data.iterate(0, resolution_of=lambda step: middle.resolution)
+    _, (images, labels) = next(iter(batches))
+    net.train()
+    seconds = []
+    for arch in (middle, run.spec.space.largest, middle, run.spec.space.smallest):
+        started = time.perf_counter()
+        loss = torch.nn.functional.cross_entropy(net(images, arch), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        seconds.append(time.perf_counter() - started)
+    per_subnet = sum(seconds[1:]) / len(seconds[1:])
+    return per_subnet * plan.passes_per_image * data.steps_per_epoch
+
+
+def read_settings(folder: RunFolder) -> dict[str, Any]:
+    """Return what ``run.yaml`` holds.
+
+    Raises:
+        ConfigError: If the folder is no run.
+    """
+    if not folder.settings.is_file():
+        raise ConfigError(f"{folder.path} is not the folder of a run: there is no run.yaml")
+    settings = yaml.safe_load(folder.settings.read_text())
+    return settings  # type: ignore[no-any-return]
+
+
+def open_run(
+    out: Path,
+    *,
+    tell: Tell,
+    should_stop: Callable[[], bool] = lambda: False,
+    device: torch.device | None = None,
+) -> Run:
+    """Return the run that lies in ``out``, to do one of its steps.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    settings = read_settings(RunFolder(path=out))
+    asked = settings["request"]
+    request = Request(**{**asked, "flags": tuple(asked["flags"])})
+    return plan_run(request, out, tell=tell, should_stop=should_stop, device=device)
+
+
+# -- train and evaluate ---------------------------------------------------------------------------
+
+
+def new_supernet(run: Run) -> Supernet:
+    """Return a fresh supernet on the run's device, drawn from PyTorch's current generator."""
+    return Supernet(run.spec).to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def train_step(run: Run) -> None:
+    """Train the supernet, or go on training it."""
+    if run.folder.supernet.is_file():
+        return
+    session = run.session()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.config.seed)
+        net = new_supernet(run)
+    space = run.spec.space
+    probes = {"smallest": space.smallest, "largest": space.largest}
+
+    def after_epoch(net: Supernet, epochs_done: int) -> Event:
+        # A tenth of the epochs is watched: probing costs time, and the last one always counts.
+        every = max(1, run.config.train.epochs // 10)
+        if epochs_done % every and epochs_done != run.config.train.epochs:
+            return {}
+        return {
+            "probes": {
+                name: evaluate_arch(
+                    net, arch, calibration=session.calibration_batches, images=session.valid
+                ).top1
+                for name, arch in probes.items()
+            }
+        }
+
+    train(
+        net,
+        run.config.plan(run.spec),
+        session.train_batches(),
+        folder=run.folder.checkpoints,
+        options=TrainOptions(
+            seed=run.config.seed,
+            autocast=run.config.train.autocast,
+            micro_batches=run.config.train.micro_batches,
+        ),
+        callbacks=Callbacks(
+            on_event=run.emit, should_stop=run.should_stop, after_epoch=after_epoch
+        ),
+        ranks=run.ranks,
+    )
+    if run.ranks.is_main:
+        bundle = run.bundle
+        facts = {
+            "classes": list(bundle.class_names),
+            "mean": list(bundle.mean),
+            "std": list(bundle.std),
+            "crop_ratio": bundle.eval_crop_ratio,
+            "data": bundle.name,
+        }
+        save_supernet(net, run.folder.supernet, facts=facts)
+
+
+def trained_supernet(run: Run) -> Supernet:
+    """Return the run's trained supernet, in eval mode, on its device.
+
+    Raises:
+        CheckpointError: If it is not trained yet.
+    """
+    if not run.folder.supernet.is_file():
+        raise CheckpointError(f"{run.folder.path} has no trained supernet yet: run  ofa train")
+    net, _ = load_saved_supernet(run.folder.supernet)
+    return net.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def evaluate_step(run: Run) -> None:
+    """Measure sampled subnets on the validation images."""
+    archs = archs_to_evaluate(run)
+    done = {Arch.from_json(line["arch"]) for line in read_jsonl(run.folder.evaluations)}
+    left = [arch for arch in archs if arch not in done]
+    if not left:
+        return
+    session, net = run.session(), trained_supernet(run)
+    for position, arch in enumerate(left, start=len(archs) - len(left)):
+        run.progress("evaluate", position, len(archs))
+        accuracy = evaluate_arch(
+            net, arch, calibration=session.calibration_batches, images=session.valid
+        )
+        macs = count_macs(net.blueprint(arch), resolution=arch.resolution)
+        record = {
+            "arch": arch.to_json(),
+            "top1": accuracy.top1,
+            "top5": accuracy.top5,
+            "loss": round(accuracy.loss, 6),
+            "images": accuracy.images,
+            "macs": macs,
+        }
+        append_jsonl(run.folder.evaluations, record)
+    run.progress("evaluate", len(archs), len(archs))
+
+
+def read_evaluations(run: Run) -> tuple[list[Arch], list[float]]:
+    """Return the measured archs and their validation top-1."""
+    lines = read_jsonl(run.folder.evaluations)
+    return [Arch.from_json(line["arch"]) for line in lines], [line["top1"] for line in lines]
+
+
+def finish_step(run: Run, step: str, seconds: float) -> None:
+    """Note that a step has ended."""
+    run.emit({"event": "step_done", "step": step, "seconds": round(seconds, 3)})
+
+
+# -- facts about this process ---------------------------------------------------------------------
+
+
+def default_device() -> torch.device:
+    """Return the GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def use_threads(config: RunConfig) -> None:
+    """Set the CPU threads of this process as configured."""
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("onceforall", "torch", "torchvision", "numpy", "onnx", "onnxruntime"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Return what this machine is."""
+    return {
+        "system": platform.platform(),
+        "cpu_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def read_front(folder: RunFolder) -> dict[str, Any]:
+    """Return the front that the search found.
+
+    Raises:
+        CheckpointError: If there was no search yet.
+    """
+    path = folder.search / "front.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder.path} has no front yet: run  ofa search")
+    return read_json(path)  # type: ignore[no-any-return]

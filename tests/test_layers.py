@@ -1,0 +1,75 @@
+"""The import graph points down, and the folder list is the architecture."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "src" / "onceforall"
+# Branches of one line do not import each other.
+LAYERS = [
+    ["errors"],
+    ["files", "records"],
+    ["arch"],
+    ["space"],
+    ["blueprint"],
+    ["encoding", "pareto"],
+    ["features"],
+    ["ops"],
+    ["supernets", "data"],
+    ["measure"],
+    ["predictors", "train", "search"],
+    ["deploy", "zoo", "report"],
+    ["recipes"],
+    ["session"],
+    ["run"],
+    ["steps", "shipping"],
+    ["cli"],
+    ["__main__"],
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+PURE = ["errors", "files", "records", "arch", "space", "blueprint"]
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def imported(path: Path) -> set[tuple[str, ...]]:
+    """Return what ``path`` imports, absolute, at any depth."""
+    package = ("onceforall", *path.relative_to(ROOT).parent.parts)
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            stem = (*base, *(node.module or "").split(".")) if node.module else base
+            found |= {(*stem, alias.name) for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {tuple(alias.name.split(".")) for alias in node.names}
+    return found
+
+
+def unit_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path: Path) -> None:
+    unit = unit_of(path)
+    if unit == "__init__":
+        return
+    assert unit in RANK, f"{unit} has no layer"
+    for name in imported(path):
+        if name[0] == "onceforall" and len(name) > 1 and name[1] in RANK and name[1] != unit:
+            assert RANK[name[1]] < RANK[unit], f"{unit} imports {'.'.join(name)}"
+
+
+@pytest.mark.parametrize("unit", PURE)
+def test_the_lowest_layer_is_standard_library_only(unit: str) -> None:
+    for name in imported(ROOT / f"{unit}.py"):
+        assert name[0] in sys.stdlib_module_names or name[0] == "onceforall", name
+
+
+def test_names_say_what_is_inside() -> None:
+    said_nothing = {"utils.py", "util.py", "helpers.py", "common.py", "misc.py"}
+    assert not [path for path in FILES if path.name in said_nothing]

@@ -1,0 +1,255 @@
+"""The engine: learns, repeats bit by bit, resumes exactly, rolls back."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from onceforall.errors import CheckpointError, Interrupted, TrainingError
+from onceforall.measure.subnet import evaluate_arch
+from onceforall.supernets.supernet import Supernet
+from onceforall.train.engine import Callbacks, TrainOptions, train
+from onceforall.train.plan import Opened, Phase, Plan, progressive_plan, sandwich_plan
+from tests.train.tiny import SPEC, tiny_batches, tiny_eval, tiny_net
+
+SANDWICH = sandwich_plan(
+    epochs=3, learning_rate=0.1, reference_batch=16, subnets_per_step=3, ema_decay=0.9
+)
+PROGRESSIVE = progressive_plan(SPEC.space, epochs=6, learning_rate=0.1, reference_batch=16)
+
+
+def run_straight(plan: Plan, folder: Path, **options: object) -> Supernet:
+    net = tiny_net()
+    train(net, plan, tiny_batches(), folder=folder, options=TrainOptions(seed=0, **options))
+    return net
+
+
+def run_with_stops(plan: Plan, folder: Path, stops: list[int]) -> Supernet:
+    """Train, but fall dead after each of the given numbers of steps; no farewell checkpoint."""
+
+    class DeadError(Exception):
+        pass
+
+    for stop in [*stops, None]:
+        steps = 0
+
+        def count_down(images: torch.Tensor, labels: torch.Tensor, step: int, stop=stop):  # noqa: ANN202
+            nonlocal steps
+            steps += 1
+            if stop is not None and steps > stop:
+                raise DeadError
+            return images, labels
+
+        net = tiny_net()
+        options = TrainOptions(seed=0, checkpoint_every_steps=2)
+        try:
+            train(
+                net,
+                plan,
+                tiny_batches(),
+                folder=folder,
+                options=options,
+                callbacks=Callbacks(change_batch=count_down),
+            )
+        except DeadError:
+            continue
+    return net
+
+
+def assert_same(first: Supernet, second: Supernet) -> None:
+    for (name, a), (_, b) in zip(
+        first.state_dict().items(), second.state_dict().items(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("plan", [SANDWICH, PROGRESSIVE], ids=["sandwich", "progressive"])
+def test_a_killed_run_ends_with_the_same_bits(plan: Plan, tmp_path: Path) -> None:
+    straight = run_straight(plan, tmp_path / "a")
+    rng = random.Random(7)
+    stops = [rng.randrange(1, 9) for _ in range(5)]
+    resumed = run_with_stops(plan, tmp_path / "b", stops)
+    assert_same(straight, resumed)
+    assert not torch.equal(
+        straight.state_dict()["layers.0.conv.weight"],
+        tiny_net().state_dict()["layers.0.conv.weight"],
+    )
+
+
+def test_training_learns_every_subnet(tmp_path: Path) -> None:
+    plan = sandwich_plan(epochs=8, learning_rate=0.1, reference_batch=16, subnets_per_step=3)
+    net = run_straight(plan, tmp_path)
+    images = tiny_eval()
+
+    def calibration(resolution: int):  # noqa: ANN202
+        return (x for x, _ in images.batches(resolution))
+
+    rng = random.Random(0)
+    archs = [SPEC.space.smallest, SPEC.space.largest, *(SPEC.space.sample(rng) for _ in range(4))]
+    for arch in archs:
+        assert evaluate_arch(net, arch, calibration=calibration, images=images).top1 > 0.9
+
+
+def test_global_generators_are_left_alone(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    random.seed(5)
+    before = torch.get_rng_state(), random.getstate()
+    spec_with_dropout = dataclasses.replace(SPEC, dropout=0.2)
+    net = Supernet(spec_with_dropout)
+    torch.set_rng_state(before[0])
+    train(net, SANDWICH, tiny_batches(), folder=tmp_path, options=TrainOptions(seed=0))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+
+
+def test_a_stop_request_saves_and_the_rest_follows(tmp_path: Path) -> None:
+    asked = iter([False, False, False, True])
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        train(
+            tiny_net(),
+            SANDWICH,
+            tiny_batches(),
+            folder=tmp_path / "b",
+            options=TrainOptions(seed=0),
+            callbacks=Callbacks(should_stop=lambda: next(asked)),
+        )
+    resumed = run_straight(SANDWICH, tmp_path / "b")
+    assert_same(run_straight(SANDWICH, tmp_path / "a"), resumed)
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    run_with_stops(SANDWICH, tmp_path / "b", [5])
+    straight = run_straight(SANDWICH, tmp_path / "a")
+    for stop in (4,):
+        folder = tmp_path / "c"
+        with pytest.raises(Interrupted):
+            calls = iter(range(100))
+            train(
+                tiny_net(),
+                SANDWICH,
+                tiny_batches(),
+                folder=folder,
+                options=TrainOptions(seed=0, checkpoint_every_steps=2),
+                callbacks=Callbacks(should_stop=lambda calls=calls: next(calls) >= stop),
+            )
+        newest = sorted(folder.glob("step-*.pt"))[-1]
+        data = bytearray(newest.read_bytes())
+        data[len(data) // 2] ^= 1
+        newest.write_bytes(data)
+        events: list[dict[str, object]] = []
+        net = tiny_net()
+        train(
+            net,
+            SANDWICH,
+            tiny_batches(),
+            folder=folder,
+            options=TrainOptions(seed=0),
+            callbacks=Callbacks(on_event=events.append),
+        )
+        assert events[0]["event"] == "damaged_checkpoint"
+        assert_same(straight, net)
+
+
+def poison(at: set[int], seen: set[int] | None = None):  # noqa: ANN201
+    """Return a batch change that gives infinite pixels at some calls."""
+    calls = iter(range(10_000))
+
+    def change(images: torch.Tensor, labels: torch.Tensor, step: int):  # noqa: ANN202
+        if next(calls) in at:
+            images = torch.full_like(images, float("nan"))
+        return images, labels
+
+    return change
+
+
+def test_a_loss_that_is_not_a_number_rolls_back(tmp_path: Path) -> None:
+    events: list[dict[str, object]] = []
+    net = tiny_net()
+    train(
+        net,
+        SANDWICH,
+        tiny_batches(),
+        folder=tmp_path,
+        options=TrainOptions(seed=0),
+        callbacks=Callbacks(on_event=events.append, change_batch=poison({8})),
+    )
+    (rollback,) = [event for event in events if event["event"] == "rollback"]
+    assert rollback["learning_rate_factor"] == 0.5
+    assert "nan" in str(rollback["reason"])
+    assert all(torch.isfinite(t).all() for t in net.state_dict().values())
+
+
+def test_training_that_keeps_diverging_gives_up(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="diverged 4 times.*lower the learning rate"):
+        train(
+            tiny_net(),
+            SANDWICH,
+            tiny_batches(),
+            folder=tmp_path,
+            options=TrainOptions(seed=0),
+            callbacks=Callbacks(change_batch=poison(set(range(10_000)))),
+        )
+
+
+def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path) -> None:
+    run_straight(SANDWICH, tmp_path)
+    with pytest.raises(CheckpointError, match="another plan"):
+        run_straight(PROGRESSIVE, tmp_path)
+
+
+def test_progressive_shrinking_opens_one_axis_after_another() -> None:
+    names = [phase.name for phase in PROGRESSIVE.phases]
+    assert names == ["full", "kernel_size 2", "depth 2", "expand_ratio 2", "width_mult 2"]
+    sizes = [phase.opened.restrict(SPEC.space).size for phase in PROGRESSIVE.phases]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == len(SPEC.resolutions)
+    assert sizes[-1] == SPEC.space.size
+
+
+def test_a_full_disk_keeps_the_last_good_state(tmp_path: Path, monkeypatch) -> None:  # noqa: ANN001
+    from onceforall.train import checkpoint
+
+    written = 0
+    write = checkpoint.write_bytes
+
+    def fill_up(path: Path, data: bytes) -> None:
+        nonlocal written
+        written += 1
+        if written > 3:
+            raise OSError(28, "No space left on device", str(path))
+        write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_bytes", fill_up)
+        with pytest.raises(OSError, match="No space left"):
+            run_straight(SANDWICH, tmp_path / "b", checkpoint_every_steps=2)
+    resumed = run_straight(SANDWICH, tmp_path / "b")
+    assert_same(run_straight(SANDWICH, tmp_path / "a"), resumed)
+
+
+def test_micro_batches_average_to_the_whole_batch() -> None:
+    """Without batch norm's coupling (eval statistics) two halves equal one whole batch."""
+    from onceforall.train.ranks import Ranks
+    from onceforall.train.step import StepContext, accumulate_gradients
+
+    plan = Plan(
+        name="one",
+        phases=(Phase(name="p", epochs=1, learning_rate=0.1, opened=Opened(depth=1)),),
+        reference_batch=16,
+    )
+    context = StepContext(plan=plan, phase=plan.phases[0], ranks=Ranks())
+    images = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    labels = torch.arange(16) % 3
+    arch = SPEC.space.restrict(resolution=(8,)).largest
+    gradients = []
+    for parts in (1, 2):
+        net = tiny_net().double().eval()
+        batches = list(zip(images.chunk(parts), labels.chunk(parts), strict=True))
+        accumulate_gradients(net, batches, [arch], context)
+        gradients.append([p.grad for p in net.parameters() if p.grad is not None])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
