@@ -1,0 +1,95 @@
+"""One rank of a distributed test; run as  python -m tests.train.distributed_worker JOB OUT."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from onceforall.train.engine import Callbacks, TrainOptions, train
+from onceforall.train.optimizer import make_optimizer, set_learning_rate
+from onceforall.train.plan import progressive_plan, sandwich_plan
+from onceforall.train.ranks import ranks_from_environment, start_process_group, stop_process_group
+from onceforall.train.sampling import draw_archs
+from onceforall.train.step import StepContext, accumulate_gradients
+from tests.train.tiny import SPEC, tiny_batches, tiny_net
+
+PLANS = {
+    "sandwich": sandwich_plan(epochs=3, learning_rate=0.1, reference_batch=16, subnets_per_step=3),
+    "progressive": progressive_plan(SPEC.space, epochs=6, learning_rate=0.1, reference_batch=16),
+}
+
+
+def five_steps(out: Path) -> None:
+    """Do five sandwich steps in double precision; rank 0 saves parameters and collectives."""
+    ranks = ranks_from_environment(os.environ)
+    start_process_group(ranks, torch.device("cpu"))
+    collectives = 0
+    reduce = dist.all_reduce
+
+    def counted(*args: object, **kwargs: object) -> object:
+        nonlocal collectives
+        collectives += 1
+        return reduce(*args, **kwargs)
+
+    dist.all_reduce = counted
+    plan = PLANS["sandwich"]
+    phase = plan.phases[0]
+    net = tiny_net().double().train()
+    optimizer = make_optimizer(net, momentum=plan.momentum, weight_decay=plan.weight_decay)
+    set_learning_rate(optimizer, 0.05)
+    data = tiny_batches(batch_size=8, rank=ranks.rank, world_size=ranks.world_size)
+    context = StepContext(plan=plan, phase=phase, ranks=ranks)
+    depths = set()
+    for step, (images, labels) in data.iterate(0, resolution_of=lambda step: 8):
+        if step == 5:
+            break
+        archs = draw_archs(phase, SPEC.space, seed=0, step=step, progress=0.5, resolution=8)
+        depths |= {arch.depth for arch in archs}
+        accumulate_gradients(net, [(images.double(), labels)], archs, context)
+        optimizer.step()
+    assert len(depths) > 1
+    if ranks.is_main:
+        parameters = {name: p.detach() for name, p in net.named_parameters()}
+        torch.save({"parameters": parameters, "collectives": collectives}, out)
+    stop_process_group(ranks)
+
+
+def whole_plan(name: str, out: Path, die_after: int) -> None:
+    """Train a whole plan in folder ``out``; kill this process after some steps (-1: never)."""
+    torch.set_num_threads(1)
+    ranks = ranks_from_environment(os.environ)
+    start_process_group(ranks, torch.device("cpu"))
+    steps = 0
+
+    def count(images: torch.Tensor, labels: torch.Tensor, step: int) -> tuple:
+        nonlocal steps
+        steps += 1
+        if steps == die_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return images, labels
+
+    net = tiny_net()
+    train(
+        net,
+        PLANS[name],
+        tiny_batches(batch_size=8, rank=ranks.rank, world_size=ranks.world_size),
+        folder=out,
+        options=TrainOptions(seed=0, checkpoint_every_steps=2),
+        callbacks=Callbacks(change_batch=count),
+        ranks=ranks,
+    )
+    if ranks.is_main:
+        torch.save(net.state_dict(), out / "final.pt")
+    stop_process_group(ranks)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "five_steps":
+        five_steps(Path(sys.argv[2]))
+    else:
+        whole_plan(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,118 @@
+"""Several ranks equal one rank, with one collective a step."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from onceforall.errors import ConfigError
+from onceforall.train.optimizer import make_optimizer, set_learning_rate
+from onceforall.train.ranks import Ranks, ranks_from_environment
+from onceforall.train.sampling import draw_archs
+from onceforall.train.step import StepContext, accumulate_gradients
+from tests.train.distributed_worker import PLANS
+from tests.train.tiny import SPEC, tiny_batches, tiny_net
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(*arguments: str, ranks: int, spelling: str = "torchrun") -> list[int]:
+    """Run the worker on every rank; return the exit statuses."""
+    names = {
+        "torchrun": ("RANK", "WORLD_SIZE"),
+        "openmpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    }[spelling]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = []
+    for rank in range(ranks):
+        environment = os.environ | {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+            names[0]: str(rank),
+            names[1]: str(ranks),
+        }
+        command = [sys.executable, "-m", "tests.train.distributed_worker", *arguments]
+        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment))
+    try:
+        return [process.wait(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def test_two_ranks_equal_one_rank_with_twice_the_batch(tmp_path: Path) -> None:
+    """Batch norm works on each rank's batch: one rank sees the two halves as micro-batches."""
+    out = tmp_path / "two.pt"
+    assert launch("five_steps", str(out), ranks=2, spelling="openmpi") == [0, 0]
+    two = torch.load(out, weights_only=True)
+    assert two["collectives"] == 5  # one a step
+
+    plan = PLANS["sandwich"]
+    net = tiny_net().double().train()
+    optimizer = make_optimizer(net, momentum=plan.momentum, weight_decay=plan.weight_decay)
+    set_learning_rate(optimizer, 0.05)
+    context = StepContext(plan=plan, phase=plan.phases[0], ranks=Ranks())
+    for step, (images, labels) in tiny_batches(batch_size=16).iterate(
+        0, resolution_of=lambda step: 8
+    ):
+        if step == 5:
+            break
+        archs = draw_archs(
+            plan.phases[0], SPEC.space, seed=0, step=step, progress=0.5, resolution=8
+        )
+        halves = list(zip(images.double().chunk(2), labels.chunk(2), strict=True))
+        accumulate_gradients(net, halves, archs, context)
+        optimizer.step()
+    fresh = tiny_net().double()
+    moved = 0.0
+    for (name, p), start in zip(net.named_parameters(), fresh.parameters(), strict=True):
+        assert (p - two["parameters"][name]).abs().max() <= 1e-6, name
+        moved = max(moved, float((p - start).detach().abs().max()))
+    assert moved > 1e-3
+
+
+@pytest.mark.parametrize("plan", ["sandwich", "progressive"])
+def test_two_killed_ranks_end_with_the_same_bits(plan: str, tmp_path: Path) -> None:
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert launch(plan, str(straight), "-1", ranks=2) == [0, 0]
+    rng = random.Random(3)
+    for _ in range(2):
+        assert launch(plan, str(killed), str(rng.randrange(2, 9)), ranks=2) == [-9, -9]
+    assert launch(plan, str(killed), "-1", ranks=2) == [0, 0]
+    first = torch.load(straight / "final.pt", weights_only=True)
+    second = torch.load(killed / "final.pt", weights_only=True)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Ranks()),
+        ({"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, (1, 4, 1)),
+        ({"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "3"}, (2, 3, 2)),
+        ({"PMI_RANK": "0", "PMI_SIZE": "2", "MPI_LOCALRANKID": "0"}, (0, 2, 0)),
+        ({"SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1"}, (9, 16, 1)),
+    ],
+)
+def test_every_launcher_is_recognised(environment: dict[str, str], expected: object) -> None:
+    found = ranks_from_environment(environment)
+    if isinstance(expected, tuple):
+        assert (found.rank, found.world_size, found.local_rank) == expected
+    else:
+        assert found == expected
+
+
+def test_contradicting_ranks_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"RANK=4 is not in 0\.\.3"):
+        ranks_from_environment({"RANK": "4", "WORLD_SIZE": "4"})
