@@ -19,6 +19,7 @@ PUBLISHED_BLOCKS: Mapping[int, tuple[int, ...]] = {
     5: (4, 4, 4, 4, 4),
     6: (4, 4, 4, 4, 4, 1),
 }
+PUBLISHED_EXTRA_BLOCKS = 2  # most blocks of a ResNet50D stage beyond its fewest
 PUBLISHED_WIDTH_MULTS = (0.65, 0.8, 1.0)
 _FIELDS = ("resolution", "depth", "kernel_size", "expand_ratio", "width_mult", "stem_depth")
 
@@ -155,9 +156,10 @@ class Arch:
         expands = _flat(self.key[2], blocks)
         if not resnet:
             return {"ks": _flat(self.key[1], blocks), "e": expands, "d": list(self.depth)}
-        extra = [d - (n - 2) for d, n in zip(self.depth, blocks, strict=True)]
+        most = PUBLISHED_EXTRA_BLOCKS
+        extra = [d - (n - most) for d, n in zip(self.depth, blocks, strict=True)]
         return {
-            "d": [2 * (self.stem_depth or 0), *extra],
+            "d": [most * (self.stem_depth or 0), *extra],
             "e": expands,
             "w": [PUBLISHED_WIDTH_MULTS.index(w) for w in self.width_mult],
         }

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from onceforall.arch import PUBLISHED_WIDTH_MULTS, Arch
+from onceforall.arch import PUBLISHED_EXTRA_BLOCKS, PUBLISHED_WIDTH_MULTS, Arch
 from onceforall.errors import ArchError
 
 Axis = Literal["resolution", "stem_depth", "width_mult", "depth", "kernel_size", "expand_ratio"]
@@ -355,26 +355,40 @@ class SearchSpace:
     def _published_depth(self, value: Any) -> tuple[tuple[int, ...], int | None]:
         if value is None:
             return self.largest.depth, self.largest.stem_depth
-        if not self.stem_depths:
-            flat = _broadcast("d", value, len(self.stages))
-            # A rigid stage (the last one of ProxylessNAS) is clipped, as published.
-            return tuple(
-                min(int(d), s.num_blocks) for d, s in zip(flat, self.stages, strict=True)
-            ), None
-        stem, *extra = _broadcast("d", value, len(self.stages) + 1)
-        most = max(s.num_blocks - s.depths[0] for s in self.stages)
-        depths = (s.num_blocks - most + int(d) for d, s in zip(extra, self.stages, strict=True))
-        return tuple(depths), int(stem == most)
+        flat = _broadcast("d", value, len(self.stages) + bool(self.stem_depths))
+        flat = [_whole("d", d) for d in flat]
+        fewest = [0] * len(self.stages)
+        stem_depth = None
+        if self.stem_depths:  # ResNet50D: a stem switch, then blocks beyond the fewest
+            stem, *flat = flat
+            switch = tuple(range(PUBLISHED_EXTRA_BLOCKS + 1))
+            if stem not in switch:
+                raise ArchError(f"d[0] {stem} (the stem switch) is not one of {switch}")
+            stem_depth = int(stem == PUBLISHED_EXTRA_BLOCKS)
+            fewest = [s.num_blocks - PUBLISHED_EXTRA_BLOCKS for s in self.stages]
+        depths = []
+        options = {d for stage in self.stages for d in stage.depths}
+        for i, (d, base, s) in enumerate(zip(flat, fewest, self.stages, strict=True)):
+            # A rigid stage (the last one of ProxylessNAS) has one depth whatever is asked for, as
+            # published; elsewhere nothing is clipped.
+            rigid = s.num_blocks == 1 and d in options
+            depths.append(s.num_blocks if rigid else base + d)
+            if depths[-1] not in s.depths:
+                allowed = tuple(depth - base for depth in s.depths)
+                raise ArchError(f"d {d} of stage {i} is not one of {allowed}")
+        return tuple(depths), stem_depth
 
     def _published_widths(self, value: Any) -> tuple[float, ...]:
         sites = self.width_sites
         if value is None:
             return self.largest.width_mult
+        if not sites:
+            raise ArchError(f"w {value}: no width of this space is elastic")
         indices = _broadcast("w", value, len(sites))
         for index in indices:
             if index not in range(len(PUBLISHED_WIDTH_MULTS)):
                 raise ArchError(f"w {index} is not an index into {PUBLISHED_WIDTH_MULTS}")
-        return tuple(PUBLISHED_WIDTH_MULTS[index] for index in indices)
+        return tuple(PUBLISHED_WIDTH_MULTS[int(index)] for index in indices)
 
     # -- restrictions ---------------------------------------------------------------------------
 
@@ -489,6 +503,12 @@ def _only(
     if not left:
         raise ArchError(f"{axis} {keep} leaves nothing of {choices}")
     return left
+
+
+def _whole(name: str, value: Any) -> int:
+    if value != int(value):
+        raise ArchError(f"{name} {value} is not a whole number")
+    return int(value)
 
 
 def _broadcast(name: str, value: Any, count: int) -> list[Any]:

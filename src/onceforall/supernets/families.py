@@ -22,7 +22,11 @@ PUBLISHED_RESOLUTIONS = tuple(range(128, 225, 4))
 
 
 def mobilenet_v3(
-    *, num_classes: int = 1000, width_mult: float = 1.0, dropout: float = 0.0
+    *,
+    num_classes: int = 1000,
+    width_mult: float = 1.0,
+    dropout: float = 0.0,
+    resolutions: tuple[int, ...] = PUBLISHED_RESOLUTIONS,
 ) -> MBConvSpec:
     """Return the published MobileNetV3 supernet: kernels 3-7, expand ratios 3-6, depths 2-4."""
     rows = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import final
+
 from torch import Tensor, nn
 
 from onceforall.blueprint import (
@@ -22,8 +24,11 @@ from onceforall.supernets.blocks import (
     GlobalMean,
     MBConvBlock,
 )
+from onceforall.supernets.published import published_state_dict
+from onceforall.supernets.published_keys import static_keys, static_spellings
 
 
+@final
 class StaticNet(nn.Module):
     """A plain network: stem, blocks and head run in order.
 
@@ -31,10 +36,14 @@ class StaticNet(nn.Module):
 
     Args:
         plan: Blueprint to build. Weights have PyTorch's default initialisation.
+
+    Attributes:
+        plan: The blueprint.
     """
 
     def __init__(self, plan: Blueprint) -> None:
         super().__init__()
+        self.plan = plan
         self.stem = nn.Sequential(*(build_layer(layer, plan) for layer in plan.stem))
         self.blocks = nn.Sequential(*(build_layer(layer, plan) for layer in plan.blocks))
         self.head = nn.Sequential(*(build_layer(layer, plan) for layer in plan.head))
@@ -43,6 +52,18 @@ class StaticNet(nn.Module):
         """Map normalised images ``(B, 3, H, W)`` to logits ``(B, num_classes)``."""
         logits: Tensor = self.head(self.blocks(self.stem(images)))
         return logits
+
+    def published_state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors under their published keys, in published order."""
+        return published_state_dict(self)
+
+    def published_keys(self) -> dict[str, str]:
+        """Return the published key of each key of the state dict, in published order."""
+        return static_keys(self.plan)
+
+    def published_spellings(self) -> dict[str, str]:
+        """Return our key for every spelling of it that published files use."""
+        return static_spellings(self.plan)
 
 
 def build(plan: Blueprint) -> StaticNet:

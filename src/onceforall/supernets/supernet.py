@@ -33,6 +33,8 @@ from onceforall.supernets.blocks import (
     ElasticMBConvBlock,
     GlobalMean,
 )
+from onceforall.supernets.published import published_state_dict
+from onceforall.supernets.published_keys import supernet_keys, supernet_spellings
 from onceforall.supernets.spec import SupernetSpec, active_slots, gene_values
 from onceforall.supernets.static import StaticNet, build
 
@@ -138,6 +140,18 @@ class Supernet(nn.Module):
                         if isinstance(layer, MBConv | Bottleneck):
                             widths.add(layer.mid_channels)
             module.sort_channels(sorted(widths, reverse=True), num_opened)
+
+    def published_state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors under their published keys, in published order."""
+        return published_state_dict(self)
+
+    def published_keys(self) -> dict[str, str]:
+        """Return the published key of each key of the state dict, in published order."""
+        return supernet_keys(self.spec)
+
+    def published_spellings(self) -> dict[str, str]:
+        """Return our key for every spelling of it that published files use."""
+        return supernet_spellings(self.spec)
 
 
 def plain_layers(plain: StaticNet) -> list[nn.Module]:
