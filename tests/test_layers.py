@@ -26,7 +26,8 @@ LAYERS = [
     ["recipes"],
     ["session"],
     ["run"],
-    ["steps", "shipping"],
+    ["shipping"],
+    ["steps"],
     ["cli"],
     ["__main__"],
 ]

@@ -7,6 +7,7 @@ written beside every result.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -91,6 +92,11 @@ class TrainConfig(Section):
         reference_batch: Global batch that ``learning_rate`` is meant for.
         subnets_per_step: Subnets of a sandwich.
         threads: CPU threads; part of what makes a run repeat bit by bit. 0 for all cores.
+        init: Weights to start from: a supernet of this package or a published checkpoint of the
+            same stage table; empty for fresh weights.
+        reinit_head: Keep a fresh classifier where ``init`` has other classes.
+        freeze_backbone: Train the classifier only.
+        head_factor: Learning rate of the classifier over that of the rest.
     """
 
     plan: Literal["sandwich", "progressive", "delayed"] = "sandwich"
@@ -106,6 +112,10 @@ class TrainConfig(Section):
     autocast: bool = False
     micro_batches: int = Field(1, ge=1)
     threads: int = Field(0, ge=0)
+    init: str = ""
+    reinit_head: bool = False
+    freeze_backbone: bool = False
+    head_factor: float = Field(1.0, gt=0)
 
 
 class EvaluateConfig(Section):
@@ -182,6 +192,9 @@ class RunConfig(Section):
 
     def plan(self, spec: SupernetSpec) -> Plan:
         """Return the training plan."""
+        return dataclasses.replace(self._plan(spec), head_factor=self.train.head_factor)
+
+    def _plan(self, spec: SupernetSpec) -> Plan:
         train = self.train
         if train.plan == "sandwich":
             return sandwich_plan(
@@ -257,9 +270,7 @@ def recipe_for(
     return RunConfig(data=data, supernet=net, train=train, seed=seed)
 
 
-def resolve(
-    recipe: RunConfig, *, file: str | None = None, flags: Sequence[str] = ()
-) -> RunConfig:
+def resolve(recipe: RunConfig, *, file: str | None = None, flags: Sequence[str] = ()) -> RunConfig:
     """Return the recipe with the changes of a YAML text and then of ``section.key=value`` flags.
 
     Raises:

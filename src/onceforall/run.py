@@ -21,25 +21,23 @@ from typing import Any
 import torch
 import yaml
 
-from onceforall.arch import Arch
 from onceforall.data import DataBundle
 from onceforall.encoding import Encoding
 from onceforall.errors import CheckpointError, ConfigError, Interrupted
-from onceforall.files import append_jsonl, read_json, read_jsonl, write_text
-from onceforall.measure.costs import count_macs
+from onceforall.files import append_jsonl, read_json, write_text
 from onceforall.measure.subnet import evaluate_arch
 from onceforall.recipes import RunConfig, recipe_for, resolve, validated
 from onceforall.session import DataSession, image_side, open_data, start_session
+from onceforall.supernets.published import load_published, read_weights
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.supernet import Supernet
 from onceforall.supernets.weights import load_saved_supernet, save_supernet
 from onceforall.train.engine import Callbacks, TrainOptions, train
 from onceforall.train.ranks import Ranks
+from onceforall.train.step import Trainable
 
 Event = dict[str, Any]
 Tell = Callable[[Event], None]
-
-STEPS = ("plan", "train", "evaluate", "predictor", "latency", "search", "models", "report")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -330,7 +328,7 @@ def open_run(
     return plan_run(request, out, tell=tell, should_stop=should_stop, device=device)
 
 
-# -- train and evaluate ---------------------------------------------------------------------------
+# -- train -------------------------------------------------------------------------------------
 
 
 def new_supernet(run: Run) -> Supernet:
@@ -346,10 +344,11 @@ def train_step(run: Run) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.config.seed)
         net = new_supernet(run)
+    _load_initial_weights(run, net)
     space = run.spec.space
     probes = {"smallest": space.smallest, "largest": space.largest}
 
-    def after_epoch(net: Supernet, epochs_done: int) -> Event:
+    def after_epoch(_: Trainable, epochs_done: int) -> Event:
         # A tenth of the epochs is watched: probing costs time, and the last one always counts.
         every = max(1, run.config.train.epochs // 10)
         if epochs_done % every and epochs_done != run.config.train.epochs:
@@ -390,6 +389,16 @@ def train_step(run: Run) -> None:
         save_supernet(net, run.folder.supernet, facts=facts)
 
 
+def _load_initial_weights(run: Run, net: Supernet) -> None:
+    """Start from a checkpoint if the configuration names one, and freeze what it says."""
+    config = run.config.train
+    if config.init:
+        load_published(net, read_weights(Path(config.init)), reinit_head=config.reinit_head)
+    if config.freeze_backbone:
+        net.requires_grad_(False)
+        net.layers[-1].requires_grad_(True)
+
+
 def trained_supernet(run: Run) -> Supernet:
     """Return the run's trained supernet, in eval mode, on its device.
 
@@ -400,43 +409,6 @@ def trained_supernet(run: Run) -> Supernet:
         raise CheckpointError(f"{run.folder.path} has no trained supernet yet: run  ofa train")
     net, _ = load_saved_supernet(run.folder.supernet)
     return net.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def evaluate_step(run: Run) -> None:
-    """Measure sampled subnets on the validation images."""
-    archs = archs_to_evaluate(run)
-    done = {Arch.from_json(line["arch"]) for line in read_jsonl(run.folder.evaluations)}
-    left = [arch for arch in archs if arch not in done]
-    if not left:
-        return
-    session, net = run.session(), trained_supernet(run)
-    for position, arch in enumerate(left, start=len(archs) - len(left)):
-        run.progress("evaluate", position, len(archs))
-        accuracy = evaluate_arch(
-            net, arch, calibration=session.calibration_batches, images=session.valid
-        )
-        macs = count_macs(net.blueprint(arch), resolution=arch.resolution)
-        record = {
-            "arch": arch.to_json(),
-            "top1": accuracy.top1,
-            "top5": accuracy.top5,
-            "loss": round(accuracy.loss, 6),
-            "images": accuracy.images,
-            "macs": macs,
-        }
-        append_jsonl(run.folder.evaluations, record)
-    run.progress("evaluate", len(archs), len(archs))
-
-
-def read_evaluations(run: Run) -> tuple[list[Arch], list[float]]:
-    """Return the measured archs and their validation top-1."""
-    lines = read_jsonl(run.folder.evaluations)
-    return [Arch.from_json(line["arch"]) for line in lines], [line["top1"] for line in lines]
-
-
-def finish_step(run: Run, step: str, seconds: float) -> None:
-    """Note that a step has ended."""
-    run.emit({"event": "step_done", "step": step, "seconds": round(seconds, 3)})
 
 
 # -- facts about this process ---------------------------------------------------------------------

@@ -110,8 +110,12 @@ def _prepare(
         "versions": versions(),
     }
     onnx = (folder / "model.onnx").read_bytes()
-    return facts, checks, Candidate(
-        plan=plan, resolution=arch.resolution, name=folder.name, weights=model, onnx=onnx
+    return (
+        facts,
+        checks,
+        Candidate(
+            plan=plan, resolution=arch.resolution, name=folder.name, weights=model, onnx=onnx
+        ),
     )
 
 

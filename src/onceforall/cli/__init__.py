@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import click
+import typer
 
 from onceforall.cli.app import app
 from onceforall.errors import Interrupted, OnceForAllError, VerificationError
 
 __all__ = ["app", "main"]
+
+# Typer exports this base class of its usage errors under no name of its own.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def main() -> NoReturn:
@@ -34,19 +37,24 @@ def _status() -> int:
     try:
         result = app(arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except typer.Exit as error:
+        return int(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
         return _say("interrupted; the same command goes on", 130)
     except Interrupted as error:
         return _say(str(error), 130)
-    except click.UsageError as error:
-        verb = error.ctx.command_path if error.ctx else "ofa"
-        return _say(f"{error.format_message().rstrip('.')}; see  {verb} --help", 2)
+    except _UsageError as error:
+        context = getattr(error, "ctx", None)
+        verb = context.command_path if context else "ofa"
+        return _say(f"{_message(error)}; see  {verb} --help", 2)
     except (OnceForAllError, OSError) as error:
         if debug:
             raise
         return _say(_one_line(error), 1 if isinstance(error, VerificationError) else 2)
+
+
+def _message(error: Any) -> str:
+    return " ".join(error.format_message().split()).rstrip(".")
 
 
 def _one_line(error: Exception) -> str:

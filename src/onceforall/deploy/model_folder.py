@@ -1,9 +1,9 @@
 """A shipped model: the folder with its files, its card, and the proof that they agree.
 
-    model.onnx           batch norm folded, input "images" (B, 3, R, R), output "logits"
-    model.safetensors    the plain network's tensors
-    arch.json            the arch
-    card.json            what it is, what was measured, what was checked; written last
+model.onnx           batch norm folded, input "images" (B, 3, R, R), output "logits"
+model.safetensors    the plain network's tensors
+arch.json            the arch
+card.json            what it is, what was measured, what was checked; written last
 """
 
 from __future__ import annotations
@@ -80,9 +80,7 @@ def export_files(folder: Path, model: StaticNet, plan: Blueprint, arch: Arch) ->
         plan: Its blueprint.
         arch: Its arch.
     """
-    write_bytes(
-        folder / "model.onnx", blueprint_to_onnx(plan, model, resolution=arch.resolution)
-    )
+    write_bytes(folder / "model.onnx", blueprint_to_onnx(plan, model, resolution=arch.resolution))
     save_plain(model, folder / "model.safetensors")
     write_json(folder / "arch.json", arch.to_json())
 
@@ -192,13 +190,12 @@ def verify_folder(folder: Path, *, num_images: int = 8) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(num_images, 3, side, side, generator=generator)
     with torch.no_grad():
-        error = onnx_relative_error(folder / "model.onnx", images, model(images))
-    if not error <= MAX_RELATIVE_ERROR:
+        off = onnx_relative_error(folder / "model.onnx", images, model(images))
+    if not off <= MAX_RELATIVE_ERROR:
         raise VerificationError(
-            f"{folder / 'model.onnx'} is off by {error:.2g} relative "
-            f"(allowed {MAX_RELATIVE_ERROR:g})"
+            f"{folder / 'model.onnx'} is off by {off:.2g} relative (allowed {MAX_RELATIVE_ERROR:g})"
         )
-    return {"name": card["name"], "onnx_relative_error": error}
+    return {"name": card["name"], "onnx_relative_error": off}
 
 
 def model_folders(path: Path) -> list[Path]:

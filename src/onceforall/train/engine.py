@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from onceforall.errors import CheckpointError, Interrupted, TrainingError
+from onceforall.errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from onceforall.supernets.supernet import Supernet
 from onceforall.train.checkpoint import State, load_newest, save_checkpoint
 from onceforall.train.optimizer import (
@@ -28,7 +28,7 @@ from onceforall.train.plan import Phase, Plan
 from onceforall.train.ranks import Ranks, agree, wait_for_all
 from onceforall.train.sampling import draw_archs, draw_resolution
 from onceforall.train.schedules import CosineSchedule
-from onceforall.train.step import StepContext, StepResult, accumulate_gradients
+from onceforall.train.step import StepContext, StepResult, Trainable, accumulate_gradients
 from onceforall.train.watch import LossWatch
 
 Event = dict[str, Any]
@@ -92,7 +92,7 @@ class Callbacks:
 
     on_event: Callable[[Event], None] = lambda event: None
     should_stop: Callable[[], bool] = lambda: False
-    after_epoch: Callable[[Supernet, int], Event] = lambda net, epoch: {}
+    after_epoch: Callable[[Trainable, int], Event] = lambda net, epoch: {}
     change_batch: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] = (
         lambda images, labels, step: (images, labels)
     )
@@ -114,7 +114,7 @@ class _Position:
 class _Run:
     """One call of :func:`train`."""
 
-    net: Supernet
+    net: Trainable
     plan: Plan
     data: TrainData
     folder: Path
@@ -125,8 +125,8 @@ class _Run:
     watch: LossWatch
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]
-    teacher: Supernet | None = None
-    started: float = field(default_factory=time.monotonic)
+    teacher: Trainable | None = None
+    has_own_teacher: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -143,7 +143,7 @@ class _Run:
 
 
 def train(
-    net: Supernet,
+    net: Trainable,
     plan: Plan,
     data: TrainData,
     *,
@@ -151,6 +151,7 @@ def train(
     options: TrainOptions,
     callbacks: Callbacks | None = None,
     ranks: Ranks | None = None,
+    teacher: Trainable | None = None,
 ) -> None:
     """Run ``plan`` on ``net`` to its end, from the newest checkpoint in ``folder`` if there is one.
 
@@ -158,7 +159,7 @@ def train(
     any number of times (same machine, same number of threads and ranks).
 
     Args:
-        net: Supernet on its device; left in training mode, with the averaged weights if the plan
+        net: Trainable on its device; left in training mode, with the averaged weights if the plan
             averages.
         plan: What to train.
         data: Training batches of this rank.
@@ -166,6 +167,8 @@ def train(
         options: How to run.
         callbacks: Whom to tell and ask.
         ranks: This process among all.
+        teacher: Network that phases with a frozen teacher learn from, instead of the network as
+            it was after the first phase. It is not kept in checkpoints.
 
     Raises:
         Interrupted: If ``should_stop`` said so; a checkpoint is there.
@@ -184,6 +187,8 @@ def train(
         watch=LossWatch(num_classes=net.spec.num_classes),
         optimizer=_new_optimizer(net, plan),
         average=parameters_copy(net) if plan.ema_decay else {},
+        teacher=teacher,
+        has_own_teacher=teacher is not None,
     )
     if not _restore(run):
         _start_phase(run)
@@ -317,14 +322,22 @@ def _progress(run: _Run, phase: Phase) -> float:
 # -- phases, checkpoints, rollbacks ---------------------------------------------------------------
 
 
-def _new_optimizer(net: Supernet, plan: Plan) -> torch.optim.Optimizer:
-    return make_optimizer(net, momentum=plan.momentum, weight_decay=plan.weight_decay)
+def _new_optimizer(net: Trainable, plan: Plan) -> torch.optim.Optimizer:
+    return make_optimizer(
+        net,
+        momentum=plan.momentum,
+        weight_decay=plan.weight_decay,
+        head=net.layers[-1] if isinstance(net, Supernet) else net.plain.head[-1],
+        head_factor=plan.head_factor,
+    )
 
 
 def _start_phase(run: _Run) -> None:
     """Sort channels if the phase says so, freeze a teacher, start with a fresh optimizer."""
     phase = run.plan.phases[run.position.phase]
     if phase.teacher == "frozen" and run.teacher is None:
+        if run.position.phase == 0:
+            raise ConfigError(f"phase {phase.name} learns from a teacher, but there is none")
         run.teacher = copy.deepcopy(run.net).requires_grad_(False)
         run.teacher.zero_grad(set_to_none=True)
     if phase.sort_channels is not None:
@@ -344,13 +357,19 @@ def _save(run: _Run) -> None:
             "net": run.net.state_dict(),
             "optimizer": run.optimizer.state_dict(),
             "average": run.average,
-            "teacher": {} if run.teacher is None else run.teacher.state_dict(),
+            "teacher": _kept_teacher(run),
             "watch": [run.watch.smoothed, run.watch.best],
             "position": [getattr(position, name) for name in _Position.__slots__],
         }
         path = save_checkpoint(run.folder, state, step=run.global_step)
         _tell(run, {"event": "checkpoint", "step": run.global_step, "file": path.name})
     wait_for_all(run.ranks)
+
+
+def _kept_teacher(run: _Run) -> dict[str, Tensor]:
+    if run.teacher is None or run.has_own_teacher:
+        return {}
+    return run.teacher.state_dict()
 
 
 def _restore(run: _Run) -> bool:

@@ -9,39 +9,58 @@ from onceforall.ops.norm import ElasticBatchNorm2d
 
 
 def make_optimizer(
-    net: nn.Module, *, momentum: float, weight_decay: float
+    net: nn.Module,
+    *,
+    momentum: float,
+    weight_decay: float,
+    head: nn.Module | None = None,
+    head_factor: float = 1.0,
 ) -> torch.optim.Optimizer:
-    """Return Nesterov SGD with two groups: decayed weights, and everything else.
+    """Return Nesterov SGD: decayed weights, everything else, and both again for the head.
 
     Norm parameters, biases and kernel transforms are not decayed: a decayed transform shrinks
     towards zero instead of towards the identity. Parameters without a gradient are skipped, so
     layers that no subnet of a step used keep their value and momentum.
+
+    Args:
+        net: Network to train.
+        momentum: Nesterov momentum; 0 for plain gradient descent.
+        weight_decay: Decay of convolution and linear weights.
+        head: Part of ``net`` with a learning rate of its own.
+        head_factor: That learning rate over the others'.
     """
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
+    in_head = set() if head is None else {id(p) for p in head.parameters()}
+    parts: dict[tuple[float, float], list[nn.Parameter]] = {
+        (decay, factor): []
+        for factor in dict.fromkeys((1.0, head_factor))
+        for decay in dict.fromkeys((weight_decay, 0.0))
+    }
     for module in net.modules():
         for name, parameter in module.named_parameters(recurse=False):
             is_norm = isinstance(module, ElasticBatchNorm2d | nn.BatchNorm2d)
             is_transform = isinstance(module, nn.ParameterDict)
-            (kept if is_norm or is_transform or name == "bias" else decayed).append(parameter)
+            decay = 0.0 if is_norm or is_transform or name == "bias" else weight_decay
+            factor = head_factor if id(parameter) in in_head else 1.0
+            parts[decay, factor].append(parameter)
     groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": kept, "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": decay, "factor": factor}
+        for (decay, factor), parameters in parts.items()
+        if parameters
     ]
     return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Set the learning rate of every group."""
+    """Set the learning rate of every group, times the group's own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group["factor"]
 
 
 @torch.no_grad()
 def update_average(average: dict[str, Tensor], net: nn.Module, decay: float) -> None:
     """Move every tensor of ``average`` towards the network's parameter of that name."""
-    names, tensors = zip(*net.named_parameters(), strict=True)
-    torch._foreach_lerp_([average[n] for n in names], [t.detach() for t in tensors], 1 - decay)
+    for name, parameter in net.named_parameters():
+        average[name].lerp_(parameter, 1 - decay)
 
 
 def parameters_copy(net: nn.Module) -> dict[str, Tensor]:

@@ -110,6 +110,7 @@ class Plan:
         max_grad_norm: Global norm that gradients are clipped to; 0 for no clipping.
         ema_decay: Decay per step of an exponential moving average of the weights that the
             finished supernet takes; 0 for none.
+        head_factor: Learning rate of the classifier over that of the rest.
     """
 
     name: str
@@ -123,12 +124,11 @@ class Plan:
     mean_over_subnets: bool = False
     max_grad_norm: float = 0.0
     ema_decay: float = 0.0
+    head_factor: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.phases:
             raise ConfigError(f"plan {self.name} has no phase")
-        if self.phases[0].teacher == "frozen":
-            raise ConfigError(f"plan {self.name}: the first phase has nobody to learn from")
 
     @property
     def epochs(self) -> int:

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from onceforall.arch import Arch
 from onceforall.measure.accuracy import count_correct
 from onceforall.ops.norm import ElasticBatchNorm2d
+from onceforall.supernets.single import SingleArchNet
 from onceforall.supernets.supernet import Supernet
 from onceforall.train.losses import adaptive_alpha_loss, label_loss, soft_target_loss
 from onceforall.train.plan import Phase, Plan
 from onceforall.train.ranks import Ranks, sum_gradients
 
 MicroBatch = tuple[Tensor, Tensor]
+Trainable = Supernet | SingleArchNet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +50,12 @@ class StepContext:
     plan: Plan
     phase: Phase
     ranks: Ranks
-    teacher: Supernet | None = None
+    teacher: Trainable | None = None
     autocast: bool = False
 
 
 def accumulate_gradients(
-    net: Supernet,
+    net: Trainable,
     micro_batches: Sequence[MicroBatch],
     archs: Sequence[Arch],
     context: StepContext,
@@ -77,7 +79,7 @@ def accumulate_gradients(
 
 
 def _one_batch(
-    net: Supernet,
+    net: Trainable,
     images: Tensor,
     labels: Tensor,
     archs: Sequence[Arch],
@@ -130,7 +132,7 @@ def _loss(
     return plan.distillation_weight * distilled + hard
 
 
-def _largest(net: Supernet, arch: Arch) -> Arch:
+def _largest(net: Trainable, arch: Arch) -> Arch:
     space = net.space
     if arch.resolution in space.resolutions:
         space = space.restrict(resolution=(arch.resolution,))
@@ -140,8 +142,8 @@ def _largest(net: Supernet, arch: Arch) -> Arch:
 @contextlib.contextmanager
 def _frozen_statistics(net: nn.Module) -> Iterator[None]:
     """Normalise by the batch, as the students do, without touching running statistics."""
-    norms = [m for m in net.modules() if isinstance(m, ElasticBatchNorm2d)]
-    saved = [(norm.training, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    norms = [m for m in net.modules() if isinstance(m, ElasticBatchNorm2d | nn.BatchNorm2d)]
+    saved = [(norm.training, norm.momentum, _tracked(norm).clone()) for norm in norms]
     try:
         for norm in norms:
             norm.training, norm.momentum = True, 0.0
@@ -149,4 +151,8 @@ def _frozen_statistics(net: nn.Module) -> Iterator[None]:
     finally:
         for norm, (training, momentum, tracked) in zip(norms, saved, strict=True):
             norm.training, norm.momentum = training, momentum
-            norm.num_batches_tracked.copy_(tracked)
+            _tracked(norm).copy_(tracked)
+
+
+def _tracked(norm: nn.Module) -> Tensor:
+    return norm.num_batches_tracked  # type: ignore[return-value]

@@ -1,0 +1,287 @@
+"""The steps of a run after planning, each done once and found again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from onceforall.arch import Arch
+from onceforall.encoding import Rows
+from onceforall.errors import CheckpointError, ConfigError
+from onceforall.files import append_jsonl, read_json, read_jsonl, write_json
+from onceforall.measure.cost_tables import CostTable, compile_costs
+from onceforall.measure.costs import count_macs
+from onceforall.measure.latency_model import LatencyModel, build_latency_model
+from onceforall.measure.latency_targets import make_target
+from onceforall.measure.subnet import evaluate_arch
+from onceforall.predictors.accuracy import AccuracyPredictor, fit_and_report
+from onceforall.predictors.sampling import stratified_rows
+from onceforall.report import write_report
+from onceforall.run import (
+    Request,
+    Run,
+    Tell,
+    plan_run,
+    read_settings,
+    train_step,
+    trained_supernet,
+)
+from onceforall.search import Problem, nsga2
+from onceforall.shipping import model_table, models_step, read_cards
+from onceforall.train.ranks import Ranks
+
+STEPS = ("plan", "train", "evaluate", "predictor", "latency", "search", "models", "report")
+
+
+# -- evaluate and predict -------------------------------------------------------------------------
+
+
+def archs_to_evaluate(run: Run) -> list[Arch]:
+    """Return the subnets whose accuracy is measured: the ends, and others spread over MACs."""
+    encoding = run.encoding
+    costs = compile_costs(run.spec)
+    rng = np.random.default_rng(run.config.seed)
+    count = min(run.config.evaluate.num_archs, run.spec.space.size)
+    rows = stratified_rows(encoding.sample, costs.macs, count=count, rng=rng)
+    rows = np.concatenate([encoding.smallest(), encoding.largest(), rows])
+    return encoding.to_archs(encoding.unique(rows))
+
+
+def evaluate_step(run: Run) -> None:
+    """Measure sampled subnets on the validation images."""
+    archs = archs_to_evaluate(run)
+    done = {Arch.from_json(line["arch"]) for line in read_jsonl(run.folder.evaluations)}
+    left = [arch for arch in archs if arch not in done]
+    if not left:
+        return
+    session, net = run.session(), trained_supernet(run)
+    for position, arch in enumerate(left, start=len(archs) - len(left)):
+        run.progress("evaluate", position, len(archs))
+        accuracy = evaluate_arch(
+            net, arch, calibration=session.calibration_batches, images=session.valid
+        )
+        record = {
+            "arch": arch.to_json(),
+            "top1": accuracy.top1,
+            "top5": accuracy.top5,
+            "loss": round(accuracy.loss, 6),
+            "images": accuracy.images,
+            "macs": count_macs(net.blueprint(arch), resolution=arch.resolution),
+            "resolution": arch.resolution,
+        }
+        append_jsonl(run.folder.evaluations, record)
+    run.progress("evaluate", len(archs), len(archs))
+
+
+def predictor_step(run: Run) -> None:
+    """Fit the accuracy predictor to what was measured."""
+    if run.folder.predictor.is_file() and run.folder.predictor.with_suffix(".json").is_file():
+        return
+    lines = read_jsonl(run.folder.evaluations)
+    if len(lines) < 10:
+        raise CheckpointError(f"{run.folder.path} has {len(lines)} evaluations, fewer than 10")
+    encoding = run.encoding
+    rows = encoding.from_archs([Arch.from_json(line["arch"]) for line in lines])
+    accuracies = np.array([line["top1"] for line in lines])
+    predictor, report = fit_and_report(encoding.features(rows), accuracies, seed=run.config.seed)
+    predictor.save(run.folder.predictor, report)
+
+
+def predict_top1(run: Run) -> Callable[[Rows], np.ndarray[Any, Any]]:
+    """Return the function from rows to predicted top-1."""
+    predictor, encoding = AccuracyPredictor.load(run.folder.predictor), run.encoding
+    return lambda rows: predictor.predict(encoding.features(rows))[0]
+
+
+# -- latency and search ---------------------------------------------------------------------------
+
+
+def latency_step(run: Run) -> None:
+    """Measure this machine: blocks and whole subnets, a model that predicts the rest."""
+    path = run.folder.latency(run.config)
+    if path.is_file():
+        return
+    latency = run.config.latency
+    model = build_latency_model(
+        run.spec,
+        target=make_target(latency.target, threads=latency.threads),
+        budget_s=latency.budget_s,
+        seed=run.config.seed,
+        journal=path.with_suffix(".jsonl"),
+        progress=lambda done, total: run.progress("latency", done, total),
+    )
+    write_json(path, model.to_json())
+
+
+def cost_table(run: Run) -> CostTable:
+    """Return exact costs and predicted latency of the run's space."""
+    path = run.folder.latency(run.config)
+    if not path.is_file():
+        raise CheckpointError(f"{run.folder.path} has no latency model: run  ofa run  first")
+    model = LatencyModel.from_json(read_json(path))
+    return compile_costs(run.spec, layer_costs={"latency_ms": model.layer_ms})
+
+
+def problem_of(run: Run, limits: dict[str, float]) -> tuple[Problem, CostTable]:
+    """Return the search problem: predicted error and latency, under limits."""
+    costs, top1 = cost_table(run), predict_top1(run)
+    problem = Problem(
+        encoding=run.encoding,
+        objectives={
+            "error": lambda rows: 1 - top1(rows),
+            "latency_ms": costs.cost("latency_ms"),
+        },
+        costs={name: costs.cost(name) for name in costs.names},
+        limits=limits,
+    )
+    return problem, costs
+
+
+def search_step(run: Run) -> None:
+    """Search the Pareto front of predicted accuracy and latency."""
+    path = run.folder.search / "front.json"
+    if path.is_file():
+        return
+    search = run.config.search
+    problem, costs = problem_of(run, search.limits)
+    result = nsga2(
+        problem,
+        seed=run.config.seed,
+        population_size=search.population_size,
+        generations=search.generations,
+        journal=run.folder.search / "journal.jsonl",
+    )
+    write_json(path, result.to_json())
+
+
+# -- all of it ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What a run came to.
+
+    Attributes:
+        run: The run.
+        cards: Cards of the finished models, smallest first.
+        report: The report, if it is written.
+    """
+
+    run: Run
+    cards: list[dict[str, Any]]
+    report: Path | None
+
+    @property
+    def closing_lines(self) -> list[str]:
+        """Return the table of models and the next commands to type."""
+        out = self.run.folder.path
+        if not self.cards:
+            return [f"next:  the same command without --until goes on in {out}"]
+        lines = ["", *model_table(self.cards), "* on the measured front", ""]
+        best = max(self.cards, key=lambda card: (card["top1"], -card["latency_ms"]))
+        lines.append(f"report:  {self.report}")
+        lines.append(f"next:    ofa verify {out}")
+        lines.append(f"         ofa search {out} --limit latency_ms={best['latency_ms'] / 2:.2g}")
+        return lines
+
+
+def run_all(
+    request: Request,
+    out: Path,
+    *,
+    tell: Tell,
+    should_stop: Callable[[], bool] = lambda: False,
+    until: str = "report",
+    ranks: Ranks | None = None,
+    device: torch.device | None = None,
+) -> Done:
+    """Do every step that is not done yet.
+
+    Args:
+        request: What is asked for.
+        out: Folder of the run.
+        tell: Takes every event.
+        should_stop: Asked often; True ends the run at the next safe point.
+        until: Last step to do.
+        ranks: This process among all; only training uses several.
+        device: Where to train; the GPU if there is one.
+
+    Raises:
+        Interrupted: If ``should_stop`` said so; the same call goes on.
+        OnceForAllError: If something is wrong that the user can fix.
+    """
+    if until not in STEPS:
+        raise ConfigError(f"step {until!r} is not one of {', '.join(STEPS)}")
+    ranks = ranks or Ranks()
+    run = plan_run(request, out, tell=tell, should_stop=should_stop, ranks=ranks, device=device)
+    _announce(run, 1, "plan", plan_text(run))
+    work: dict[str, tuple[Callable[[Run], None], str]] = {
+        "train": (train_step, f"{run.config.train.plan}, {run.config.train.epochs} epochs"),
+        "evaluate": (evaluate_step, f"{run.config.evaluate.num_archs} sampled subnets"),
+        "predictor": (predictor_step, "accuracy from the architecture"),
+        "latency": (latency_step, f"{run.config.latency.target} on this machine"),
+        "search": (search_step, "Pareto front of accuracy and latency"),
+        "models": (models_step, "specialise, measure, export, verify"),
+    }
+    for number, step in enumerate(STEPS[1:-1], start=2):
+        if STEPS.index(step) > STEPS.index(until) or not (ranks.is_main or step == "train"):
+            break
+        function, text = work[step]
+        _announce(run, number, step, text)
+        started = time.monotonic()
+        function(run)
+        seconds = round(time.monotonic() - started, 3)
+        run.emit({"event": "step_done", "step": step, "seconds": seconds})
+    report = None
+    if until == "report" and ranks.is_main:
+        _announce(run, len(STEPS), "report", "one offline HTML file")
+        report = write_report(run.folder.path)
+    return Done(run=run, cards=read_cards(run.folder.models), report=report)
+
+
+def plan_text(run: Run) -> str:
+    """Return one line that says what will be done and how long it may take."""
+    settings = read_settings(run.folder)
+    config, bundle = run.config, run.bundle
+    estimate = settings["estimate_s"]
+    sides = ", ".join(map(str, config.supernet.resolutions))
+    return (
+        f"{bundle.name}, {bundle.num_classes} classes, {bundle.num_train} + {bundle.num_test} "
+        f"images; {config.supernet.family} with {run.spec.space.size:.2g} subnets at {sides} px; "
+        f"about {minutes(estimate['train'])} of training, {minutes(estimate['rest'])} for the rest"
+    )
+
+
+def minutes(seconds: float) -> str:
+    """Return a duration for people, e.g. ``40 s`` or ``3.5 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def summary(done: Done) -> dict[str, Any]:
+    """Return what a run came to, for programs."""
+    return {
+        "run": str(done.run.folder.path),
+        "report": None if done.report is None else str(done.report),
+        "models": done.cards,
+    }
+
+
+def _announce(run: Run, number: int, step: str, text: str) -> None:
+    if run.ranks.is_main:
+        run.tell(
+            {
+                "event": "step_started",
+                "number": number,
+                "of": len(STEPS),
+                "step": step,
+                "text": text,
+            }
+        )

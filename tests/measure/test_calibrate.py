@@ -1,0 +1,105 @@
+"""BN recalibration: exact statistics, both estimators, nothing else changed, whatever happens."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from onceforall.errors import MeasurementError
+from onceforall.measure.calibrate import recalibrate_bn
+from tests.train.tiny import SPEC, tiny_net
+
+IMAGES = torch.randn(30, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def one_norm() -> nn.Sequential:
+    return nn.Sequential(nn.BatchNorm2d(3)).double()
+
+
+def test_population_statistics_do_not_depend_on_how_images_are_batched() -> None:
+    expected_mean = IMAGES.mean(dim=(0, 2, 3))
+    expected_var = IMAGES.var(dim=(0, 2, 3), unbiased=False)
+    for sizes in ([30], [10, 20], [1, 2, 27], [7, 7, 7, 9]):
+        model = one_norm()
+        recalibrate_bn(model, IMAGES.split(sizes), estimator="population")
+        torch.testing.assert_close(model[0].running_mean, expected_mean)
+        torch.testing.assert_close(model[0].running_var, expected_var)
+
+
+def test_published_statistics_average_within_batches() -> None:
+    batches = (IMAGES[:10], 2 * IMAGES[10:, :, :4, :4] + 1)
+    model = one_norm()
+    recalibrate_bn(model, batches)
+    means = [b.mean(dim=(0, 2, 3)) for b in batches]
+    variances = [b.var(dim=(0, 2, 3), unbiased=False) for b in batches]
+    torch.testing.assert_close(model[0].running_mean, (10 * means[0] + 20 * means[1]) / 30)
+    torch.testing.assert_close(model[0].running_var, (10 * variances[0] + 20 * variances[1]) / 30)
+
+
+def test_a_recalibrated_supernet_and_its_extract_agree_bit_by_bit() -> None:
+    net = tiny_net()
+    arch = SPEC.space.sample(random.Random(1))
+    plain = net.extract(arch)
+    images = IMAGES.float()
+    recalibrate_bn(plain, [images])
+    recalibrate_bn(net, [images], arch=arch)
+    net.eval()
+    y = net(images, arch)
+    assert torch.equal(y, plain(images))
+    assert torch.equal(y, net.extract(arch)(images))
+    assert float(y.detach().std(dim=0).max()) > 1e-3  # the outputs depend on the images
+
+
+def everything(model: nn.Module) -> tuple[list[Tensor], list[bool], list[object], int]:
+    norms = [m for m in model.modules() if hasattr(m, "momentum")]
+    return (
+        [t.clone() for t in model.state_dict().values()],
+        [m.training for m in model.modules()],
+        [m.momentum for m in norms],
+        sum(len(m._forward_hooks) for m in model.modules()),
+    )
+
+
+@pytest.mark.parametrize("fail_at", [0, 2])
+def test_a_loader_that_fails_leaves_the_network_as_it_was(fail_at: int) -> None:
+    net = tiny_net().train()
+    net.layers[1].eval()
+    before = everything(net)
+
+    def loader():  # noqa: ANN202
+        for index in range(3):
+            if index == fail_at:
+                raise OSError("disk gone")
+            yield IMAGES.float()
+
+    with pytest.raises(OSError, match="disk gone"):
+        recalibrate_bn(net, loader(), arch=SPEC.space.largest)
+    after = everything(net)
+    assert all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True))
+    assert before[1:] == after[1:]
+
+
+def test_flags_counters_and_other_channels_stay() -> None:
+    net = tiny_net().train()
+    smallest = SPEC.space.smallest
+    before = everything(net)
+    recalibrate_bn(net, [IMAGES.float()], arch=smallest)
+    assert everything(net)[1:] == before[1:]
+    stem = net.layers[0].bn
+    channels = net.blueprint(smallest).stem[0].out_channels
+    assert float(stem.running_mean[:channels].abs().sum()) > 0
+    assert torch.equal(stem.running_mean[channels:], torch.zeros_like(stem.running_mean[channels:]))
+    assert int(stem.num_batches_tracked) == 0
+
+
+def test_no_batch_is_an_error() -> None:
+    with pytest.raises(MeasurementError, match="at least 1 batch"):
+        recalibrate_bn(one_norm(), [])
+
+
+def test_an_arch_for_a_plain_network_is_an_error() -> None:
+    with pytest.raises(MeasurementError, match="not a supernet"):
+        recalibrate_bn(one_norm(), [IMAGES], arch=SPEC.space.largest)
