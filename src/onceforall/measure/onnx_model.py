@@ -9,7 +9,6 @@ Every model has the input ``images`` and the output ``logits``, both float32.
 from __future__ import annotations
 
 import importlib
-import io
 import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -72,8 +71,7 @@ def blueprint_to_onnx(
         modules = [*weights.stem, *weights.blocks, *weights.head]
         if len(modules) != len(plan.layers):
             raise BlueprintError(
-                f"the weights have {len(modules)} layers where the blueprint has "
-                f"{len(plan.layers)}"
+                f"the weights have {len(modules)} layers where the blueprint has {len(plan.layers)}"
             )
     graph = _Graph(onnx)
     x = INPUT_NAME
@@ -145,9 +143,8 @@ def to_onnx(module: nn.Module, *, resolution: int, dynamic_batch: bool = True) -
             part.training = training
     if program is None:
         raise BlueprintError(f"PyTorch exported nothing of {type(module).__name__}")
-    buffer = io.BytesIO()
-    program.save(buffer)
-    return buffer.getvalue()
+    data: bytes = program.model_proto.SerializeToString(deterministic=True)
+    return data
 
 
 def ort_session(model: bytes, *, threads: int = 1) -> Any:
@@ -335,7 +332,7 @@ def _folded(
         return _random(graph, shape), np.zeros(layer.out_channels, np.float32)
     conv = module if isinstance(module, nn.Conv2d) else module.get_submodule("conv")
     if not isinstance(conv, nn.Conv2d) or tuple(conv.weight.shape) != shape:
-        raise BlueprintError(f"the weights {tuple(conv.weight.shape)} are not those of {layer}")
+        raise BlueprintError(f"the weights {conv} are not those of {layer}")
     # Folding in float64 keeps the error at that of one rounding.
     weight = conv.weight.double()
     bias = torch.zeros(shape[0]).to(weight) if conv.bias is None else conv.bias.double()
