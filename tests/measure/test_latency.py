@@ -102,7 +102,7 @@ def test_out_of_time_every_candidate_still_has_three_samples() -> None:
     assert [r.repeats for r in records] == [3, 3]
 
 
-def test_samples_that_lost_the_processor_are_taken_again() -> None:
+def test_a_sample_that_lost_the_processor_counts_its_own_time() -> None:
     class Sleepy(Fake):
         def prepare(self, candidate: Candidate, batch_size: int) -> Runner:
             run = Fake.prepare(self, candidate, batch_size)
@@ -121,7 +121,7 @@ def test_samples_that_lost_the_processor_are_taken_again() -> None:
 
     fake = Sleepy(times={"sentinel": 1.0, "a": 1.0}, threads=1)
     (record,) = measure_latency([candidate("a")], target=fake, repeats=10)
-    assert record.repeats == 10 and record.disturbed > 0
+    assert record.repeats == 10 and 2 <= record.disturbed <= 8
     assert record.latency_ms == pytest.approx(1.0, rel=0.05)
 
 

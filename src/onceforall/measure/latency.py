@@ -4,6 +4,10 @@ Machines slow down and speed up by themselves. So candidates are not measured on
 but in passes over all of them, in a new order each time, with a small fixed network (the
 sentinel) timed between them. Every sample is divided by how slow the sentinel was just then,
 relative to its median over the whole call.
+
+On a shared machine the system takes the processor away in the middle of a run. Where the run is
+on the calling thread this shows as time that the thread did not spend; such a sample counts the
+thread's own processor time instead.
 """
 
 from __future__ import annotations
@@ -48,8 +52,10 @@ _MAX_RUNS_PER_SAMPLE = 64
 # Candidates loaded at once: their weights must fit the memory.
 _GROUP_SIZE = 32
 _MIN_REPEATS = 3
-# Sentinel samples on either side of a moment that say how fast the machine was then.
-_NEIGHBOURS = 3
+# Candidates between two samples of the sentinel, and the samples of it on either side of a moment
+# that say how fast the machine was then: fewer would add their own noise.
+_SENTINEL_EVERY = 2
+_NEIGHBOURS = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +68,8 @@ class Latency:
         latency_mad_ms: Median absolute deviation from it.
         latency_p90_ms: 90th percentile.
         repeats: Samples behind these figures.
-        disturbed: Samples dropped because the system took the processor away meanwhile.
+        disturbed: Samples during which the system took the processor away: they are processor
+            time instead of time on the clock.
         sentinel_ms: Median latency of the sentinel in the same call.
         sentinel_spread: 90th over 10th percentile of the sentinel: 1 on a quiet machine.
         batch_size: Images in a batch.
@@ -126,13 +133,15 @@ class _Subject:
     disturbed: int = 0
 
     def sample(self, *, watch: bool) -> None:
-        """Take one sample, unless the thread lost its processor meanwhile (if watched)."""
+        """Take one sample; if watched, leave out the time that other programs had."""
         self.run()  # brings code and weights back into the caches; not counted
         before = time.thread_time()
         total = sum(self.run() for _ in range(self.runs_per_sample))
-        if watch and total - (time.thread_time() - before) * 1e3 > 0.05 * total + 0.05:
-            self.disturbed += 1
-            return
+        if watch:
+            own = (time.thread_time() - before) * 1e3
+            if total - own > 0.05 * total + 0.05:
+                self.disturbed += 1
+                total = own
         self.samples.append((time.perf_counter(), total / self.runs_per_sample))
 
 
@@ -170,7 +179,7 @@ def measure_latency(
     """
     target = target or OrtCpu()
     order = random.Random(seed)
-    # Only a run on the calling thread can be told from one that was interrupted.
+    # Interruptions show only where the run is on the calling thread.
     watch = target.threads == 1 and target.name != "torch-cuda"
     subjects: list[_Subject] = []
     groups = [candidates[i : i + _GROUP_SIZE] for i in range(0, len(candidates), _GROUP_SIZE)]
@@ -204,21 +213,16 @@ def _sample(
 ) -> None:
     """Take interleaved passes over ``subjects`` until each has its samples."""
     deadline = math.inf if max_seconds is None else time.perf_counter() + max_seconds
-    # Disturbed samples are taken again, but not for ever.
-    for attempt in range(3 * repeats):
-        open_subjects = [s for s in subjects if len(s.samples) < repeats]
-        late = time.perf_counter() > deadline
-        if late:
-            open_subjects = [s for s in subjects if len(s.samples) < _MIN_REPEATS]
-        if not open_subjects:
+    shuffled = list(subjects)
+    for done in range(repeats):
+        if done >= _MIN_REPEATS and time.perf_counter() > deadline:
             break
-        order.shuffle(open_subjects)
-        careful = watch and attempt < 2 * repeats
-        for position, subject in enumerate(open_subjects):
-            if position % 4 == 0:
-                sentinel.sample(watch=careful)
-            subject.sample(watch=careful)
-    sentinel.sample(watch=False)
+        order.shuffle(shuffled)
+        for position, subject in enumerate(shuffled):
+            if position % _SENTINEL_EVERY == 0:
+                sentinel.sample(watch=watch)
+            subject.sample(watch=watch)
+    sentinel.sample(watch=watch)
 
 
 def _load(candidate: Candidate, target: Target, batch_size: int) -> _Subject:

@@ -82,8 +82,8 @@ def blueprint_to_onnx(
     batch: int | str = "batch" if batch_size is None else batch_size
     shape = [batch, input_channels(plan), resolution, resolution]
     float32 = onnx.TensorProto.FLOAT
-    flat = bool(plan.layers) and isinstance(plan.layers[-1], Linear)
-    out_shape = [batch, plan.num_classes] if flat else [None] * 4
+    last = plan.layers[-1] if plan.layers else None
+    out_shape = [batch, last.out_features] if isinstance(last, Linear) else [None] * 4
     body = onnx.helper.make_graph(
         graph.nodes,
         "onceforall",
