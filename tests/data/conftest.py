@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.data.pictures import noise
+
 # Importing scikit-learn moves the global generators; that is not what the guard looks for.
 with contextlib.suppress(ImportError):
     import sklearn.datasets  # noqa: F401
@@ -36,17 +38,6 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no shared test data at {path} (ONCEFORALL_TEST_DATA)")
     return path
-
-
-def noise(seed: int, height: int = 24, width: int = 24, channels: int = 3) -> np.ndarray:
-    """Return smooth random uint8 pixels ``(height, width, channels)``."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (4, 4, channels), dtype=np.uint8)
-    planes = [
-        np.asarray(Image.fromarray(coarse[..., c]).resize((width, height), 2))
-        for c in range(channels)
-    ]
-    return np.stack(planes, axis=-1)
 
 
 MakeFolder = Callable[..., Path]

@@ -9,8 +9,7 @@ from onceforall.data.bundle import IMAGENET_MEAN, ImageArrays, ImageFiles
 from onceforall.data.decode import decode_rgb
 from onceforall.data.sources import open_dataset
 from onceforall.errors import DataError
-
-from conftest import noise  # isort: skip
+from tests.data.pictures import noise
 
 
 def open_(root, **options):

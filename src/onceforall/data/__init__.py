@@ -15,6 +15,14 @@ from onceforall.data.bundle import (
     ImageFiles,
     Images,
 )
+from onceforall.data.loaders import (
+    AugmentedCalibration,
+    Loaders,
+    LoaderSettings,
+    default_augmentation,
+    open_loaders,
+)
+from onceforall.data.mixing import Mixing, cutmix, mix, mixup
 from onceforall.data.protocols import Batch, CalibrationBatches, EvalBatches, TrainBatches
 from onceforall.data.resident import ResidentBatches, ResidentEvalBatches
 from onceforall.data.resolution import (
@@ -25,6 +33,7 @@ from onceforall.data.resolution import (
 from onceforall.data.sharding import Shard
 from onceforall.data.sources import open_dataset
 from onceforall.data.splits import Splits, published_split, split_train
+from onceforall.data.streaming import StreamedBatches, StreamedEvalBatches
 
 __all__ = [
     "BUILTIN_NAMES",
@@ -34,6 +43,7 @@ __all__ = [
     "PUBLISHED_PHOTOS",
     "SMALL_IMAGES",
     "Augmentation",
+    "AugmentedCalibration",
     "Batch",
     "CalibrationBatches",
     "DataBundle",
@@ -41,13 +51,23 @@ __all__ = [
     "ImageArrays",
     "ImageFiles",
     "Images",
+    "LoaderSettings",
+    "Loaders",
+    "Mixing",
     "ResidentBatches",
     "ResidentEvalBatches",
     "Shard",
     "Splits",
+    "StreamedBatches",
+    "StreamedEvalBatches",
     "TrainBatches",
     "continuous_resolutions",
+    "cutmix",
+    "default_augmentation",
+    "mix",
+    "mixup",
     "open_dataset",
+    "open_loaders",
     "published_resolution",
     "published_split",
     "sample_resolution",

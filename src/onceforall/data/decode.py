@@ -19,7 +19,7 @@ from PIL import Image
 
 from onceforall.errors import DataError
 
-_ORIENTATION_TAG = 0x0112
+ORIENTATION_TAG = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -31,7 +31,7 @@ _TURNS = {
 }
 
 # Pillow has no common error: damage shows up as any of these, depending on the format.
-_DAMAGE = (
+DAMAGE = (
     OSError,
     ValueError,
     SyntaxError,
@@ -57,7 +57,7 @@ def decode_rgb(path: str) -> Image.Image:
     try:
         with open(path, "rb") as file, Image.open(io.BytesIO(file.read())) as image:
             return upright(to_rgb(image), image)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise unreadable(path, error) from error
 
 
@@ -88,7 +88,7 @@ def image_size(path: str) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.size
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise unreadable(path, error) from error
 
 
@@ -114,7 +114,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def upright(pixels: Image.Image, source: Image.Image) -> Image.Image:
     """Return ``pixels`` turned and mirrored as the EXIF data of ``source`` says."""
-    turn = _TURNS.get(source.getexif().get(_ORIENTATION_TAG, 1))
+    turn = _TURNS.get(source.getexif().get(ORIENTATION_TAG, 1))
     return pixels if turn is None else pixels.transpose(turn)
 
 

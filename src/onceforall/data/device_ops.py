@@ -5,10 +5,23 @@ Shape legend: `B` images, `R` side.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from onceforall.data.bundle import Rgb
+
+
+def empty_batch(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return uninitialised memory for a batch.
+
+    On a CPU it comes from NumPy, which asks the system for huge pages: touching a fresh batch in
+    pages of 4 KiB costs more than the arithmetic on it.
+    """
+    if device.type != "cpu":
+        return torch.empty(shape, dtype=dtype, device=device)
+    kind = {torch.float32: np.float32, torch.uint8: np.uint8}[dtype]
+    return torch.from_numpy(np.empty(shape, dtype=kind))
 
 
 def normalize(images: Tensor, *, mean: Rgb, std: Rgb) -> Tensor:
@@ -29,8 +42,9 @@ def normalize(images: Tensor, *, mean: Rgb, std: Rgb) -> Tensor:
         for values in (scale, shift)
     )
     # Conversion, layout and arithmetic in one pass over the batch.
-    out = torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last)
-    return torch.addcmul(shift, images, scale, out=out)
+    batch, channels, height, width = images.shape
+    out = empty_batch((batch, height, width, channels), torch.float32, images.device)
+    return torch.addcmul(shift, images, scale, out=out.permute(0, 3, 1, 2))
 
 
 def cutout_(images: Tensor, centres: Tensor, *, side: float) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from onceforall.data.augmentation import Augmentation
 from onceforall.data.boxes import CropBoxes, draw_boxes
 from onceforall.data.bundle import ImageArrays, Rgb
+from onceforall.data.color import NUM_COLOR_DRAWS, jitter_colors
 from onceforall.data.device_ops import cutout_, normalize
 from onceforall.data.protocols import Batch
 from onceforall.data.resample import resample
@@ -105,9 +106,12 @@ class ResidentBatches:
         height, width = self._images.shape[2:]
         boxes = draw_boxes(whole, self._augmentation, size=(height, width), generator=generator)
         centres = torch.rand((whole, 2), generator=generator)[mine]
+        colors = torch.rand((whole, NUM_COLOR_DRAWS), generator=generator)[mine]
         indices = self._shard.step_indices(self._order(epoch), step, self._batch_size)
         chosen = indices.to(self._images.device)
         images = self._cut(self._images[chosen], boxes.rows(mine), resolution)
+        if self._augmentation.color != "none":
+            images = jitter_colors(images, self._augmentation.color, colors.to(images.device))
         images = normalize(images, mean=self._mean, std=self._std)
         if self._augmentation.cutout > 0:
             cutout_(images, centres.to(images.device), side=self._augmentation.cutout)

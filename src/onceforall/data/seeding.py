@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import struct
 
 import torch
 
@@ -32,3 +33,13 @@ def private_generator(purpose: str, *numbers: int) -> torch.Generator:
 def private_random(purpose: str, *numbers: int) -> random.Random:
     """Return a ``random.Random`` seeded by `derive_seed`."""
     return random.Random(derive_seed(purpose, *numbers))
+
+
+def named_uniforms(count: int, purpose: str, *numbers: int) -> list[float]:
+    """Return ``count`` floats uniform in [0, 1) that depend on the name alone.
+
+    One hash is several times cheaper than seeding a generator, which matters once per image.
+    """
+    key = ":".join((purpose, *map(str, numbers))).encode()
+    words = struct.unpack(f"<{count}Q", hashlib.shake_128(key).digest(8 * count))
+    return [(word >> 11) * 2**-53 for word in words]
