@@ -125,7 +125,7 @@ class EvaluateConfig(Section):
         num_archs: Sampled subnets, spread over MACs; the smallest and largest come on top.
     """
 
-    num_archs: int = Field(100, ge=8)
+    num_archs: int = Field(160, ge=8)
 
 
 class LatencyConfig(Section):

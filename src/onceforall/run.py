@@ -12,6 +12,7 @@ import dataclasses
 import importlib.metadata
 import platform
 import random
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -284,18 +285,23 @@ def probe_epoch_seconds(run: Run) -> float:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = new_supernet(run)
-    middle = run.spec.space.sample(random.Random(0))
-    batches = data.iterate(0, resolution_of=lambda step: middle.resolution)
+    space = run.spec.space
+    archs = [space.largest, space.smallest, space.sample(random.Random(0))]
+    batches = data.iterate(0, resolution_of=lambda step: space.resolutions[-1])
     _, (images, labels) = next(iter(batches))
     net.train()
-    seconds = []
-    for arch in (middle, run.spec.space.largest, middle, run.spec.space.smallest):
-        started = time.perf_counter()
-        loss = torch.nn.functional.cross_entropy(net(images, arch), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        seconds.append(time.perf_counter() - started)
-    per_subnet = sum(seconds[1:]) / len(seconds[1:])
-    return per_subnet * plan.passes_per_image * data.steps_per_epoch
+    seconds: list[list[float]] = [[] for _ in archs]
+    for repeat in range(4):
+        for times, arch in zip(seconds, archs, strict=True):
+            started = time.perf_counter()
+            loss = torch.nn.functional.cross_entropy(net(images, arch), labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if repeat:  # the first round warms up
+                times.append(time.perf_counter() - started)
+    per_subnet = sum(statistics.median(times) for times in seconds) / len(seconds)
+    # Smaller resolutions cost in proportion to their area.
+    area = statistics.mean(r * r for r in space.resolutions) / space.resolutions[-1] ** 2
+    return per_subnet * area * plan.passes_per_image * data.steps_per_epoch
 
 
 def read_settings(folder: RunFolder) -> dict[str, Any]:

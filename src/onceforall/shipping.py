@@ -11,17 +11,20 @@ from typing import Any
 from onceforall.arch import Arch
 from onceforall.deploy.model_folder import check_files, export_files, write_card
 from onceforall.deploy.specialize import specialize
-from onceforall.files import read_json
+from onceforall.errors import ConfigError, InfeasibleError
+from onceforall.files import read_json, write_json
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.costs import count_macs, count_params, peak_activation_bytes
 from onceforall.measure.latency import Latency, measure_latency
 from onceforall.measure.latency_targets import Candidate, make_target
+from onceforall.measure.subnet import evaluate_arch
 from onceforall.run import Run, read_front, trained_supernet, versions
 from onceforall.session import DataSession
 from onceforall.supernets.supernet import Supernet
 
 Point = dict[str, Any]
 _CHECK_IMAGES = 16
+_REPEATS = 40
 
 
 def choose_winners(points: Sequence[Point], count: int) -> list[Point]:
@@ -46,32 +49,134 @@ def choose_winners(points: Sequence[Point], count: int) -> list[Point]:
 
 
 def model_name(arch: Arch, macs: int, number: int) -> str:
-    """Return a model's folder name: its number, MACs and resolution."""
-    size = f"{macs / 1e6:.1f}M" if macs < 1e8 else f"{macs / 1e6:.0f}M"
-    return f"net{number:02d}-{size}-{arch.resolution}px"
+    """Return a model's folder name: its number, MACs in millions, and resolution."""
+    return f"net{number:02d}-{macs / 1e6:.3g}M-{arch.resolution}px"
+
+
+def confirm_step(run: Run) -> None:
+    """Measure the candidates of the front for real: validation top-1 and latency.
+
+    Twice as many candidates as models to ship are measured; ``search/confirmed.json`` holds them
+    with both figures.
+    """
+    path = run.folder.search / "confirmed.json"
+    if path.is_file():
+        return
+    points = choose_winners(read_front(run.folder)["points"], 2 * run.config.search.num_models)
+    archs = [Arch.from_json(point["arch"]) for point in points]
+    session, net = run.session(), trained_supernet(run)
+    measured = []
+    for position, arch in enumerate(archs):
+        run.progress("confirm", position, len(archs))
+        measured.append(
+            evaluate_arch(net, arch, calibration=session.calibration_batches, images=session.valid)
+        )
+    candidates = [Candidate(plan=net.blueprint(a), resolution=a.resolution) for a in archs]
+    target = make_target(run.config.latency.target, threads=run.config.latency.threads)
+    latencies = measure_latency(candidates, target=target, repeats=_REPEATS)
+    confirmed = [
+        {
+            **point,
+            "predicted_latency_ms": point["latency_ms"],
+            "latency_ms": latency.latency_ms,
+            "valid_top1": accuracy.top1,
+            "valid_images": accuracy.images,
+        }
+        for point, accuracy, latency in zip(points, measured, latencies, strict=True)
+    ]
+    write_json(path, {"points": confirmed})
+    run.progress("confirm", len(archs), len(archs))
+
+
+def winners(run: Run) -> list[Point]:
+    """Return the confirmed candidates to ship, fastest first.
+
+    Without limits: those that no other beats by more than the noise, spread over latency. With
+    limits: the most accurate one that keeps them as measured.
+
+    Raises:
+        InfeasibleError: If no candidate keeps the latency limit as measured.
+    """
+    points = read_json(run.folder.search / "confirmed.json")["points"]
+    limits = run.config.search.limits
+    if not limits:
+        front = [p for p in points if not any(clearly_beats(q, p) for q in points)]
+        return choose_winners(front, run.config.search.num_models)
+    bound = limits.get("latency_ms", math.inf)
+    keeping = [p for p in points if p["latency_ms"] <= bound]
+    if not keeping:
+        fastest = min(p["latency_ms"] for p in points)
+        raise InfeasibleError(
+            f"latency_ms={bound:g}: no candidate keeps it as measured; the fastest takes "
+            f"{fastest:.3g} ms"
+        )
+    return [max(keeping, key=lambda p: (p["valid_top1"], p["predicted_top1"], -p["latency_ms"]))]
+
+
+def clearly_beats(first: Point, second: Point) -> bool:
+    """Say whether ``first`` is at least as fast and more accurate by more than the noise.
+
+    The noise is the standard error of a difference of two top-1 figures on the same images,
+    taken as that of one figure: such figures err together.
+    """
+    top1, images = second["valid_top1"], second["valid_images"]
+    noise = math.sqrt(max(top1 * (1 - top1), 1 / images) / images)
+    return bool(first["latency_ms"] <= second["latency_ms"] and first["valid_top1"] > top1 + noise)
 
 
 def models_step(run: Run) -> None:
-    """Specialise, measure, export and verify the winners of the front."""
-    points = choose_winners(read_front(run.folder)["points"], run.config.search.num_models)
+    """Confirm the front's candidates; specialise, measure, export and verify the winners."""
+    confirm_step(run)
+    points = winners(run)
     archs = [Arch.from_json(point["arch"]) for point in points]
-    spec = run.spec
-    costs = [count_macs(spec.blueprint(a), resolution=a.resolution) for a in archs]
-    names = [model_name(a, m, i) for i, (a, m) in enumerate(zip(archs, costs, strict=True), 1)]
+    names = [
+        model_name(arch, count_macs(run.spec.blueprint(arch), resolution=arch.resolution), number)
+        for number, arch in enumerate(archs, start=1)
+    ]
     left = [
         (name, arch, point)
         for name, arch, point in zip(names, archs, points, strict=True)
         if not (run.folder.models / name / "card.json").is_file()
     ]
-    if not left:
-        return
+    if left:
+        _ship(run, left)
+
+
+def specialize_arch(run: Run, arch: Arch, name: str = "") -> dict[str, Any]:
+    """Ship one arch of a trained run and return its card.
+
+    Args:
+        run: A run with a trained supernet.
+        arch: Arch of its space.
+        name: Name of the model's folder; by default made from MACs and resolution.
+
+    Raises:
+        ArchError: If the arch is not in the space.
+        ConfigError: If the name is no plain folder name, or a model has it already.
+    """
+    run.spec.space.check(arch)
+    macs = count_macs(run.spec.blueprint(arch), resolution=arch.resolution)
+    name = name or f"own-{macs / 1e6:.3g}M-{arch.resolution}px"
+    folder = run.folder.models / name
+    if Path(name).name != name or name.startswith("."):
+        raise ConfigError(f"--name {name!r} is not a plain folder name")
+    if (folder / "card.json").is_file():
+        raise ConfigError(f"{folder} exists; use another --name")
+    point = {"predicted_top1": None, "predicted_latency_ms": None}
+    _ship(run, [(name, arch, point)])
+    return read_json(folder / "card.json")  # type: ignore[no-any-return]
+
+
+def _ship(run: Run, left: Sequence[tuple[str, Arch, Point]]) -> None:
+    """Export, check and measure models, then write their cards."""
     session, net = run.session(), trained_supernet(run).cpu()
     ready = []
     for position, (name, arch, point) in enumerate(left):
         run.progress("models", position, len(left))
         ready.append((name, point, *_prepare(run, session, net, run.folder.models / name, arch)))
     target = make_target(run.config.latency.target, threads=run.config.latency.threads)
-    latencies = measure_latency([candidate for *_, candidate in ready], target=target, repeats=40)
+    candidates = [candidate for *_, candidate in ready]
+    latencies = measure_latency(candidates, target=target, repeats=_REPEATS)
     for (name, point, facts, checks, candidate), latency in zip(ready, latencies, strict=True):
         facts |= _latency_facts(latency) | _predicted(point) | {"name": name}
         write_card(run.folder.models / name, candidate.plan, checks, facts)
@@ -136,29 +241,15 @@ def _predicted(point: Point) -> dict[str, Any]:
     return {
         "predicted_top1": point["predicted_top1"],
         "predicted_top1_std": point.get("predicted_top1_std"),
-        "predicted_latency_ms": point["latency_ms"],
+        "predicted_latency_ms": point["predicted_latency_ms"],
+        "valid_top1": point.get("valid_top1"),
     }
 
 
 def read_cards(models: Path) -> list[dict[str, Any]]:
-    """Return the cards of all finished models, smallest first; ``on_front`` says who is optimal.
-
-    A model is on the front when no other is both at least as accurate and as fast, and better in
-    one of the two, as measured.
-    """
+    """Return the cards of all finished models, smallest first."""
     paths = sorted(models.glob("*/card.json")) if models.is_dir() else []
-    cards = [read_json(path) for path in paths]
-    for card in cards:
-        card["on_front"] = not any(_beats(other, card) for other in cards)
-    return sorted(cards, key=lambda card: card["macs"])
-
-
-def _beats(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    as_good = first["top1"] >= second["top1"] and first["latency_ms"] <= second["latency_ms"]
-    return as_good and (first["top1"], first["latency_ms"]) != (
-        second["top1"],
-        second["latency_ms"],
-    )
+    return sorted((read_json(path) for path in paths), key=lambda card: card["macs"])
 
 
 def model_table(cards: Sequence[dict[str, Any]]) -> list[str]:
@@ -170,10 +261,10 @@ def model_table(cards: Sequence[dict[str, Any]]) -> list[str]:
             (
                 card["name"],
                 str(arch),
-                f"{card['macs'] / 1e6:.2f} M",
+                f"{card['macs'] / 1e6:.3g} M",
                 f"{card['params'] / 1e3:.1f} k",
                 f"{card['latency_ms']:.3f} +- {card['latency_mad_ms']:.3f}",
-                f"{card['top1'] * 100:.2f} %" + (" *" if card["on_front"] else "  "),
+                f"{card['top1'] * 100:.2f} %",
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

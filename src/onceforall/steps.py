@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from onceforall.run import (
     Request,
     Run,
     Tell,
+    check_limits,
     plan_run,
     read_settings,
     train_step,
@@ -128,10 +129,10 @@ def cost_table(run: Run) -> CostTable:
     return compile_costs(run.spec, layer_costs={"latency_ms": model.layer_ms})
 
 
-def problem_of(run: Run, limits: dict[str, float]) -> tuple[Problem, CostTable]:
+def problem_of(run: Run, limits: Mapping[str, float]) -> Problem:
     """Return the search problem: predicted error and latency, under limits."""
     costs, top1 = cost_table(run), predict_top1(run)
-    problem = Problem(
+    return Problem(
         encoding=run.encoding,
         objectives={
             "error": lambda rows: 1 - top1(rows),
@@ -140,7 +141,6 @@ def problem_of(run: Run, limits: dict[str, float]) -> tuple[Problem, CostTable]:
         costs={name: costs.cost(name) for name in costs.names},
         limits=limits,
     )
-    return problem, costs
 
 
 def search_step(run: Run) -> None:
@@ -148,16 +148,64 @@ def search_step(run: Run) -> None:
     path = run.folder.search / "front.json"
     if path.is_file():
         return
+    front = _search(run, run.config.search.limits, journal=run.folder.search / "journal.jsonl")
+    write_json(path, front)
+
+
+def _search(run: Run, limits: Mapping[str, float], *, journal: Path | None) -> dict[str, Any]:
+    """Return the front under limits, as JSON."""
     search = run.config.search
-    problem, costs = problem_of(run, search.limits)
-    result = nsga2(
-        problem,
+    front = nsga2(
+        problem_of(run, limits),
         seed=run.config.seed,
         population_size=search.population_size,
         generations=search.generations,
-        journal=run.folder.search / "journal.jsonl",
+        journal=journal,
+        progress=lambda done, total: run.progress("search", done, total),
     )
-    write_json(path, result.to_json())
+    return {
+        "objectives": list(front.points[0].objectives),
+        "limits": dict(limits),
+        "points": [
+            {
+                "arch": point.arch.to_json(),
+                "predicted_top1": 1 - point.objectives["error"],
+                **point.costs,
+            }
+            for point in front.points
+        ],
+        "hypervolume": list(front.hypervolume),
+        "reference": list(front.reference),
+        "evaluations": front.evaluations,
+    }
+
+
+def best_under_limits(run: Run, limits: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    """Return the best predicted arch of a trained run for each limit.
+
+    Args:
+        run: A run whose latency model and predictor are there.
+        limits: Bounds by name; one name may have several bounds, which gives one result each.
+
+    Raises:
+        ConfigError: If several names have several bounds.
+        InfeasibleError: If a limit cannot be kept.
+    """
+    varied = [name for name, bounds in limits.items() if len(bounds) > 1]
+    if len(varied) > 1:
+        raise ConfigError(f"only one limit may have several bounds, not {' and '.join(varied)}")
+    check_limits({name: min(bounds) for name, bounds in limits.items()})
+    count = len(limits[varied[0]]) if varied else 1
+    found = []
+    for i in range(count):
+        chosen = {name: b[i] if len(b) > 1 else b[0] for name, b in limits.items()}
+        started = time.monotonic()
+        front = _search(run, chosen, journal=None)
+        best = max(front["points"], key=lambda p: (p["predicted_top1"], -p["latency_ms"]))
+        seconds = round(time.monotonic() - started, 3)
+        extra = {"limits": chosen, "evaluations": front["evaluations"], "seconds": seconds}
+        found.append({**best, **extra, "name": str(Arch.from_json(best["arch"]))})
+    return found
 
 
 # -- all of it ------------------------------------------------------------------------------------
@@ -183,7 +231,7 @@ class Done:
         out = self.run.folder.path
         if not self.cards:
             return [f"next:  the same command without --until goes on in {out}"]
-        lines = ["", *model_table(self.cards), "* on the measured front", ""]
+        lines = ["", *model_table(self.cards), ""]
         best = max(self.cards, key=lambda card: (card["top1"], -card["latency_ms"]))
         lines.append(f"report:  {self.report}")
         lines.append(f"next:    ofa verify {out}")

@@ -124,6 +124,10 @@ def search(run: RunArgument, limit: Limit = None, json: Json = False) -> None:
         return
     for best in found:
         print(
-            f"{best['limit']}: predicted top-1 {best['predicted_top1'] * 100:.2f} %, "
+            f"{_bounds(best['limits'])}: predicted top-1 {best['predicted_top1'] * 100:.2f} %, "
             f"{best['latency_ms']:.3f} ms, {best['macs'] / 1e6:.2f} M MACs  {best['name']}"
         )
+
+
+def _bounds(limits: dict[str, float]) -> str:
+    return ", ".join(f"{name}={bound:g}" for name, bound in limits.items()) or "no limit"
