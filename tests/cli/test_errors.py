@@ -1,0 +1,101 @@
+"""What a user can get wrong: one line, exit status 2, no traceback, nothing written."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onceforall.cli import _status
+
+REPLY = "ofa: "
+
+
+@pytest.fixture
+def ofa(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # noqa: ANN201
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ofa", *map(str, arguments)])
+        status = _status()
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 255, size=(40, 8, 8, 3), dtype=np.uint8)
+    y = np.arange(40) % 2
+    path = tmp_path / "images.npz"
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+    return path
+
+
+CASES = {
+    "wrong path": (["run", "no/such/folder", "--out", "OUT"], "no such folder"),
+    "unknown data set": (["run", "digitz", "--out", "OUT"], "did you mean digits"),
+    "unknown verb": (["rnu"], "No such command"),
+    "unknown option": (["run", "digits", "--out", "OUT", "--budgt", "1"], "--budgt"),
+    "missing argument": (["run"], "Missing argument 'DATA'"),
+    "bad budget": (["run", "digits", "--out", "OUT", "--budget", "soon"], "'soon' is not a time"),
+    "bad limit": (["run", "digits", "--out", "OUT", "--limit", "fast"], "name=bound"),
+    "unknown limit": (["run", "IMAGES", "--out", "OUT", "--limit", "speed=1"], "'speed' is not"),
+    "negative limit": (["run", "IMAGES", "--out", "OUT", "--limit", "macs=-1"], "not above 0"),
+    "unknown key": (["run", "IMAGES", "--out", "OUT", "--set", "train.epoch=3"], "train.epochs?"),
+    "bad value": (["run", "IMAGES", "--out", "OUT", "--set", "train.epochs=0"], "train.epochs 0"),
+    "bad flag": (["run", "IMAGES", "--out", "OUT", "--set", "epochs"], "section.key=value"),
+    "no config file": (["run", "IMAGES", "--out", "OUT", "--config", "none.yaml"], "none.yaml"),
+    "not a run": (["search", "OUT", "--limit", "macs=1"], "no run.yaml"),
+    "no models": (["verify", "OUT"], "neither a model folder"),
+    "unknown step": (["run", "IMAGES", "--out", "OUT", "--until", "lunch"], "'lunch' is not one"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_line_and_status_two(case: str, ofa, images: Path, tmp_path: Path) -> None:  # noqa: ANN001
+    arguments, expected = CASES[case]
+    out = tmp_path / "out"
+    places = {"OUT": out, "IMAGES": images}
+    status, stdout, stderr = ofa(*(places.get(a, a) for a in arguments))
+    assert status == 2
+    assert expected in stderr
+    assert stderr.startswith(REPLY) and stderr.count("\n") == 1, stderr
+    assert stdout == ""
+    assert not out.exists()
+
+
+def test_an_unknown_key_in_a_yaml_file_names_the_nearest(ofa, images: Path, tmp_path: Path) -> None:  # noqa: ANN001
+    (tmp_path / "my.yaml").write_text("train:\n  learning_rat: 0.1\n")
+    status, _, stderr = ofa(
+        "run", images, "--out", tmp_path / "out", "--config", tmp_path / "my.yaml"
+    )
+    assert status == 2
+    assert "unknown key train.learning_rat; did you mean train.learning_rate?" in stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_cannot_be_written(ofa, images: Path, tmp_path: Path) -> None:  # noqa: ANN001
+    (tmp_path / "file").write_text("in the way")
+    status, _, stderr = ofa("run", images, "--out", tmp_path / "file" / "run")
+    assert status == 2
+    assert "file" in stderr and stderr.count("\n") == 1
+
+
+def test_a_folder_with_other_things_is_left_alone(ofa, images: Path, tmp_path: Path) -> None:  # noqa: ANN001
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("precious")
+    status, _, stderr = ofa("run", images, "--out", tmp_path / "mine")
+    assert status == 2
+    assert "not empty and holds no run" in stderr
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_json_goes_to_standard_output_alone(ofa, images: Path) -> None:  # noqa: ANN001
+    status, stdout, _ = ofa("data", images, "--json")
+    assert status == 0
+    facts = json.loads(stdout)
+    assert (facts["classes"], facts["train"], facts["test"], facts["image_side"]) == (2, 40, 40, 8)

@@ -1,0 +1,87 @@
+"""The whole job: resumable anywhere, nothing done twice, everything verified."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from onceforall.deploy.model_folder import model_folders, verify_folder
+from tests.run.tiny_run import ENVIRONMENT, ROOT, command, write_images
+
+pytest.importorskip("onnxruntime")
+STEPS = ("train", "evaluate", "predictor", "latency", "search", "models")
+
+
+def run_to_end(arguments: list[str]) -> str:
+    done = subprocess.run(
+        arguments, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def kill_during(arguments: list[str], step: str, delay_s: float) -> bool:
+    """Start the run and kill it ``delay_s`` after ``step`` has begun; say whether it still ran."""
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if f"] {step}:" in line:
+            break
+    time.sleep(delay_s)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run."""
+    folder = tmp_path_factory.mktemp("straight")
+    stdout = run_to_end(command(write_images(folder / "images.npz"), folder / "run"))
+    assert "test top-1" in stdout and "ofa verify" in stdout
+    return folder / "run"
+
+
+def test_a_run_ends_with_verified_models_and_a_report(straight: Path) -> None:
+    folders = model_folders(straight)
+    assert 1 <= len(folders) <= 3
+    for folder in folders:
+        card = json.loads((folder / "card.json").read_text())
+        assert {"top1", "macs", "params", "latency_ms", "resolution", "arch"} <= card.keys()
+        assert card["top1"] > 0.9
+        assert card["checks"]["extracted_bitwise"] and card["checks"]["safetensors_bitwise"]
+        assert verify_folder(folder)["onnx_relative_error"] <= 1e-4
+    assert "<svg" in (straight / "report.html").read_text()
+
+
+def test_killed_in_every_step_it_ends_with_the_same_files(straight: Path, tmp_path: Path) -> None:
+    images = straight.parent / "images.npz"
+    killed = tmp_path / "run"
+    arguments = command(images, killed)
+    rng = random.Random(11)
+    for step in STEPS:
+        if step == "search":  # the same measurements, as the machine itself never repeats them
+            shutil.rmtree(killed / "latency", ignore_errors=True)
+            shutil.copytree(straight / "latency", killed / "latency")
+        kill_during(arguments, step, rng.uniform(0, 0.6))
+    run_to_end(arguments)
+    for name in ("checkpoints/supernet.safetensors", "evaluations.jsonl", "search/front.json"):
+        assert (killed / name).read_bytes() == (straight / name).read_bytes(), name
+
+
+def test_finished_steps_are_not_done_again(straight: Path) -> None:
+    names = ["checkpoints/supernet.safetensors", "evaluations.jsonl", "predictor.safetensors"]
+    names += ["search/front.json", *(str(f / "card.json") for f in model_folders(straight))]
+    before = [(straight / name).stat().st_mtime_ns for name in names]
+    run_to_end(command(straight.parent / "images.npz", straight))
+    assert [(straight / name).stat().st_mtime_ns for name in names] == before
