@@ -25,7 +25,6 @@ NUM_COLOR_DRAWS = 8
 
 # Largest relative change of brightness, contrast and saturation, and of the hue in turns.
 _STRENGTHS: dict[str, tuple[float, float, float, float]] = {
-    "none": (0.0, 0.0, 0.0, 0.0),
     "tf": (32 / 255, 0.0, 0.5, 0.0),
     "torch": (0.4, 0.4, 0.4, 0.1),
 }
@@ -65,6 +64,8 @@ def color_matrices(mode: ColorJitter, draws: Tensor, means: Tensor) -> Tensor:
             operations.
         means: ``(B, 3)`` mean RGB in 0 .. 255, which contrast turns about; only used for it.
     """
+    if mode == "none":
+        return torch.eye(4, device=draws.device).repeat(len(draws), 1, 1)
     strengths = torch.tensor(_STRENGTHS[mode], device=draws.device)
     neutral = torch.tensor([1.0, 1.0, 1.0, 0.0], device=draws.device)
     factors = neutral + strengths * (2 * draws[:, :4] - 1)
@@ -173,8 +174,8 @@ def _hue(turns: Tensor) -> Tensor:
     turn = torch.zeros(len(turns), 3, 3, device=turns.device)
     turn[:, 0, 0] = 1
     turn[:, 1, 1] = turn[:, 2, 2] = angle.cos()
-    turn[:, 2, 1] = angle.sin()
-    turn[:, 1, 2] = -angle.sin()
+    turn[:, 1, 2] = angle.sin()
+    turn[:, 2, 1] = -angle.sin()
     maps = torch.eye(4, device=turns.device).repeat(len(turns), 1, 1)
     maps[:, :3, :3] = from_yiq @ turn @ to_yiq.to(turns)
     return maps

@@ -172,13 +172,9 @@ def _scale(box: Box, resolution: int) -> int:
 
 
 def _shrink(box: Box, scale: int, size: tuple[int, int]) -> Box:
-    """Return the box in an image reduced by ``scale``, rounded outwards."""
-    return (
-        box[0] // scale,
-        box[1] // scale,
-        min(size[0], -(-box[2] // scale)),
-        min(size[1], -(-box[3] // scale)),
-    )
+    """Return the box in an image reduced by ``scale``, to the nearest pixel, never empty."""
+    left, top, right, bottom = (round(edge / scale) for edge in box)
+    return left, top, min(size[0], max(right, left + 1)), min(size[1], max(bottom, top + 1))
 
 
 def _four_bytes(image: Image.Image) -> Tensor:
