@@ -42,14 +42,19 @@ class FeatureLayout:
 
     def features(self, rows: Rows) -> Features:
         """Return features ``(N, F)`` in {0, 1}; choices of blocks that do not run are all 0."""
-        result = np.zeros((len(rows), self.num_features), dtype=np.float32)
-        columns = np.arange(self.encoding.num_genes)
-        places = self.positions[columns, rows]
-        n, g = np.nonzero(self.encoding.active(rows) & (places >= 0))
-        result[n, places[n, g]] = 1
+        # Choices without a feature, and those that do not count, write to a column cut off below.
+        result = np.zeros((len(rows), self.num_features + 1), dtype=np.float32)
+        places = self.positions.ravel()[rows + self._row_starts]
+        places[~self.encoding.active(rows) | (places < 0)] = self.num_features
+        places += np.arange(0, result.size, self.num_features + 1)[:, None]
+        result.ravel()[places] = 1
         for place, switch, threshold in self.fixed.tolist():
             result[:, place] = 1 if switch < 0 else rows[:, switch] >= threshold
-        return result
+        return result[:, :-1]
+
+    @property
+    def _row_starts(self) -> NDArray[np.int64]:
+        return np.arange(0, self.positions.size, self.positions.shape[1])
 
 
 def one_hot_layout(encoding: Encoding) -> FeatureLayout:

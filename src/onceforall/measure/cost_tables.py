@@ -116,6 +116,7 @@ def compile_costs(
     *,
     space: SearchSpace | None = None,
     layer_costs: Mapping[str, LayerCost] | None = None,
+    layer_costs_at: Mapping[str, Callable[[int], LayerCost]] | None = None,
 ) -> CostTable:
     """Return the gather tables of a supernet's costs.
 
@@ -123,7 +124,9 @@ def compile_costs(
         spec: Stage table of the supernet.
         space: Its search space or a restriction of it; the rows are of this space.
         layer_costs: Further additive costs by name: each maps a layer and the side of its input
-            to a number, and is called once for each distinct pair.
+            to a number, and is called once for each distinct pair and resolution.
+        layer_costs_at: Further costs whose layers cost something else at every resolution (a
+            latency table for each): each maps a resolution in pixels to its layer cost.
 
     Returns:
         Tables of ``macs``, ``params``, ``peak_activation_bytes`` and the further costs.
@@ -131,8 +134,9 @@ def compile_costs(
     Raises:
         ConfigError: If a further cost has the name of an exact one.
     """
-    further = dict(layer_costs or {})
-    if taken := sorted(set(further) & set(EXACT_COSTS)):
+    same = {name: _at_any(cost) for name, cost in (layer_costs or {}).items()}
+    further = same | dict(layer_costs_at or {})
+    if taken := sorted(set(further) & set(EXACT_COSTS) | set(same) & set(layer_costs_at or {})):
         raise ConfigError(f"cost name {taken[0]!r} is taken; {', '.join(EXACT_COSTS)} are built in")
     encoding = Encoding(space or spec.space)
     compiler = _Compiler(encoding=encoding, slots=spec.slots, further=further, seen={})
@@ -165,8 +169,8 @@ class _Compiler:
 
     encoding: Encoding
     slots: tuple[Slot, ...]
-    further: Mapping[str, LayerCost]
-    seen: dict[tuple[Layer, int, int], dict[str, Any]]
+    further: Mapping[str, Callable[[int], LayerCost]]
+    seen: dict[tuple[Layer, int, int, int], dict[str, Any]]
 
     def term(self, position: int) -> _Term:
         """Return the costs of one position for every option of the genes it depends on."""
@@ -189,7 +193,7 @@ class _Compiler:
             layer = slot.layer(values)
             channels = 3 if before is None else self._channels(before, values)
             size = 1 if pooled else slot.input_size(values[resolution])
-            for name, cost in self._costs(layer, size, channels).items():
+            for name, cost in self._costs(layer, size, channels, values[resolution]).items():
                 cells[name].append(cost)
         exact = {name: np.array(cells[name], dtype=np.int64) for name in EXACT_COSTS}
         further = {name: np.array(cells[name], dtype=np.float64) for name in self.further}
@@ -227,19 +231,25 @@ class _Compiler:
         layer = before.layer(values)
         return 3 if layer is None else output_channels(layer, 3)
 
-    def _costs(self, layer: Layer | None, size: int, channels: int) -> dict[str, Any]:
+    def _costs(
+        self, layer: Layer | None, size: int, channels: int, resolution: int
+    ) -> dict[str, Any]:
         if layer is None:
             return dict.fromkeys((*EXACT_COSTS, *self.further), 0)
-        key = (layer, size, channels)
+        key = (layer, size, channels, resolution)
         if key not in self.seen:
             exact = (
                 layer_macs(layer, size),
                 layer_params(layer),
                 layer_peak_bytes(layer, size, channels),
             )
-            further = {name: cost(layer, size) for name, cost in self.further.items()}
+            further = {name: cost(resolution)(layer, size) for name, cost in self.further.items()}
             self.seen[key] = dict(zip(EXACT_COSTS, exact, strict=True)) | further
         return self.seen[key]
+
+
+def _at_any(cost: LayerCost) -> Callable[[int], LayerCost]:
+    return lambda resolution: cost
 
 
 def _merge(first: _Term, second: _Term, encoding: Encoding) -> _Term | None:
