@@ -23,7 +23,7 @@ LAYERS = [
     ["measure"],
     ["predictors", "train", "search"],
     ["deploy", "zoo", "report"],
-    ["recipes"],
+    ["recipes", "evaluating", "zoo_table"],
     ["session"],
     ["run"],
     ["shipping"],

@@ -40,6 +40,13 @@ class DataConfig(Section):
         num_calibration: Training images that recalibrate batch norm.
         padding: Largest random shift, as a fraction of the side; small images only.
         flip: Mirror images at random; null leaves it to the data set.
+        color: Colour distortion ``none``, ``tf`` or ``torch``; null leaves it to the data set.
+        min_scale: Smallest share of a photograph's area that a crop shows.
+        cutout: Side of a blank square, as a fraction of the image's side; 0 for none.
+        policy: Further image operations, for photographs read from files.
+        mixup_alpha: Parameter of mixup; 0 for none.
+        cutmix_alpha: Parameter of cutmix; 0 for none.
+        num_workers: Processes that read files; 0 reads in the training process.
     """
 
     source: str
@@ -49,6 +56,13 @@ class DataConfig(Section):
     num_calibration: int = Field(ge=1)
     padding: float = Field(0.125, ge=0, le=0.5)
     flip: bool | None = None
+    color: Literal["none", "tf", "torch"] | None = None
+    min_scale: float = Field(0.08, gt=0, le=1)
+    cutout: float = Field(0.0, ge=0, le=1)
+    policy: Literal["none", "randaugment", "trivialaugment"] = "none"
+    mixup_alpha: float = Field(0.0, ge=0)
+    cutmix_alpha: float = Field(0.0, ge=0)
+    num_workers: int = Field(0, ge=0)
 
 
 class SupernetConfig(Section):
@@ -265,8 +279,10 @@ def recipe_for(
         net = SupernetConfig(
             family="mobilenet_v3", resolutions=tuple(range(max(64, top - 64), top + 1, 32))
         )
-    epochs = max(4, min(300, round(80_000 / max(num_train, 1)) + 10))
-    train = TrainConfig(epochs=epochs, batch_size=min(64, max(8, num_train // 8)))
+    epochs = max(4, min(300, round(100_000 / max(num_train, 1)) + 10))
+    train = TrainConfig(
+        epochs=epochs, batch_size=min(64, max(8, num_train // 8)), label_smoothing=0.0
+    )
     return RunConfig(data=data, supernet=net, train=train, seed=seed)
 
 

@@ -138,7 +138,13 @@ class Run:
 
     def session(self) -> DataSession:
         """Return the run's data on its device."""
-        return start_session(self.config, self.bundle, device=self.device, ranks=self.ranks)
+        return start_session(
+            self.config,
+            self.bundle,
+            device=self.device,
+            ranks=self.ranks,
+            report=lambda text: self.emit({"event": "warning", "text": text}),
+        )
 
     def emit(self, event: Event) -> None:
         """Show an event, and keep it if it is a fact rather than progress."""
@@ -280,7 +286,7 @@ def _other_seconds(config: RunConfig) -> float:
 def probe_epoch_seconds(run: Run) -> float:
     """Return the seconds that an epoch takes, from a few real steps on a throw-away copy."""
     session = run.session()
-    data = session.train_batches()
+    data = session.train
     plan = run.config.plan(run.spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -371,7 +377,7 @@ def train_step(run: Run) -> None:
     train(
         net,
         run.config.plan(run.spec),
-        session.train_batches(),
+        session.train,
         folder=run.folder.checkpoints,
         options=TrainOptions(
             seed=run.config.seed,
@@ -379,7 +385,10 @@ def train_step(run: Run) -> None:
             micro_batches=run.config.train.micro_batches,
         ),
         callbacks=Callbacks(
-            on_event=run.emit, should_stop=run.should_stop, after_epoch=after_epoch
+            on_event=run.emit,
+            should_stop=run.should_stop,
+            after_epoch=after_epoch,
+            change_batch=session.change_batch,
         ),
         ranks=run.ranks,
     )

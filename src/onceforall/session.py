@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,20 @@ import torch
 from torch import Tensor
 
 from onceforall.data import (
-    Augmentation,
+    CalibrationBatches,
     DataBundle,
     EvalBatches,
     ImageArrays,
     Images,
-    ResidentBatches,
-    ResidentEvalBatches,
+    LoaderSettings,
+    Mixing,
     Shard,
     TrainBatches,
+    default_augmentation,
+    mix,
     open_dataset,
+    open_loaders,
+    published_split,
     split_train,
 )
 from onceforall.data.decode import image_size
@@ -29,6 +35,9 @@ from onceforall.recipes import DataConfig, RunConfig
 from onceforall.train.ranks import Ranks
 
 _EVAL_BATCH = 250
+_IMAGENET_TRAIN = 1_281_167
+
+ChangeBatch = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,43 +45,22 @@ class DataSession:
     """Batches for every purpose.
 
     Attributes:
-        bundle: The open data set.
+        train: Training batches of this rank.
         valid: Held-out images: they choose subnets, never train them.
-        calibration: Training images that recalibrate batch norm, not augmented.
         test: Images to report numbers on.
+        calibration: Training images that recalibrate batch norm, not augmented.
+        change_batch: Mixes images and labels of a training step, if the configuration says so.
     """
 
-    bundle: DataBundle
-    config: RunConfig
-    train_images: Images
+    train: TrainBatches
     valid: EvalBatches
-    calibration: EvalBatches
     test: EvalBatches
-    device: torch.device
-    ranks: Ranks
-
-    def train_batches(self) -> TrainBatches:
-        """Return this rank's training batches."""
-        config = self.config
-        flip = self.bundle.flip if config.data.flip is None else config.data.flip
-        augmentation = Augmentation(flip=flip, padding=config.data.padding)
-        if not isinstance(self.train_images, ImageArrays):
-            raise DataError("training images do not fit in memory")
-        return ResidentBatches(
-            self.train_images,
-            augmentation=augmentation,
-            mean=self.bundle.mean,
-            std=self.bundle.std,
-            batch_size=config.train.batch_size,
-            seed=config.seed,
-            device=self.device,
-            shard=Shard(rank=self.ranks.rank, world_size=self.ranks.world_size),
-        )
+    calibration: CalibrationBatches
+    change_batch: ChangeBatch
 
     def calibration_batches(self, resolution: int) -> Iterator[Tensor]:
         """Yield the calibration images at ``resolution`` pixels."""
-        for images, _ in self.calibration.batches(resolution):
-            yield images
+        return self.calibration.calibration_batches(resolution)
 
 
 def open_data(config: DataConfig, *, image_size: int | None = None) -> DataBundle:
@@ -86,50 +74,83 @@ def open_data(config: DataConfig, *, image_size: int | None = None) -> DataBundl
 
 
 def start_session(
-    config: RunConfig, bundle: DataBundle, *, device: torch.device, ranks: Ranks | None = None
+    config: RunConfig,
+    bundle: DataBundle,
+    *,
+    device: torch.device,
+    ranks: Ranks | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> DataSession:
-    """Split the training images and put everything on ``device``.
+    """Split the training images and make batches of everything on ``device``.
 
     Validation and calibration images are disjoint: calibration is drawn from what is trained on.
+    A data set of ImageNet's size is split as published.
+
+    Args:
+        config: The run's configuration.
+        bundle: Its open data set.
+        device: Where batches are made.
+        ranks: This process among all that train.
+        report: Told about damaged files that are skipped.
 
     Raises:
         DataError: If there are no training images.
     """
     if bundle.train is None:
         raise DataError(f"{bundle.name}: there are no training images, only images to evaluate on")
-    num_valid = 0 if bundle.valid is not None else config.data.num_valid
-    splits = split_train(
-        bundle.train.labels,
-        num_valid=num_valid,
-        num_calibration=config.data.num_calibration,
+    data, ranks = config.data, ranks or Ranks()
+    num_valid = 0 if bundle.valid is not None else data.num_valid
+    if len(bundle.train) == _IMAGENET_TRAIN:
+        splits = published_split(
+            _IMAGENET_TRAIN, num_valid=num_valid, num_calibration=data.num_calibration
+        )
+    else:
+        splits = split_train(
+            bundle.train.labels,
+            num_valid=num_valid,
+            num_calibration=data.num_calibration,
+            seed=config.seed,
+        )
+    usual = default_augmentation(bundle)
+    settings = LoaderSettings(
+        batch_size=config.train.batch_size,
+        eval_batch_size=_EVAL_BATCH,
         seed=config.seed,
+        augmentation=dataclasses.replace(
+            usual,
+            padding=data.padding,
+            flip=usual.flip if data.flip is None else data.flip,
+            color=usual.color if data.color is None else data.color,
+            min_scale=data.min_scale,
+            cutout=data.cutout,
+            policy=data.policy,
+        ),
+        num_workers=data.num_workers,
+        on_bad_image=data.on_bad_image,
     )
-    train = bundle.train.subset(splits.train)
-    valid = bundle.valid if bundle.valid is not None else bundle.train.subset(splits.valid)
+    shard = Shard(rank=ranks.rank, world_size=ranks.world_size)
+    loaders = open_loaders(bundle, settings, splits, device=device, shard=shard, report=report)
+    if loaders.train is None or loaders.calibration is None:
+        raise DataError(f"{bundle.name}: there are no training or calibration images")
     return DataSession(
-        bundle=bundle,
-        config=config,
-        train_images=train,
-        valid=eval_batches(bundle, valid, device=device),
-        calibration=eval_batches(bundle, bundle.train.subset(splits.calibration), device=device),
-        test=eval_batches(bundle, bundle.test, device=device),
-        device=device,
-        ranks=ranks or Ranks(),
+        train=loaders.train,
+        valid=loaders.valid,
+        test=loaders.test,
+        calibration=loaders.calibration,
+        change_batch=_change_batch(config, bundle.num_classes),
     )
 
 
-def eval_batches(bundle: DataBundle, images: Images, *, device: torch.device) -> EvalBatches:
-    """Return batches of ``images`` in a fixed order, normalised as the data set says."""
-    if not isinstance(images, ImageArrays):
-        raise DataError("images do not fit in memory")
-    return ResidentEvalBatches(
-        images,
-        mean=bundle.mean,
-        std=bundle.std,
-        batch_size=_EVAL_BATCH,
-        crop_ratio=bundle.eval_crop_ratio,
-        device=device,
-    )
+def _change_batch(config: RunConfig, num_classes: int) -> ChangeBatch:
+    mixing = Mixing(mixup_alpha=config.data.mixup_alpha, cutmix_alpha=config.data.cutmix_alpha)
+    if mixing.mixup_alpha == 0 and mixing.cutmix_alpha == 0:
+        return lambda images, labels, step: (images, labels)
+
+    def change(images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        rng = random.Random(f"{config.seed}/mixing/{step}")
+        return mix(images, labels, mixing, num_classes=num_classes, rng=rng)
+
+    return change
 
 
 def describe(bundle: DataBundle) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -59,6 +59,29 @@ def parse_budget(text: str | None) -> float | None:
     if match is None or float(match[1]) <= 0:
         raise ConfigError(f"--budget {text!r} is not a time such as 90s, 5m or 2h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def parse_numbers(name: str, text: str) -> tuple[float, ...]:
+    """Return the numbers of ``0.5,0.5,0.5``.
+
+    Raises:
+        ConfigError: If one is not a number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError as error:
+        raise ConfigError(f"{name} {text!r} is not a list of numbers") from error
+
+
+def parse_on_bad_image(text: str) -> Literal["refuse", "skip"]:
+    """Return the choice.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    if text == "refuse" or text == "skip":
+        return text  # type: ignore[return-value]
+    raise ConfigError(f"--on-bad-image {text!r} is not one of refuse, skip")
 
 
 def parse_limits(texts: list[str] | None) -> dict[str, list[float]]:
