@@ -24,6 +24,7 @@ from torch import Tensor
 
 from onceforall import files
 from onceforall.errors import CheckpointError, ConfigError
+from onceforall.measure.ranking import kendall_tau
 from onceforall.predictors.ensemble import (
     Floats,
     predict_members,
@@ -31,7 +32,6 @@ from onceforall.predictors.ensemble import (
     train_members,
     tuned_ridge,
 )
-from onceforall.predictors.ranking import kendall_tau
 
 MIN_SAMPLES = 10
 _MAX_FOLDS = 8

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onceforall.errors import ConfigError, InfeasibleError
+from onceforall.measure.ranking import kendall_tau
 from onceforall.predictors.accuracy import MIN_SAMPLES, AccuracyPredictor
-from onceforall.predictors.ranking import kendall_tau
 
 Rows = NDArray[np.uint8]
 # Draws that many rows (N, G) in canonical form.

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onceforall.errors import ConfigError
-from onceforall.predictors.ranking import kendall_tau
+from onceforall.measure.ranking import kendall_tau
 
 
 def brute_force(x: list[int], y: list[int]) -> float:

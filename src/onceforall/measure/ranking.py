@@ -1,4 +1,4 @@
-"""Rank correlation: does a predictor put archs in the right order?
+"""Rank correlation: are networks put in the right order?
 
 Shape legend: ``N`` archs.
 """
