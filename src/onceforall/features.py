@@ -5,11 +5,12 @@ turns populations into features, and it lets a predictor replace its first matri
 of gathered rows.
 
 Shape legend: ``N`` archs, ``G`` genes, ``O`` options of the gene that has most, ``F`` features,
-``R`` rigid choices.
+``R`` rigid choices, ``H`` outputs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +22,9 @@ from onceforall.arch import PUBLISHED_WIDTH_MULTS
 from onceforall.encoding import Encoding, Features, Rows, only_choice, switch_of
 from onceforall.errors import ArchError
 from onceforall.space import Axis, Gene, SearchSpace
+
+# Rows of one gathered table: small enough that all of them stay in a core's cache.
+_MAX_TABLE_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,9 +56,79 @@ class FeatureLayout:
             result[:, place] = 1 if switch < 0 else rows[:, switch] >= threshold
         return result[:, :-1]
 
+    def linear(self, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> GatheredLinear:
+        """Return ``features(rows) @ weight + bias``, compiled to sums of gathered rows.
+
+        Args:
+            weight: ``(F, H)``.
+            bias: ``(H,)``.
+        """
+        encoding = self.encoding
+        groups = self._groups()
+        strides = np.zeros((len(groups), encoding.num_genes), dtype=np.float32)
+        tables: list[Features] = []
+        for s, (columns, places) in enumerate(groups):
+            sizes = encoding.num_options[list(columns)].tolist()
+            rows = np.zeros((math.prod(sizes), encoding.num_genes), dtype=np.uint8)
+            for i, column in enumerate(columns):
+                strides[s, column] = math.prod(sizes[i + 1 :])
+                rows[:, column] = np.arange(len(rows)) // math.prod(sizes[i + 1 :]) % sizes[i]
+            tables.append(self.features(rows)[:, places] @ weight[places])
+        tables[0] += bias
+        starts = np.cumsum([0, *map(len, tables[:-1])])
+        return GatheredLinear(strides=strides, starts=starts[:, None], table=np.concatenate(tables))
+
+    def _groups(self) -> list[tuple[tuple[int, ...], list[int]]]:
+        """Return columns and the features that they decide, for tables of bounded size."""
+        encoding = self.encoding
+        block_order = sorted(
+            range(encoding.num_genes),
+            key=lambda g: (encoding.genes[g].stage, encoding.genes[g].block),
+        )
+        decided = [
+            (
+                {g, int(encoding.switch[g])} - {-1},
+                self.positions[g][self.positions[g] >= 0].tolist(),
+            )
+            for g in block_order
+        ]
+        decided += [({switch} - {-1}, [place]) for place, switch, _ in self.fixed.tolist()]
+        groups: list[tuple[tuple[int, ...], list[int]]] = []
+        for needed, places in decided:
+            columns = set(groups[-1][0]) | needed if groups else needed
+            size = math.prod(encoding.num_options[sorted(columns)].tolist())
+            if groups and size <= _MAX_TABLE_ROWS:
+                groups[-1] = (tuple(sorted(columns)), groups[-1][1] + places)
+            else:
+                groups.append((tuple(sorted(needed)), places))
+        return groups or [((), [])]
+
     @property
     def _row_starts(self) -> NDArray[np.int64]:
         return np.arange(0, self.positions.size, self.positions.shape[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GatheredLinear:
+    """A linear map of features, computed without them; made by ``FeatureLayout.linear``.
+
+    Attributes:
+        strides: Weight of each gene in the table index of each of ``S`` groups, ``(S, G)``.
+        starts: First table row of each group, ``(S, 1)``.
+        table: What each choice of a group's genes adds, ``(E, H)``.
+    """
+
+    strides: NDArray[np.float32]
+    starts: NDArray[np.int64]
+    table: Features
+
+    def __call__(self, rows: Rows) -> Features:
+        """Return the map's outputs ``(N, H)``."""
+        index = (self.strides @ rows.T.astype(np.float32)).astype(np.int64) + self.starts
+        result: Features = self.table.take(index[0], axis=0)
+        for group in index[1:]:
+            result += self.table.take(group, axis=0)
+        return result
 
 
 def one_hot_layout(encoding: Encoding) -> FeatureLayout:

@@ -33,7 +33,7 @@ MOBILENET_IMAGE_SIZES = tuple(range(112, 225, 16))
 RESNET_IMAGE_SIZES = (128, 144, 160, 176, 192, 224, 240, 256)
 _NUM_FEATURES: Mapping[Kind, int] = {"mobilenet_v3": 128, "resnet50d": 82}
 # Rows of one matrix product: large enough to be fast, small enough to stay in the cache.
-_CHUNK_ROWS = 1024
+_CHUNK_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -66,13 +66,13 @@ class PublishedPredictor:
         Raises:
             ArchError: If a choice of the space has no feature.
         """
-        layout = self.layout(encoding)
+        first = self.layout(encoding).linear(self.weights[0], self.biases[0])
 
         def predict(rows: Rows) -> NDArray[np.float32]:
             result = np.empty(len(rows), dtype=np.float32)
             for start in range(0, len(rows), _CHUNK_ROWS):
                 chunk = slice(start, start + _CHUNK_ROWS)
-                result[chunk] = self._forward(layout.features(rows[chunk]))
+                result[chunk] = self._forward(first(rows[chunk]))
             return result
 
         return predict
@@ -86,9 +86,10 @@ class PublishedPredictor:
         encoding = Encoding(space)
         return self.on_rows(encoding)(encoding.from_archs(archs))
 
-    def _forward(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        hidden = features
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+    def _forward(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the top-1 from the first layer's outputs, which are overwritten."""
+        np.maximum(hidden, 0, out=hidden)
+        for weight, bias in zip(self.weights[1:-1], self.biases[1:-1], strict=True):
             hidden = hidden @ weight
             hidden += bias
             np.maximum(hidden, 0, out=hidden)
