@@ -26,7 +26,7 @@ LAYERS = [
     ["recipes", "evaluating", "zoo_table"],
     ["session"],
     ["run"],
-    ["shipping"],
+    ["shipping", "devices"],
     ["steps"],
     ["cli"],
     ["__main__"],

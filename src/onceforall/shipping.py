@@ -8,19 +8,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from onceforall.arch import Arch
-from onceforall.deploy.model_folder import check_files, export_files, write_card
+from onceforall.deploy.finetune import finetune, finetune_plan
+from onceforall.deploy.model_folder import (
+    Checks,
+    check_files,
+    check_plain_files,
+    export_files,
+    write_card,
+)
 from onceforall.deploy.specialize import specialize
 from onceforall.errors import ConfigError, InfeasibleError
 from onceforall.files import read_json, write_json
 from onceforall.measure.accuracy import evaluate
+from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.measure.costs import count_macs, count_params, peak_activation_bytes
 from onceforall.measure.latency import Latency, measure_latency
-from onceforall.measure.latency_targets import Candidate, make_target
+from onceforall.measure.latency_targets import Candidate, Target, make_target
 from onceforall.measure.subnet import evaluate_arch
 from onceforall.run import Run, read_front, trained_supernet, versions
 from onceforall.session import DataSession
+from onceforall.supernets.static import StaticNet
 from onceforall.supernets.supernet import Supernet
+from onceforall.supernets.weights import blueprint_from_json, load_plain
+from onceforall.train.engine import Callbacks, TrainOptions
 
 Point = dict[str, Any]
 _CHECK_IMAGES = 16
@@ -72,8 +85,7 @@ def confirm_step(run: Run) -> None:
             evaluate_arch(net, arch, calibration=session.calibration_batches, images=session.valid)
         )
     candidates = [Candidate(plan=net.blueprint(a), resolution=a.resolution) for a in archs]
-    target = make_target(run.config.latency.target, threads=run.config.latency.threads)
-    latencies = measure_latency(candidates, target=target, repeats=_REPEATS)
+    latencies = measure_latency(candidates, target=_target(run), repeats=_REPEATS)
     confirmed = [
         {
             **point,
@@ -167,6 +179,69 @@ def specialize_arch(run: Run, arch: Arch, name: str = "") -> dict[str, Any]:
     return read_json(folder / "card.json")  # type: ignore[no-any-return]
 
 
+def finetune_model(
+    run: Run, name: str, *, epochs: int, learning_rate: float, distill: bool
+) -> dict[str, Any]:
+    """Fine-tune a shipped model on the run's training images; ship it as a new one.
+
+    Args:
+        run: A run with models.
+        name: Name of the model to start from.
+        epochs: Passes over the training images.
+        learning_rate: Peak, for the run's reference batch.
+        distill: Learn from the supernet's largest subnet besides the labels.
+
+    Returns:
+        The card of ``<name>-finetune<epochs>``.
+
+    Raises:
+        ConfigError: If there is no such model.
+        Interrupted: If it was asked to stop; the same call goes on.
+    """
+    start = run.folder.models / name
+    if not (start / "card.json").is_file():
+        known = ", ".join(card["name"] for card in read_cards(run.folder.models))
+        raise ConfigError(f"model {name!r} is not one of {known or 'none: run  ofa run  first'}")
+    card = read_json(start / "card.json")
+    arch, plan = Arch.from_json(card["arch"]), blueprint_from_json(card["blueprint"])
+    tuned = run.folder.models / f"{name}-finetune{epochs}"
+    if (tuned / "card.json").is_file():
+        return read_json(tuned / "card.json")  # type: ignore[no-any-return]
+    session = run.session()
+    model = load_plain(plan, start / "model.safetensors").to(run.device)
+    finetune(
+        model,
+        finetune_plan(
+            epochs=epochs,
+            learning_rate=learning_rate,
+            reference_batch=run.config.train.reference_batch,
+            distill=distill,
+            label_smoothing=run.config.train.label_smoothing,
+            weight_decay=run.config.train.weight_decay,
+        ),
+        session.train,
+        resolution=arch.resolution,
+        num_classes=run.bundle.num_classes,
+        folder=run.folder.checkpoints / tuned.name,
+        options=TrainOptions(seed=run.config.seed),
+        callbacks=Callbacks(on_event=run.emit, should_stop=run.should_stop),
+        teacher=trained_supernet(run) if distill else None,
+    )
+    batches = list(session.calibration_batches(arch.resolution))
+    recalibrate_bn(model, batches)
+    facts, checks, candidate = _prepare_plain(run, session, model.cpu(), tuned, arch)
+    (latency,) = measure_latency([candidate], target=_target(run), repeats=_REPEATS)
+    point = {"predicted_top1": None, "predicted_latency_ms": None}
+    facts |= _latency_facts(latency) | _predicted(point)
+    facts |= {"name": tuned.name, "finetuned_from": name, "finetune_epochs": epochs}
+    write_card(tuned, plan, checks, facts)
+    return read_json(tuned / "card.json")  # type: ignore[no-any-return]
+
+
+def _target(run: Run) -> Target:
+    return make_target(run.config.latency.target, threads=run.config.latency.threads)
+
+
 def _ship(run: Run, left: Sequence[tuple[str, Arch, Point]]) -> None:
     """Export, check and measure models, then write their cards."""
     session, net = run.session(), trained_supernet(run).cpu()
@@ -174,9 +249,8 @@ def _ship(run: Run, left: Sequence[tuple[str, Arch, Point]]) -> None:
     for position, (name, arch, point) in enumerate(left):
         run.progress("models", position, len(left))
         ready.append((name, point, *_prepare(run, session, net, run.folder.models / name, arch)))
-    target = make_target(run.config.latency.target, threads=run.config.latency.threads)
     candidates = [candidate for *_, candidate in ready]
-    latencies = measure_latency(candidates, target=target, repeats=_REPEATS)
+    latencies = measure_latency(candidates, target=_target(run), repeats=_REPEATS)
     for (name, point, facts, checks, candidate), latency in zip(ready, latencies, strict=True):
         facts |= _latency_facts(latency) | _predicted(point) | {"name": name}
         write_card(run.folder.models / name, candidate.plan, checks, facts)
@@ -185,20 +259,49 @@ def _ship(run: Run, left: Sequence[tuple[str, Arch, Point]]) -> None:
 
 def _prepare(
     run: Run, session: DataSession, net: Supernet, folder: Path, arch: Arch
-) -> tuple[dict[str, Any], Any, Candidate]:
-    """Export one winner and measure its accuracy on the test images."""
+) -> tuple[dict[str, Any], Checks, Candidate]:
+    """Export one subnet, measure its accuracy on the test images, compare it to the supernet."""
     batches = [images.cpu() for images in session.calibration_batches(arch.resolution)]
     model = specialize(net, arch, calibration=batches)
-    plan = net.blueprint(arch)
-    export_files(folder, model, plan, arch)
+    export_files(folder, model, model.plan, arch)
+    checks = check_files(
+        folder,
+        model.plan,
+        net=net,
+        arch=arch,
+        calibration=batches,
+        images=_check_images(session, arch),
+    )
+    return _facts(run, session, model, arch), checks, _candidate(model, folder, arch)
+
+
+def _prepare_plain(
+    run: Run, session: DataSession, model: StaticNet, folder: Path, arch: Arch
+) -> tuple[dict[str, Any], Checks, Candidate]:
+    """Export a fine-tuned network, which has weights of its own, and compare its files to it."""
+    export_files(folder, model, model.plan, arch)
+    checks = check_plain_files(folder, model, images=_check_images(session, arch))
+    return _facts(run, session, model, arch), checks, _candidate(model, folder, arch)
+
+
+def _check_images(session: DataSession, arch: Arch) -> Tensor:
+    images, _ = next(iter(session.test.batches(arch.resolution)))
+    return images[:_CHECK_IMAGES].cpu().contiguous()
+
+
+def _candidate(model: StaticNet, folder: Path, arch: Arch) -> Candidate:
+    onnx = (folder / "model.onnx").read_bytes()
+    return Candidate(
+        plan=model.plan, resolution=arch.resolution, name=folder.name, weights=model, onnx=onnx
+    )
+
+
+def _facts(run: Run, session: DataSession, model: StaticNet, arch: Arch) -> dict[str, Any]:
+    """Return what a card says of a network, measured on the test images."""
     test = ((x.cpu(), y.cpu()) for x, y in session.test.batches(arch.resolution))
     accuracy = evaluate(model, test)
-    images = next(iter(session.test.batches(arch.resolution)))[0][:_CHECK_IMAGES].cpu()
-    checks = check_files(
-        folder, plan, net=net, arch=arch, calibration=batches, images=images.contiguous()
-    )
-    bundle = run.bundle
-    facts = {
+    plan, bundle = model.plan, run.bundle
+    return {
         "arch": arch.to_json(),
         "top1": accuracy.top1,
         "top5": accuracy.top5,
@@ -214,14 +317,6 @@ def _prepare(
         "crop_ratio": bundle.eval_crop_ratio,
         "versions": versions(),
     }
-    onnx = (folder / "model.onnx").read_bytes()
-    return (
-        facts,
-        checks,
-        Candidate(
-            plan=plan, resolution=arch.resolution, name=folder.name, weights=model, onnx=onnx
-        ),
-    )
 
 
 def _latency_facts(latency: Latency) -> dict[str, Any]:

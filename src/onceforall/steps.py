@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from onceforall.arch import Arch
 from onceforall.encoding import Rows
@@ -20,8 +21,8 @@ from onceforall.measure.costs import count_macs
 from onceforall.measure.latency_model import LatencyModel, build_latency_model
 from onceforall.measure.latency_targets import make_target
 from onceforall.measure.subnet import evaluate_arch
-from onceforall.predictors.accuracy import AccuracyPredictor, fit_and_report
-from onceforall.predictors.sampling import stratified_rows
+from onceforall.predictors.accuracy import AccuracyPredictor, PredictorReport, fit_and_report
+from onceforall.predictors.sampling import LearningCurve, learning_curve, stratified_rows
 from onceforall.report import write_report
 from onceforall.run import (
     Request,
@@ -34,8 +35,12 @@ from onceforall.run import (
     trained_supernet,
 )
 from onceforall.search import Problem, nsga2
+from onceforall.session import DataSession
 from onceforall.shipping import model_table, models_step, read_cards
+from onceforall.supernets.supernet import Supernet
 from onceforall.train.ranks import Ranks
+
+Floats = NDArray[np.floating[Any]]
 
 STEPS = ("plan", "train", "evaluate", "predictor", "latency", "search", "models", "report")
 
@@ -64,37 +69,92 @@ def evaluate_step(run: Run) -> None:
     session, net = run.session(), trained_supernet(run)
     for position, arch in enumerate(left, start=len(archs) - len(left)):
         run.progress("evaluate", position, len(archs))
-        accuracy = evaluate_arch(
-            net, arch, calibration=session.calibration_batches, images=session.valid
-        )
-        record = {
-            "arch": arch.to_json(),
-            "top1": accuracy.top1,
-            "top5": accuracy.top5,
-            "loss": round(accuracy.loss, 6),
-            "images": accuracy.images,
-            "macs": count_macs(net.blueprint(arch), resolution=arch.resolution),
-            "resolution": arch.resolution,
-        }
-        append_jsonl(run.folder.evaluations, record)
+        append_jsonl(run.folder.evaluations, _evaluation(run, session, net, arch))
     run.progress("evaluate", len(archs), len(archs))
+
+
+def _evaluation(run: Run, session: DataSession, net: Supernet, arch: Arch) -> dict[str, Any]:
+    """Measure one subnet on the validation images; return the line that says so."""
+    accuracy = evaluate_arch(
+        net, arch, calibration=session.calibration_batches, images=session.valid
+    )
+    return {
+        "arch": arch.to_json(),
+        "top1": accuracy.top1,
+        "top5": accuracy.top5,
+        "loss": round(accuracy.loss, 6),
+        "images": accuracy.images,
+        "macs": count_macs(net.blueprint(arch), resolution=arch.resolution),
+        "resolution": arch.resolution,
+    }
+
+
+def evaluate_more(run: Run, count: int) -> dict[str, Any]:
+    """Evaluate further sampled subnets of a run, up to ``count`` in all or until none helps.
+
+    Returns:
+        The number of evaluations, the learning curve (rank correlation on archs left out, from
+        half and from all of them), and why it stopped.
+    """
+    encoding, costs = run.encoding, compile_costs(run.spec)
+    session, net = run.session(), trained_supernet(run)
+    done = {Arch.from_json(line["arch"]) for line in read_jsonl(run.folder.evaluations)}
+    rng = np.random.default_rng([run.config.seed, len(done)])
+    rows = stratified_rows(encoding.sample, costs.macs, count=count, rng=rng)
+    left = [arch for arch in encoding.to_archs(rows) if arch not in done]
+    stopped = f"{count} evaluations reached"
+    for position, arch in enumerate(left[: max(0, count - len(done))]):
+        total = len(done) + position
+        if position and position % 50 == 0 and not _curve(run).more_help:
+            stopped = "more evaluations no longer help"
+            break
+        run.progress("evaluate", total, count)
+        append_jsonl(run.folder.evaluations, _evaluation(run, session, net, arch))
+    curve = _curve(run)
+    lines = len(read_jsonl(run.folder.evaluations))
+    return {"evaluations": lines, **asdict(curve), "stopped": stopped}
+
+
+def _curve(run: Run) -> LearningCurve:
+    return learning_curve(*_measured(run), seed=run.config.seed)
+
+
+def _measured(run: Run) -> tuple[Floats, Floats]:
+    """Return features and top-1 of everything evaluated so far."""
+    lines = read_jsonl(run.folder.evaluations)
+    if len(lines) < 10:
+        raise CheckpointError(f"{run.folder.path} has {len(lines)} evaluations, fewer than 10")
+    rows = run.encoding.from_archs([Arch.from_json(line["arch"]) for line in lines])
+    return run.encoding.features(rows), np.array([line["top1"] for line in lines])
 
 
 def predictor_step(run: Run) -> None:
     """Fit the accuracy predictor to what was measured."""
-    if run.folder.predictor.is_file() and run.folder.predictor.with_suffix(".json").is_file():
-        return
-    lines = read_jsonl(run.folder.evaluations)
-    if len(lines) < 10:
-        raise CheckpointError(f"{run.folder.path} has {len(lines)} evaluations, fewer than 10")
-    encoding = run.encoding
-    rows = encoding.from_archs([Arch.from_json(line["arch"]) for line in lines])
-    accuracies = np.array([line["top1"] for line in lines])
-    predictor, report = fit_and_report(encoding.features(rows), accuracies, seed=run.config.seed)
+    path = run.folder.predictor
+    if not (path.is_file() and path.with_suffix(".json").is_file()):
+        fit_predictor(run)
+
+
+def fit_predictor(run: Run) -> PredictorReport:
+    """Fit the accuracy predictor and write it; return its report on archs left out."""
+    predictor, report = fit_and_report(*_measured(run), seed=run.config.seed)
     predictor.save(run.folder.predictor, report)
+    return report
 
 
-def predict_top1(run: Run) -> Callable[[Rows], np.ndarray[Any, Any]]:
+def predictor_facts(run: Run) -> dict[str, Any]:
+    """Return the report of the run's predictor.
+
+    Raises:
+        CheckpointError: If there is none yet.
+    """
+    path = run.folder.predictor.with_suffix(".json")
+    if not path.is_file():
+        raise CheckpointError(f"{run.folder.path} has no predictor yet: run  ofa predictor train")
+    return dict(read_json(path)["report"])
+
+
+def predict_top1(run: Run) -> Callable[[Rows], Floats]:
     """Return the function from rows to predicted top-1."""
     predictor, encoding = AccuracyPredictor.load(run.folder.predictor), run.encoding
     return lambda rows: predictor.predict(encoding.features(rows))[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from onceforall.cli import inspecting, running, shipping
+from onceforall.cli import inspecting, measuring, running, shipping
 
 app = typer.Typer(
     name="ofa",
@@ -19,10 +19,14 @@ app.command("run")(running.run)
 app.command("train")(running.train)
 app.command("search")(running.search)
 app.command("specialize")(shipping.specialize)
+app.command("finetune")(shipping.finetune)
+app.command("export")(shipping.export)
 app.command("verify")(shipping.verify)
 app.command("report")(shipping.report)
 app.command("eval")(inspecting.evaluate)
 app.command("data")(inspecting.data)
+app.add_typer(measuring.latency, name="latency")
+app.add_typer(measuring.predictor, name="predictor")
 
 zoo = typer.Typer(help="The published networks.", no_args_is_help=True, rich_markup_mode=None)
 zoo.command("list")(inspecting.zoo_list)

@@ -66,3 +66,52 @@ def report(run: RunArgument) -> None:
 
     read_settings(RunFolder(path=run))
     print(write_report(run))
+
+
+def finetune(
+    run: RunArgument,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model of the run")],
+    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 25,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", min=0)] = 0.03,
+    distill: Annotated[
+        bool, typer.Option("--distill", help="Learn from the supernet's largest subnet too")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Fine-tune a shipped model and ship it as a new one.
+
+    Example:  ofa finetune runs/digits net04-0.152M-8px --epochs 25 --distill
+    """
+    from onceforall.run import open_run
+    from onceforall.shipping import finetune_model, model_table
+
+    with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
+        card = finetune_model(
+            open_run(run, tell=screen, should_stop=should_stop),
+            model,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            distill=distill,
+        )
+    if json:
+        print_json(card)
+        return
+    for line in model_table([card]):
+        print(line)
+
+
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a shipped model")],
+    out: Annotated[Path, typer.Option("--out", help="File to write", show_default=False)],
+    form: Annotated[
+        str, typer.Option("--format", help="onnx, torchscript, pt2, published or config")
+    ] = "onnx",
+) -> None:
+    """Write a shipped model in another form, checked against the original.
+
+    Example:  ofa export runs/digits/models/net01 --format torchscript --out net01.ts
+    """
+    from onceforall.deploy.export import export_model
+
+    error = export_model(model, out, form=form)
+    print(f"{out}" + ("" if error is None else f": off by {error:.1e} relative"))

@@ -119,6 +119,19 @@ def check_files(
         )
 
 
+def check_plain_files(folder: Path, model: StaticNet, *, images: Tensor) -> Checks:
+    """Compare a network that is no longer part of a supernet with its files, on ``images``."""
+    reloaded = load_plain(model.plan, folder / "model.safetensors")
+    with torch.no_grad():
+        expected = model.eval()(images)
+        return Checks(
+            extracted_bitwise=True,
+            safetensors_bitwise=torch.equal(expected, reloaded(images)),
+            onnx_relative_error=onnx_relative_error(folder / "model.onnx", images, expected),
+            depends_on_input=bool(expected.std(dim=0).max() > 1e-6 * expected.abs().max()),
+        )
+
+
 def onnx_relative_error(path: Path, images: Tensor, expected: Tensor) -> float:
     """Return the largest difference of ONNX Runtime's logits, over the largest logit."""
     session = ort_session(path.read_bytes())

@@ -1,0 +1,169 @@
+"""Verbs that measure devices and train accuracy predictors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from onceforall.cli.console import Screen, print_json, stop_on_signals
+from onceforall.cli.options import Json, RunArgument, Seed, parse_budget
+
+Target = Annotated[str, typer.Option("--target", help="ort-cpu, torch-cpu, torch-cuda or openvino")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of a run")]
+Net = Annotated[str, typer.Argument(metavar="NET", help="Published supernet id, or a run")]
+Table = Annotated[Path, typer.Argument(metavar="TABLE", help="JSON file of a latency model")]
+
+latency = typer.Typer(help="Latency of devices.", no_args_is_help=True, rich_markup_mode=None)
+predictor = typer.Typer(
+    help="Accuracy predictors of a run.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@latency.command("build")
+def latency_build(
+    net: Net,
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write", show_default=False)],
+    target: Target = "ort-cpu",
+    threads: Threads = 1,
+    budget: Annotated[str, typer.Option("--budget", metavar="TIME")] = "10m",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Measure this machine: the blocks of a search space and some whole networks.
+
+    Example:  ofa latency build ofa_mbv3_d234_e346_k357_w1.0 --out laptop.json
+    """
+    seconds = parse_budget(budget) or 600.0
+    from onceforall.devices import build_table
+
+    with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
+        facts = build_table(
+            net,
+            out,
+            target=target,
+            threads=threads,
+            budget_s=seconds,
+            seed=seed,
+            progress=_progress(screen, should_stop, "latency"),
+        )
+    _print(facts, json)
+
+
+@latency.command("list")
+def latency_list(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder or run")],
+    json: Json = False,
+) -> None:
+    """List the latency models of a folder or a run.
+
+    Example:  ofa latency list runs/digits
+    """
+    from onceforall.devices import list_tables
+
+    tables = list_tables(folder)
+    if json:
+        print_json(tables)
+        return
+    for facts in tables:
+        print(
+            f"{facts['file']}: {facts['target']}, {facts['threads']} threads, {facts['device']}; "
+            f"{facts['entries']} entries, unseen networks: tau "
+            f"{facts['unseen_kendall_tau']:.3f}, median error "
+            f"{facts['unseen_median_error'] * 100:.1f} %"
+        )
+
+
+@latency.command("show")
+def latency_show(
+    table: Table,
+    net: Annotated[
+        str | None, typer.Option("--net", help="Also say what it covers of this space")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show a latency model: hardware, size, error on unseen networks, coverage.
+
+    Example:  ofa latency show laptop.json --net ofa_mbv3_d234_e346_k357_w1.0
+    """
+    from onceforall.devices import table_facts
+
+    _print(table_facts(table, net), json)
+
+
+@latency.command("compare")
+def latency_compare(first: Table, second: Table, json: Json = False) -> None:
+    """Compare two devices on the layers that both measured.
+
+    Example:  ofa latency compare laptop.json server.json
+    """
+    from onceforall.devices import compare_tables
+
+    _print(compare_tables(first, second), json)
+
+
+@predictor.command("build")
+def predictor_build(
+    run: RunArgument,
+    archs: Annotated[int, typer.Option("--archs", min=8, help="Evaluations to reach")] = 300,
+    json: Json = False,
+) -> None:
+    """Evaluate more subnets of a run until more no longer help; append-only and resumable.
+
+    Example:  ofa predictor build runs/digits --archs 300
+    """
+    from onceforall.run import open_run
+    from onceforall.steps import evaluate_more
+
+    with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
+        facts = evaluate_more(open_run(run, tell=screen, should_stop=should_stop), archs)
+    _print(facts, json)
+
+
+@predictor.command("train")
+def predictor_train(run: RunArgument, json: Json = False) -> None:
+    """Fit the accuracy predictor of a run again, to everything measured so far.
+
+    Example:  ofa predictor train runs/digits
+    """
+    from onceforall.run import open_run
+    from onceforall.steps import fit_predictor
+
+    with Screen(quiet=json) as screen:
+        report = fit_predictor(open_run(run, tell=screen))
+    _print(report.to_json(), json)
+
+
+@predictor.command("eval")
+def predictor_eval(run: RunArgument, json: Json = False) -> None:
+    """Show how good a run's predictor is on subnets that were left out of its fit.
+
+    Example:  ofa predictor eval runs/digits
+    """
+    from onceforall.run import open_run
+    from onceforall.steps import predictor_facts
+
+    with Screen(quiet=json) as screen:
+        facts = predictor_facts(open_run(run, tell=screen))
+    _print(facts, json)
+
+
+def _progress(screen: Screen, should_stop: Any, what: str) -> Any:
+    from onceforall.errors import Interrupted
+
+    def show(done: int, total: int) -> None:
+        screen({"event": "progress", "what": what, "done": done, "total": total})
+        if should_stop():
+            raise Interrupted(f"stopped during {what}; the same command goes on")
+
+    return show
+
+
+def _print(facts: dict[str, Any], json: bool) -> None:
+    if json:
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        print(f"{name:24} {shown}")

@@ -1,0 +1,98 @@
+"""A shipped model in other forms, each checked against the original before it is written."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from onceforall.deploy.model_folder import MAX_RELATIVE_ERROR
+from onceforall.errors import ConfigError, VerificationError
+from onceforall.files import read_json, write_bytes, write_json
+from onceforall.supernets.published_config_writing import config_from_blueprint
+from onceforall.supernets.static import StaticNet
+from onceforall.supernets.weights import blueprint_from_json, load_plain
+
+FORMS = ("onnx", "torchscript", "pt2", "published", "config")
+
+
+def export_model(folder: Path, out: Path, *, form: str) -> float | None:
+    """Write the model in ``folder`` to ``out``.
+
+    Args:
+        folder: Folder of a shipped model.
+        out: File to write, atomically.
+        form: ``onnx``, ``torchscript``, ``pt2`` (``torch.export``), ``published`` (a
+            ``torch.save`` file with the published key names) or ``config`` (the published
+            ``net.config`` JSON).
+
+    Returns:
+        The largest relative difference to the original's logits on random images; None for
+        forms that do not compute.
+
+    Raises:
+        ConfigError: If the folder is no model, or the form unknown.
+        VerificationError: If the exported model computes something else; nothing is written.
+    """
+    if form not in FORMS:
+        raise ConfigError(f"--format {form!r} is not one of {', '.join(FORMS)}")
+    if not (folder / "card.json").is_file():
+        raise ConfigError(f"{folder} has no card.json: not a model folder, or not finished")
+    card = read_json(folder / "card.json")
+    model = load_plain(blueprint_from_json(card["blueprint"]), folder / "model.safetensors")
+    side = int(card["resolution"])
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    if form == "config":
+        write_json(out, config_from_blueprint(model.plan))
+        return None
+    if form == "onnx":
+        write_bytes(out, (folder / "model.onnx").read_bytes())
+        return float(card["checks"]["onnx_relative_error"])
+    data, run = _WRITERS[form](model, images)
+    with torch.no_grad():
+        expected = model(images)
+        difference = (run(images) - expected).abs().max() / expected.abs().max()
+    error = float(difference)
+    if not error <= MAX_RELATIVE_ERROR:
+        raise VerificationError(f"{form} export of {folder.name} is off by {error:.2g} relative")
+    write_bytes(out, data)
+    return error
+
+
+Written = tuple[bytes, Callable[[Tensor], Tensor]]
+
+
+def _torchscript(model: StaticNet, images: Tensor) -> Written:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # PyTorch deprecates TorchScript; whoever asks for it knows.
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(model, images), buffer)  # type: ignore[no-untyped-call]
+        again = torch.jit.load(io.BytesIO(buffer.getvalue()))  # type: ignore[no-untyped-call]
+    return buffer.getvalue(), again
+
+
+def _pt2(model: StaticNet, images: Tensor) -> Written:
+    buffer = io.BytesIO()
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
+    torch.export.save(program, buffer)
+    again = torch.export.load(io.BytesIO(buffer.getvalue())).module()
+    return buffer.getvalue(), again
+
+
+def _published(model: StaticNet, images: Tensor) -> Written:
+    buffer = io.BytesIO()
+    torch.save({"state_dict": model.published_state_dict()}, buffer)
+    return buffer.getvalue(), model
+
+
+_WRITERS: dict[str, Callable[[StaticNet, Tensor], Written]] = {
+    "torchscript": _torchscript,
+    "pt2": _pt2,
+    "published": _published,
+}

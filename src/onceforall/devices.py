@@ -1,0 +1,137 @@
+"""Latency models on disk: built, listed, shown and compared."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from onceforall.errors import ConfigError
+from onceforall.files import read_json_file, write_json
+from onceforall.measure.latency_model import LatencyModel, build_latency_model
+from onceforall.measure.latency_table import space_entries
+from onceforall.measure.latency_targets import make_target
+from onceforall.measure.ranking import kendall_tau
+from onceforall.recipes import validated
+from onceforall.run import RunFolder, read_settings
+from onceforall.supernets.families import published_spec
+from onceforall.supernets.spec import SupernetSpec
+
+
+def spec_of(net: str) -> SupernetSpec:
+    """Return the stage table of a published supernet or of a run.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    folder = RunFolder(path=Path(net))
+    if folder.settings.is_file():
+        settings = read_settings(folder)
+        return validated(settings["config"]).spec(settings["data"]["classes"])
+    return published_spec(net)
+
+
+def build_table(
+    net: str,
+    out: Path,
+    *,
+    target: str,
+    threads: int,
+    budget_s: float,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Measure this machine for a supernet's space and write the latency model to ``out``.
+
+    Measurements are kept beside it (``.jsonl``), so that a stopped build goes on.
+
+    Args:
+        net: A published supernet id, or a run.
+        out: JSON file to write.
+        target: Name of the target, e.g. ``ort-cpu``.
+        threads: Threads of a run.
+        budget_s: Seconds to measure for.
+        seed: Seed of the random networks.
+        progress: Told about measurements done.
+
+    Returns:
+        The facts that :func:`table_facts` gives.
+    """
+    model = build_latency_model(
+        spec_of(net),
+        target=make_target(target, threads=threads),
+        budget_s=budget_s,
+        seed=seed,
+        journal=out.with_suffix(".jsonl"),
+        progress=progress,
+    )
+    write_json(out, model.to_json())
+    return table_facts(out)
+
+
+def read_table(path: Path) -> LatencyModel:
+    """Return the latency model in ``path``.
+
+    Raises:
+        ConfigError: If there is no such file, or it is not JSON.
+        MeasurementError: If it is not a latency model.
+    """
+    return LatencyModel.from_json(read_json_file(path))
+
+
+def list_tables(folder: Path) -> list[dict[str, Any]]:
+    """Return the facts of every latency model in a folder or a run.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    inside = folder / "latency" if (folder / "latency").is_dir() else folder
+    paths = sorted(inside.glob("*.json")) if inside.is_dir() else []
+    if not paths:
+        raise ConfigError(f"{folder} holds no latency models (*.json)")
+    return [table_facts(path) for path in paths]
+
+
+def table_facts(path: Path, net: str | None = None) -> dict[str, Any]:
+    """Return what a latency model says of itself, and which part of a space it covers."""
+    model = read_table(path)
+    facts = {
+        "file": str(path),
+        "target": model.target,
+        "threads": model.threads,
+        "device": model.hardware.device,
+        "runtime": model.hardware.runtime,
+        "entries": sum(len(sizes) for sizes in model.table.values()),
+        **{f"unseen_{name}": value for name, value in model.report.to_json().items()},
+    }
+    if net is not None:
+        spec = spec_of(net)
+        entries = space_entries(spec)
+        missing = model.missing(entries)
+        facts["covered"] = f"{len(entries) - len(missing)} of {len(entries)} layers of {net}"
+    return facts
+
+
+def compare_tables(first: Path, second: Path) -> dict[str, Any]:
+    """Return how two devices rank and time the layers that both measured.
+
+    Raises:
+        ConfigError: If they have fewer than two layers in common.
+    """
+    one, two = read_table(first), read_table(second)
+    pairs = [
+        (ms, two.table[layer][size])
+        for layer, sizes in one.table.items()
+        for size, ms in sizes.items()
+        if size in two.table.get(layer, {})
+    ]
+    if len(pairs) < 2:
+        raise ConfigError(f"{first} and {second} have {len(pairs)} layers in common, fewer than 2")
+    return {
+        "first": f"{one.target} {one.threads}t, {one.hardware.device}",
+        "second": f"{two.target} {two.threads}t, {two.hardware.device}",
+        "common_entries": len(pairs),
+        "kendall_tau": kendall_tau([a for a, _ in pairs], [b for _, b in pairs]),
+        "median_ratio": statistics.median(b / a for a, b in pairs),
+    }
