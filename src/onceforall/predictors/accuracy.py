@@ -97,7 +97,9 @@ class AccuracyPredictor:
         accuracy_scale: Standard deviation of the training accuracies.
         mlp_share: Weight of the MLPs in the blend, 0..1; ridge has the rest.
         error: Cross-validated error of the blend, in units of ``accuracy_scale``.
-        interval_scale: Factor on the spread that makes 90 % intervals cover 90 %.
+        typical_spread: Usual standard deviation between the MLPs, in the same units: where they
+            differ more, an arch is unlike those fitted on, and its interval is wider.
+        interval_scale: Factor that makes 90 % intervals cover 90 %.
         num_train: Archs fitted on.
     """
 
@@ -109,6 +111,7 @@ class AccuracyPredictor:
     accuracy_scale: float
     mlp_share: float
     error: float
+    typical_spread: float
     interval_scale: float
     num_train: int
 
@@ -147,8 +150,9 @@ class AccuracyPredictor:
         share = _best_share(unseen_mlp_N, unseen_ridge_N, y_N)
         residual_N = np.abs(y_N - share * unseen_mlp_N - (1 - share) * unseen_ridge_N)
         error = float(np.sqrt(np.square(residual_N).mean())) or 1e-9
-        # The conformal quantile of residuals over the spread that will be quoted.
-        score_N = residual_N / np.hypot(error, share * mlp_MN.std(0))
+        # The conformal quantile of residuals over the errors that will be quoted.
+        typical_spread = float(np.sqrt(np.square(mlp_MN.std(0)).mean())) or 1.0
+        score_N = residual_N / (error * _strangeness(mlp_MN, typical_spread))
         rank = min(1.0, 0.9 * (len(y_N) + 1) / len(y_N))
         return cls(
             members=members,
@@ -159,6 +163,7 @@ class AccuracyPredictor:
             accuracy_scale=spread,
             mlp_share=share,
             error=error,
+            typical_spread=typical_spread,
             interval_scale=float(np.quantile(score_N, rank)) / Z90,
             num_train=len(y_N),
         )
@@ -181,7 +186,7 @@ class AccuracyPredictor:
         blend_N = self.mlp_share * mlp_MN.mean(0) + (1 - self.mlp_share) * run_ridge(
             self.ridge, x_NF
         )
-        std_N = self.interval_scale * np.hypot(self.error, self.mlp_share * mlp_MN.std(0))
+        std_N = self.interval_scale * self.error * _strangeness(mlp_MN, self.typical_spread)
         return self.accuracy_mean + self.accuracy_scale * blend_N, self.accuracy_scale * std_N
 
     def predict_ridge(self, features: ArrayLike) -> Floats:
@@ -263,8 +268,8 @@ class AccuracyPredictor:
 
 
 _NUMBERS = (
-    "feature_scale", "accuracy_mean", "accuracy_scale", "mlp_share", "error", "interval_scale",
-    "num_train",
+    "feature_scale", "accuracy_mean", "accuracy_scale", "mlp_share", "error", "typical_spread",
+    "interval_scale", "num_train",
 )  # fmt: skip
 
 
@@ -304,6 +309,13 @@ def _checked(features: ArrayLike, accuracies: ArrayLike) -> tuple[Floats, Floats
     if not (np.isfinite(x_NF).all() and np.isfinite(y_N).all()):
         raise ConfigError("features and accuracies must be finite numbers")
     return x_NF, y_N
+
+
+def _strangeness(mlp_MN: Floats, typical_spread: float) -> Floats:
+    """Return a factor on the error, ``(N,)``: near 1 for archs like those fitted on."""
+    ratio_N = mlp_MN.std(0) / typical_spread
+    result: Floats = np.sqrt((1 + np.square(ratio_N)) / 2)
+    return result
 
 
 def _best_share(mlp_N: Floats, ridge_N: Floats, y_N: Floats) -> float:
