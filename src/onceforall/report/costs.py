@@ -1,0 +1,90 @@
+"""Costs that records leave out: counted from the stage table, predicted by the latency table."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from onceforall.blueprint import Layer
+from onceforall.errors import OnceForAllError
+from onceforall.measure.costs import layer_macs, layer_params, sized_layers
+from onceforall.measure.latency_model import LatencyModel
+from onceforall.report.records import Model, Record, Subnet, number, section, text
+from onceforall.supernets.spec import SupernetSpec
+from onceforall.supernets.weights import spec_from_json
+
+LayerCost = Callable[[Layer, int], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostCounter:
+    """What the costs of any subnet of the run come from.
+
+    Attributes:
+        spec: Stage table of the supernet, or None where it is not known.
+        layer_costs: Functions from a layer and the side of its input to its share of a cost.
+    """
+
+    spec: SupernetSpec | None
+    layer_costs: Mapping[str, LayerCost]
+
+    def complete(self, subnet: Subnet) -> Subnet:
+        """Return the subnet with the costs that its record does not name."""
+        missing = [name for name in self.layer_costs if name not in subnet.costs]
+        if self.spec is None or subnet.arch is None or not missing:
+            return subnet
+        costs: dict[str, float] = {}
+        # The stage table or the latency table may be of another space, or of another version.
+        with contextlib.suppress(OnceForAllError, TypeError, ValueError):
+            plan = self.spec.blueprint(subnet.arch)
+            sized = [(layer, side) for layer, side, _ in sized_layers(plan, subnet.arch.resolution)]
+            for name in missing:
+                cost = self.layer_costs[name]
+                total = sum(cost(layer, side) for layer, side in sized)
+                costs |= {name: total} if math.isfinite(total) else {}
+        return replace(subnet, costs={**costs, **subnet.costs})
+
+
+def cost_counter(
+    supernet: Record, tables: Sequence[Record], models: Sequence[Model]
+) -> CostCounter:
+    """Return what the records of a run give.
+
+    Args:
+        supernet: The record beside the supernet's weights.
+        tables: Latency tables, any number.
+        models: Shipped models; the table of their device is taken.
+    """
+    latency = [m for table in tables if (m := _latency_model(table)) is not None]
+    devices = {_device(section(model.card, "target")) for model in models}
+    fitting = [m for m in latency if not devices or (m.target, m.threads) in devices]
+    costs: dict[str, LayerCost] = {
+        "macs": layer_macs,
+        "params": lambda layer, _: layer_params(layer),
+    }
+    if fitting:
+        costs["latency_ms"] = fitting[0].layer_ms
+    # Subnets share most of their layers.
+    cached = {name: lru_cache(maxsize=None)(cost) for name, cost in costs.items()}
+    return CostCounter(spec=_spec(supernet), layer_costs=cached)
+
+
+def _device(target: Record) -> tuple[str | None, float | None]:
+    return text(target, "name"), number(target, "threads")
+
+
+def _spec(record: Record) -> SupernetSpec | None:
+    try:
+        return spec_from_json(dict(section(record, "spec")))
+    except (OnceForAllError, TypeError):
+        return None
+
+
+def _latency_model(record: Record) -> LatencyModel | None:
+    try:
+        return LatencyModel.from_json(record)
+    except (OnceForAllError, AttributeError):
+        return None

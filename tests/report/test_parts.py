@@ -1,0 +1,382 @@
+"""The parts that charts, figures and drawings are made of."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from onceforall.arch import Arch
+from onceforall.deploy.model_folder import check_files, export_files, write_card
+from onceforall.deploy.specialize import specialize
+from onceforall.files import append_jsonl, read_json, write_json
+from onceforall.measure.costs import count_macs, count_params
+from onceforall.report import build_report, numbers
+from onceforall.report.drawing import draw, shared_frame
+from onceforall.report.labels import place_labels
+from onceforall.report.markup import Markup, element, join, script_json
+from onceforall.report.plot import Axes, short
+from onceforall.report.records import read_model, read_subnet
+from onceforall.report.run_folder import read_run
+from onceforall.report.scales import Scale, fit_scale, tick_labels
+from onceforall.supernets.families import mobilenet_v3, small_images
+from tests.report.make_run import Story, make_run
+from tests.report.parsing import Page
+from tests.train.tiny import SPEC, tiny_net
+
+STYLE = Path(numbers.__file__).with_name("style.css").read_text()
+FINITE = st.integers(-(10**12), 10**12).map(lambda thousandths: thousandths / 1000)
+S = numbers.SPACE
+
+# -- figures --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (numbers.percent(0.975), f"97.5{S}%"),
+        (numbers.percent(None), "\u2014"),
+        (numbers.milliseconds(0.41234), f"0.412{S}ms"),
+        (numbers.milliseconds(0.99962), f"1.00{S}ms"),
+        (numbers.milliseconds(1234.5), f"1234{S}ms"),
+        (numbers.count(999), "999"),
+        (numbers.count(999_600), f"1.00{S}M"),
+        (numbers.count(566_170_656), f"566{S}M"),
+        (numbers.data_size(1240), f"1.24{S}kB"),
+        (numbers.duration(8.44), f"8.4{S}s"),
+        (numbers.duration(59.97), f"1{S}min"),
+        (numbers.duration(185), f"3{S}min 5{S}s"),
+        (numbers.duration(3599.6), f"1{S}h"),
+        (numbers.duration(7800), f"2{S}h 10{S}min"),
+        (numbers.span(f"1{S}ms", f"2{S}ms"), f"1\u20132{S}ms"),
+        (numbers.span(f"1{S}ms", f"1{S}ms"), f"1{S}ms"),
+        (numbers.plural(1, "model"), "1 model"),
+        (numbers.plural(1200, "class", "classes"), "1,200 classes"),
+        (numbers.fact_name("p90_relative_error"), "p90 relative error"),
+        (numbers.fact_title("cpu_threads"), "CPU threads"),
+        (numbers.fact_value("relative_error", 0.021), f"2.1{S}%"),
+        (numbers.fact_value("seconds", 4.1), f"4.1{S}s"),
+        (numbers.fact_value("gpu", None), "\u2014"),
+    ],
+)
+def test_figures_are_written_for_people(written: str, expected: str) -> None:
+    assert written == expected
+
+
+@given(st.floats(min_value=1e-4, max_value=1e11))
+def test_significant_digits_are_significant(value: float) -> None:
+    written = numbers.significant(value)
+    assert float(written) == pytest.approx(value, rel=0.0051)
+    if value < 99:
+        assert len(written.replace(".", "").lstrip("0")) == 3
+
+
+def test_wilson_interval_is_the_known_one() -> None:
+    # Newcombe, Statistics in Medicine 1998, table I, method 3: 81 of 263 and 0 of 20.
+    assert numbers.wilson_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert numbers.wilson_interval(0.0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+
+
+# -- markup ---------------------------------------------------------------------------------------
+
+
+def test_elements_escape_what_is_not_markup() -> None:
+    made = element("p", {"title": '"<&', "hidden": True, "id": None}, "<b>", element("br"), None)
+    assert made == '<p title="&quot;&lt;&amp;" hidden>&lt;b&gt;<br></p>'
+    assert element("line", {"x1": "5%", "class": "a b"}) == '<line x1=5% class="a b" />'
+    assert join(("<", Markup("<hr>"))) == "&lt;<hr>"
+
+
+@given(st.recursive(st.text() | st.integers(), lambda inner: st.lists(inner), max_leaves=5))
+def test_script_json_is_json_and_safe(value: object) -> None:
+    written = script_json(value)
+    assert json.loads(written) == value
+    assert written.isascii()
+    assert not set(written) & set("<>&")
+
+
+# -- axes -----------------------------------------------------------------------------------------
+
+
+@given(st.lists(FINITE, min_size=1, max_size=8), st.booleans())
+def test_axes_hold_their_values_and_have_round_ticks(values: list[float], log: bool) -> None:
+    scale = fit_scale(values, may_be_log=log)
+    assert scale.low < scale.high
+    for value in values:
+        assert scale.contains(value)
+        assert -1e-6 <= scale.position(value) <= 100 + 1e-6
+    ticks = scale.ticks
+    if (scale.high - scale.low) > 1e-6 * max(abs(scale.low), abs(scale.high)):
+        assert list(ticks) == sorted(set(ticks))
+        assert all(scale.low - 1e-9 * abs(t) <= t <= scale.high + 1e-9 * abs(t) for t in ticks)
+        assert len(set(tick_labels(ticks))) == len(ticks)
+        if not scale.log:
+            assert 3 <= len(ticks) <= 8
+
+
+def test_ticks_are_the_expected_ones() -> None:
+    assert Scale(low=86.0, high=100.0).ticks == (87.5, 90, 92.5, 95, 97.5, 100)
+    assert tick_labels((87.5, 90, 92.5)) == ("87.5", "90.0", "92.5")
+    assert Scale(low=0.15, high=5.0, log=True).ticks == (0.2, 0.5, 1, 2, 5)
+    assert tick_labels((0.2, 0.5, 1, 2, 5)) == ("0.2", "0.5", "1", "2", "5")
+    assert fit_scale([1.0, 100.0], may_be_log=True).log
+    assert not fit_scale([1.0, 5.0], may_be_log=True).log
+    assert not fit_scale([0.0, 100.0], may_be_log=True).log
+    assert fit_scale([0.5, 1.0], limits=(0.0, 1.0)).high == 1.0
+
+
+def test_places_are_percents_from_the_top_left() -> None:
+    axes = Axes(x=Scale(low=1, high=100, log=True), y=Scale(low=0, high=10), x_title="", y_title="")
+    assert axes.place((10, 10)) == pytest.approx((50, 0))
+    assert axes.place((1, 0)) == pytest.approx((0, 100))
+    assert [short(v) for v in (0.0, -0.001, -0.5, 12.345, 100.0)] == [
+        "0",
+        "0",
+        "-0.5",
+        "12.35",
+        "100",
+    ]
+
+
+def test_labels_keep_clear_of_marks_and_of_one_another() -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        places = [(rng.uniform(0, 100), rng.uniform(0, 100)) for _ in range(8)]
+        labels = place_labels([f"network-{i}" for i in range(8)], places)
+        boxes = []
+        for label, (x, y) in zip(labels, places, strict=True):
+            if label is not None:
+                length = 6.7 * len(label.text)
+                left = (
+                    x * 6
+                    + label.dx
+                    - {"start": 0, "middle": length / 2, "end": length}[label.anchor]
+                )
+                boxes.append((left, y * 3.8 + label.dy - 10, left + length, y * 3.8 + label.dy))
+        for i, a in enumerate(boxes):
+            for b in boxes[i + 1 :]:
+                assert not (a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3])
+            for x, y in places:
+                assert not (a[0] < x * 6 < a[2] and a[1] < y * 3.8 < a[3])
+    assert place_labels(["alone"], [(50, 50)])[0] is not None
+    assert place_labels(["x" * 90], [(10, 50)])[0].text.endswith("\u2026")  # type: ignore[union-attr]
+    assert place_labels(["a", "b"], [(50, 50), (50, 50)])[0] is not None
+
+
+# -- colours --------------------------------------------------------------------------------------
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first: str, second: str) -> float:
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_has_contrast_and_kernels_differ(scheme: int) -> None:
+    block = re.findall(r":root \{(.*?)\}", STYLE, re.S)[scheme]
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block))
+    pairs = [
+        (text, ground) for text in ("ink", "muted") for ground in ("page", "surface", "sunken")
+    ]
+    pairs += [(text, "surface") for text in ("accent", "good", "bad", "predicted", "purple")]
+    pairs += [(text, "accent-soft") for text in ("accent", "good", "muted")]
+    pairs += [("surface", "accent"), ("page", "ink")]
+    pairs += [(f"on-k{k}", f"k{k}") for k in (1, 3, 5, 7)]
+    for text, ground in pairs:
+        assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    # Kernels are told apart by lightness, which every eye sees.
+    for first, second in ((3, 5), (5, 7)):
+        assert contrast(colours[f"k{first}"], colours[f"k{second}"]) >= 1.8
+
+
+# -- drawing --------------------------------------------------------------------------------------
+
+
+def test_the_drawing_shows_the_network(finished: Path) -> None:
+    run = read_run(finished)
+    frame = shared_frame(run)
+    assert frame.depths == (3, 3, 3)
+    assert frame.max_ratio == 4
+    for model in run.models:
+        arch, drawn = model.subnet.arch, draw(model, frame)
+        assert arch is not None and drawn is not None
+        page = Page(drawn)
+        blocks = re.findall(r"(\d)\u00d7\1<i>([\d.]+)</i>", drawn)
+        expected = [
+            (str(k), f"{e:g}")
+            for stage, depth in enumerate(arch.depth)
+            for k, e in zip(
+                arch.kernel_size[stage][:depth], arch.expand_ratio[stage][:depth], strict=True
+            )
+        ]
+        assert blocks == expected
+        assert drawn.count("<i></i>") == 9 - sum(arch.depth)
+        in_key = [a for t, a in page.elements if t == "i" and a.get("class") == "off"]
+        assert len(in_key) == (sum(arch.depth) < 9)
+        shares = [int(s) for s in re.findall(r">(\d+)\u00a0%<", drawn)]
+        assert 96 <= sum(shares) <= 104
+
+
+def test_the_drawing_needs_no_blueprint(finished: Path) -> None:
+    card = read_json(next((finished / "models").glob("*/card.json")))
+    frame = shared_frame(read_run(finished))
+    model = read_model({k: v for k, v in card.items() if k != "blueprint"}, "net")
+    assert model.blueprint is None
+    drawn = draw(model, frame)
+    assert drawn is not None and "Stage 3" in drawn and "Stem" not in drawn
+    assert draw(read_model({"name": "x"}, "x"), frame) is None
+
+
+def test_a_leading_fixed_block_is_a_row_of_its_own(tmp_path: Path) -> None:
+    story = Story(num_models=2, num_samples=4, num_front=3, spec=mobilenet_v3(num_classes=10))
+    run = read_run(make_run(tmp_path / "run", story))
+    page = Page(draw(run.models[0], shared_frame(run)) or "")
+    assert "First" in page.text and "Stage 5" in page.text and "Stage 6" not in page.text
+    assert "112\u00d7112" in page.text or "64\u00d764" in page.text
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def test_costs_that_records_leave_out_are_counted(finished: Path) -> None:
+    run = read_run(finished)
+    spec = small_images(num_classes=10, resolutions=(16, 24, 32), widths=(16, 32, 64))
+    for subnet in run.samples[:20]:
+        assert subnet.arch is not None
+        plan = spec.blueprint(subnet.arch)
+        assert subnet.costs["params"] == count_params(plan)
+        assert subnet.costs["macs"] == count_macs(plan, resolution=subnet.arch.resolution)
+
+
+def test_epochs_that_ran_twice_count_once_and_steps_add_up(tmp_path: Path) -> None:
+    events = [
+        {"event": "epoch", "epochs_done": 1, "loss": 2.0},
+        {"event": "epoch", "epochs_done": 2, "loss": 9.0},
+        {"event": "rollback", "reason": "nan"},
+        {"event": "epoch", "epochs_done": 2, "loss": 1.0},
+        {"event": "step_done", "step": "train", "seconds": 10},
+        {"event": "step_done", "step": "search", "seconds": 1},
+        {"event": "step_done", "step": "train", "seconds": 5.5},
+    ]
+    for event in events:
+        append_jsonl(tmp_path / "events.jsonl", event)
+    run = read_run(tmp_path)
+    assert [event["loss"] for event in run.epochs] == [2.0, 1.0]
+    assert [event["epochs_done"] for event in run.rollbacks] == [2]
+    assert run.steps == (("train", 15.5), ("search", 1))
+
+
+def test_evaluations_of_all_ranks_count_and_the_last_of_a_subnet(tmp_path: Path) -> None:
+    space = small_images(num_classes=2).space
+    first, second = space.smallest, space.largest
+    append_jsonl(tmp_path / "evaluations.jsonl", {"arch": first.to_json(), "top1": 0.5})
+    append_jsonl(tmp_path / "evaluations-1.jsonl", {"arch": second.to_json(), "top1": 0.75})
+    append_jsonl(tmp_path / "evaluations.jsonl", {"arch": first.to_json(), "top1": 0.625})
+    tops = {subnet.arch: subnet.top1 for subnet in read_run(tmp_path).samples}
+    assert tops == {first: 0.625, second: 0.75}
+
+
+def test_models_come_fastest_first_and_nan_is_unknown(tmp_path: Path) -> None:
+    for name, latency_ms in (("a", 3.0), ("b", 1.0), ("c", None), ("d", 2.0)):
+        card = {"name": name, "latency_ms": latency_ms, "top1": 0.5}
+        write_json(tmp_path / "models" / name / "card.json", card)
+    assert [model.name for model in read_run(tmp_path).models] == ["b", "d", "a", "c"]
+    subnet = read_subnet({"top1": math.nan, "macs": True, "latency_ms": "3", "params": 7})
+    assert subnet.top1 is None
+    assert dict(subnet.costs) == {"params": 7}
+
+
+def test_pairs_of_predicted_and_measured_are_all_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", Story(num_models=3, num_samples=10, num_front=8))
+    front = read_json(run / "search" / "front.json")
+    for point in front["points"][:4]:
+        line = {"arch": point["arch"], "top1": 0.9, "images": 10, "macs": point["macs"]}
+        append_jsonl(run / "evaluations.jsonl", line)
+    confirmed = read_json(run / "search" / "confirmed.json")["points"]
+    measured = {Arch.from_json(p["arch"]) for p in [*front["points"][:4], *confirmed]}
+    text = Page(build_report(run)).text
+    assert f"then measured on the validation images ({len(measured)})" in text
+    assert "shipped models, on the test images (3)" in text
+    assert f"found by the search, then measured ({len(confirmed)})" in text, "latency"
+
+
+def test_a_measured_model_that_another_beats_is_hollow(finished: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", Story(num_models=2, num_samples=4, num_front=4))
+    for path, top1, macs in zip(
+        sorted(run.glob("models/*/card.json")), (0.9, 0.8), (10, 20), strict=True
+    ):
+        write_json(path, {**read_json(path), "top1": top1, "macs": macs, "latency_ms": 30.0 / macs})
+    html = build_report(run)
+    by_latency, by_macs = (
+        re.findall(
+            r'class="?(mark(?: [^"]*)?)"? data-m',
+            html.split(f"<div class=axis-panel data-cost={cost}")[1].split("<ul")[0],
+        )
+        for cost in ("latency_ms", "macs")
+    )
+    assert sorted(by_latency) == ["mark", "mark"]
+    assert sorted(by_macs) == ["mark", "mark beaten"]
+
+
+# -- snippets -------------------------------------------------------------------------------------
+
+
+def test_the_snippets_run(tmp_path: Path) -> None:
+    """What the report says to do with a model works, on a model that was really exported."""
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path / "it's a run" / "models" / "net01"
+    net, arch = tiny_net(), SPEC.space.smallest
+    generator = torch.Generator().manual_seed(0)
+    side = arch.resolution
+    batches = [torch.randn(16, 3, side, side, generator=generator) for _ in range(2)]
+    plan = net.blueprint(arch)
+    export_files(folder, specialize(net, arch, calibration=batches), plan, arch)
+    checks = check_files(folder, plan, net=net, arch=arch, calibration=batches, images=batches[0])
+    facts = {
+        "name": "net01",
+        "arch": Arch.to_json(arch),
+        "top1": 0.5,
+        "macs": count_macs(plan, resolution=side),
+        "resolution": side,
+        "classes": ["a", "b", "c"],
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+    }
+    write_card(folder, plan, checks, facts)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    codes = Page(build_report(tmp_path / "it's a run")).codes
+    (command,) = (code for code in codes if code.startswith("ofa "))
+    assert shlex.split(command) == ["ofa", "verify", "it's a run/models/net01"]
+    programs = [code for code in codes if code.startswith("import json")]
+    assert len(programs) == 2
+    for program in programs:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=dict(os.environ),
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() in ("a", "b", "c")
