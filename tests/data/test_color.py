@@ -153,6 +153,9 @@ def test_mapping_pixels_is_one_matrix_per_pixel(side):
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
     assert result.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(map_pixels(list(pixels), matrices, low=low, high=high), result)
+    for chunk in (3, 4):  # as on a GPU
+        together = map_pixels(pixels, matrices, low=low, high=high, chunk=chunk)
+        torch.testing.assert_close(together, result, rtol=0, atol=1e-5)
 
 
 def test_normalize_matrix_normalises():

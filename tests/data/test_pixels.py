@@ -168,7 +168,10 @@ def test_crop_resizes_as_torch_does(tmp_path, suffix):
     part = torch.from_numpy(whole[10:70, 30:110].copy()).permute(2, 0, 1)[None]
     expected = F.interpolate(part, (41, 41), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
     rgb, _ = read(path, (30, 10, 110, 70), 41)
-    assert np.abs(rgb - expected.numpy().astype(int)).max() <= 3
+    difference = np.abs(rgb - expected.numpy().astype(int))
+    # Chroma of a JPEG crop that shrinks is repeated instead of interpolated.
+    assert difference.max() <= (1 if suffix == ".png" else 12)
+    assert difference.mean() <= (0.1 if suffix == ".png" else 2)
 
 
 @pytest.mark.parametrize("allow_ycc", [True, False])

@@ -112,6 +112,7 @@ class TrainReader(Dataset[RawTrainBatch]):
         stack: bool,
     ) -> None:
         self._files = files
+        self._labels = files.labels.numpy()  # several times faster to index than a tensor
         self._augmentation = augmentation
         self._seed = seed
         self._crop_ratio = crop_ratio
@@ -121,40 +122,44 @@ class TrainReader(Dataset[RawTrainBatch]):
     def __getitems__(self, keys: list[TrainKey]) -> RawTrainBatch:
         """Read one batch; a damaged file is replaced by the next good one."""
         bad: list[str] = []
-        images, labels, is_ycc, draws = [], [], [], []
-        for key in keys:
-            index = key.image
+        images, labels, is_ycc = [], [], []
+        # All draws before all images: between images, this little code would be cold.
+        draws = [self._draw(key.image, key.epoch) for key in keys]
+        for place, key in enumerate(keys):
+            image = key.image
             for _ in range(_MAX_REPLACEMENTS):
-                draw = named_uniforms(_NUM_DRAWS, "image", self._seed, key.epoch, index)
                 try:
-                    pixels, ycc = self._read(index, key, draw)
+                    pixels, ycc = self._read(image, key, draws[place])
                     break
                 except DataError as error:
                     bad.append(str(error))
-                    index = (index + 1) % len(self._files)
+                    image = (image + 1) % len(self._files)
+                    draws[place] = self._draw(image, key.epoch)
             else:
                 # No good image in reach: the batch stays incomplete and the caller refuses it.
                 return _failed_batch(bad)
             images.append(pixels)
-            labels.append(int(self._files.labels[index]))
+            labels.append(int(self._labels[image]))
             is_ycc.append(ycc)
-            draws.append(draw[_COLOR:])
         return RawTrainBatch(
             pixels=_stack(images) if self._stack else images,
             labels=torch.tensor(labels, dtype=torch.int64),
             is_ycc=torch.tensor(is_ycc),
-            draws=torch.tensor(draws, dtype=torch.float32),
+            draws=torch.tensor([draw[_COLOR:] for draw in draws], dtype=torch.float32),
             bad=bad,
         )
 
-    def _read(self, index: int, key: TrainKey, draw: list[float]) -> tuple[Tensor, bool]:
+    def _draw(self, image: int, epoch: int) -> list[float]:
+        return named_uniforms(_NUM_DRAWS, "image", self._seed, epoch, image)
+
+    def _read(self, image: int, key: TrainKey, draw: list[float]) -> tuple[Tensor, bool]:
         def choose(width: int, height: int) -> Box:
             if self._augmentation.crop == "resized":
                 return random_box(width, height, self._augmentation, draw)
             return centre_box(width, height, resolution=key.resolution, crop_ratio=self._crop_ratio)
 
         pixels, is_ycc = read_crop(
-            self._files.path(index),
+            self._files.path(image),
             choose,
             resolution=key.resolution,
             allow_ycc=self._policy is None,
@@ -163,7 +168,7 @@ class TrainReader(Dataset[RawTrainBatch]):
             # Four bytes are one number: a row is mirrored without touching its channels.
             pixels = pixels.view(torch.int32).flip(1).view(torch.uint8)
         if self._policy is not None:
-            seed = derive_seed("policy", self._seed, key.epoch, index)
+            seed = derive_seed("policy", self._seed, key.epoch, image)
             pixels = _apply_policy(self._policy, pixels, seed)
         return pixels, is_ycc
 
@@ -178,6 +183,7 @@ class EvalReader(Dataset[RawEvalBatch]):
 
     def __init__(self, files: ImageFiles, *, crop_ratio: float) -> None:
         self._files = files
+        self._labels = files.labels.numpy()  # several times faster to index than a tensor
         self._crop_ratio = crop_ratio
 
     def __getitems__(self, keys: list[EvalKey]) -> RawEvalBatch:
@@ -195,7 +201,7 @@ class EvalReader(Dataset[RawEvalBatch]):
                 bad.append(str(error))
                 continue
             images.append(image)
-            labels.append(int(self._files.labels[key.image]))
+            labels.append(int(self._labels[key.image]))
         side = keys[0].resolution
         pixels = np.stack(images) if images else np.empty((0, side, side, 3), dtype=np.uint8)
         return RawEvalBatch(

@@ -96,11 +96,13 @@ class StreamedBatches:
             raise ConfigError("crop pad needs resident data; streamed data take resized or none")
         self._files = files
         self._augmentation = augmentation
-        self._mean = mean
-        self._std = std
         self._batch_size = batch_size
         self._seed = seed
         self._device = torch.device(device)
+        self._ycc_to_rgb = ycc_to_rgb_matrix().to(self._device)
+        self._normal = normalize_matrix(mean, std).to(self._device)
+        self._low = self._normal[:3, 3]  # where 0 and 255 of each channel go
+        self._high = self._normal[:3, :3].diagonal() * 255 + self._low
         self._shard = shard or Shard()
         self._on_bad_image = on_bad_image
         self._report = report
@@ -162,17 +164,11 @@ class StreamedBatches:
             pixels = pixels.to(device, non_blocking=True)
         draws = raw.draws.to(device, non_blocking=True)
         is_ycc = raw.is_ycc.to(device, non_blocking=True)[:, None, None]
-        ycc_to_rgb = ycc_to_rgb_matrix().to(device)
-        to_rgb = torch.where(is_ycc, ycc_to_rgb, torch.eye(4, device=device))
+        to_rgb = torch.where(is_ycc, self._ycc_to_rgb, torch.eye(4, device=device))
         mode = self._augmentation.color
         colors = color_matrices(mode, draws[:, :8], _mean_colors(pixels, to_rgb, mode))
-        mean, std = (torch.tensor(values, device=device) for values in (self._mean, self._std))
-        images = map_pixels(
-            pixels,
-            normalize_matrix(self._mean, self._std).to(device) @ colors @ to_rgb,
-            low=-mean / std,
-            high=(1 - mean) / std,
-        )
+        matrices = self._normal @ colors @ to_rgb
+        images = map_pixels(pixels, matrices, low=self._low, high=self._high)
         if self._augmentation.cutout > 0:
             cutout_(images, draws[:, 8:], side=self._augmentation.cutout)
         return images, raw.labels.to(device, non_blocking=True)
