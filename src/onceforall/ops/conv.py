@@ -1,7 +1,7 @@
 """Elastic convolutions.
 
 Shape suffixes: B batch, C channels, O output channels, H/W height/width, K kernel side,
-P = K * K.
+P = K * K, Q = P of the largest kernel.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onceforall.ops.functional import center_crop
+from onceforall.ops.functional import center_crop, leading_block
 
 
 class ElasticConv2d(nn.Module):
@@ -40,6 +40,7 @@ class ElasticConv2d(nn.Module):
     ) -> None:
         super().__init__()
         self.stride = stride
+        self.padding = kernel_size // 2
         self.weight = nn.Parameter(
             torch.empty(max_out_channels, max_in_channels, kernel_size, kernel_size)
         )
@@ -48,10 +49,9 @@ class ElasticConv2d(nn.Module):
 
     def forward(self, x_BCHW: Tensor, out_channels: int) -> Tensor:
         """Convolve ``(B, C, H, W)`` to ``(B, out_channels, H', W')`` with "same" padding."""
-        weight = self.weight[:out_channels, : x_BCHW.shape[1]]
+        weight = leading_block(self.weight, out_channels, x_BCHW.shape[1])
         bias = None if self.bias is None else self.bias[:out_channels]
-        padding = self.weight.shape[-1] // 2
-        return F.conv2d(x_BCHW, weight, bias, stride=self.stride, padding=padding)
+        return F.conv2d(x_BCHW, weight, bias, stride=self.stride, padding=self.padding)
 
     @torch.no_grad()
     def copy_to(self, plain: nn.Conv2d) -> None:
@@ -91,6 +91,10 @@ class ElasticDepthwiseConv2d(nn.Module):
         self.transforms = nn.ParameterDict(
             {f"{big}to{small}": torch.eye(small**2) for big, small in itertools.pairwise(sizes)}
         )
+        for big, small in itertools.pairwise(sizes):
+            pixels = torch.eye(big**2).view(-1, big, big)
+            crop = center_crop(pixels, small).flatten(start_dim=1).T.contiguous()
+            self.register_buffer(f"crop{big}to{small}", crop, persistent=False)
         # A depthwise filter sees one channel: its fan is the window, whatever the width.
         nn.init.normal_(self.weight, std=(2.0 / sizes[0] ** 2) ** 0.5)
 
@@ -102,20 +106,36 @@ class ElasticDepthwiseConv2d(nn.Module):
         """
         if kernel_size not in self.kernel_sizes:
             raise ValueError(f"kernel_size {kernel_size} is not one of {self.kernel_sizes}")
-        weight = self.weight[:channels]
+        weight = self.weight if channels == len(self.weight) else self.weight[:channels]
+        matrix_PQ: Tensor | None = None
         for big, small in itertools.pairwise(self.kernel_sizes):  # largest first
             if big == kernel_size:
                 break
-            flat_CP = center_crop(weight, small).flatten(start_dim=1)
-            weight = F.linear(flat_CP, self.transforms[f"{big}to{small}"]).view(-1, 1, small, small)
-        return weight
+            crop = self.get_buffer(f"crop{big}to{small}")
+            transform = self.transforms[f"{big}to{small}"]
+            # Crops as matrices: the small factors are multiplied first, and one product with the
+            # filters is left; copying cropped filters takes longer than everything else here.
+            matrix_PQ = transform @ (crop if matrix_PQ is None else crop @ matrix_PQ)
+        if matrix_PQ is None:
+            return weight
+        flat_CP = F.linear(weight.flatten(start_dim=1), matrix_PQ)
+        return flat_CP.view(-1, 1, kernel_size, kernel_size)
 
-    def forward(self, x_BCHW: Tensor, kernel_size: int) -> Tensor:
-        """Convolve ``(B, C, H, W)`` with "same" padding; C is the subnet's width."""
+    def forward(
+        self, x_BCHW: Tensor, kernel_size: int, weight_C1KK: Tensor | None = None
+    ) -> Tensor:
+        """Convolve ``(B, C, H, W)`` with "same" padding; C is the subnet's width.
+
+        Args:
+            x_BCHW: Input.
+            kernel_size: Kernel side.
+            weight_C1KK: What :meth:`active_weight` returns for them, where it is at hand already.
+        """
         channels = x_BCHW.shape[1]
-        weight = self.active_weight(channels, kernel_size)
+        if weight_C1KK is None:
+            weight_C1KK = self.active_weight(channels, kernel_size)
         return F.conv2d(
-            x_BCHW, weight, stride=self.stride, padding=kernel_size // 2, groups=channels
+            x_BCHW, weight_C1KK, stride=self.stride, padding=kernel_size // 2, groups=channels
         )
 
     @torch.no_grad()

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onceforall.ops.functional import leading_block
+
 
 class ElasticLinear(nn.Module):
     """Fully connected layer on the first features; the input's width says how many.
@@ -27,7 +29,7 @@ class ElasticLinear(nn.Module):
     def forward(self, x_BF: Tensor) -> Tensor:
         """Map ``(B, F)`` to ``(B, out_features)``."""
         # Matrix products sum in another order when rows are strided; extraction is bitwise equal.
-        weight = self.weight[:, : x_BF.shape[1]].contiguous()
+        weight = leading_block(self.weight, len(self.weight), x_BF.shape[1]).contiguous()
         return F.linear(x_BF, weight, self.bias)
 
     @torch.no_grad()
@@ -76,8 +78,8 @@ class ElasticSqueezeExcite(nn.Module):
     def forward(self, x_BCHW: Tensor, hidden_channels: int) -> Tensor:
         """Return ``(B, C, H, W)`` scaled per image and channel."""
         channels = x_BCHW.shape[1]
-        reduce_weight = self.reduce.weight[:hidden_channels, :channels]
-        expand_weight = self.expand.weight[:channels, :hidden_channels]
+        reduce_weight = leading_block(self.reduce.weight, hidden_channels, channels)
+        expand_weight = leading_block(self.expand.weight, channels, hidden_channels)
         gate_BC11 = x_BCHW.mean(3, keepdim=True).mean(2, keepdim=True)
         hidden_BM11 = F.relu(
             F.conv2d(gate_BC11, reduce_weight, _head(self.reduce, hidden_channels))

@@ -45,6 +45,14 @@ def center_crop(weight_C1KK: Tensor, kernel_size: int) -> Tensor:
     return weight_C1KK[..., start : start + kernel_size, start : start + kernel_size]
 
 
+def leading_block(weight_OCKK: Tensor, out_channels: int, in_channels: int) -> Tensor:
+    """Return the weight of the first channels; views are only made where something is cut off."""
+    full_out, full_in = weight_OCKK.shape[:2]
+    if in_channels != full_in:
+        return weight_OCKK[:out_channels, :in_channels]
+    return weight_OCKK if out_channels == full_out else weight_OCKK[:out_channels]
+
+
 def channel_importance(weight_OCKK: Tensor) -> Tensor:
     """Return the L1 norm of every *input* channel of a convolution weight, shape ``(C,)``.
 

@@ -42,16 +42,13 @@ class ElasticBatchNorm2d(nn.Module):
         channels = x_BCHW.shape[1]
         if self.training:
             self.num_batches_tracked += 1
-        return F.batch_norm(
-            x_BCHW,
-            self.running_mean[:channels],
-            self.running_var[:channels],
-            self.weight[:channels],
-            self.bias[:channels],
-            self.training,
-            self.momentum,
-            self.eps,
-        )
+        mean, var = self.running_mean, self.running_var
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        if channels != len(weight):
+            mean, var = mean[:channels], var[:channels]
+            weight, bias = weight[:channels], bias[:channels]
+        return F.batch_norm(x_BCHW, mean, var, weight, bias, self.training, self.momentum, self.eps)
 
     @torch.no_grad()
     def copy_to(self, plain: nn.BatchNorm2d) -> None:

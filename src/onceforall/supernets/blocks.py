@@ -150,9 +150,10 @@ class ElasticDepthwiseUnit(nn.Module):
         )
         self.bn = _elastic_norm(largest.out_channels, norm)
 
-    def forward(self, x: Tensor, layer: MBConv) -> Tensor:
+    def forward(self, x: Tensor, layer: MBConv, weight_C1KK: Tensor | None = None) -> Tensor:
         """Run with the kernel size and activation of ``layer``."""
-        return activate(self.bn(self.conv(x, layer.kernel_size)), layer.activation)
+        y = self.conv(x, layer.kernel_size, weight_C1KK)
+        return activate(self.bn(y), layer.activation)
 
 
 class ElasticMBConvBlock(nn.Module):
@@ -176,12 +177,22 @@ class ElasticMBConvBlock(nn.Module):
         )
         self.point_linear = ElasticConvUnit(project, norm)
 
-    def forward(self, x: Tensor, layer: MBConv) -> Tensor:
-        """Run as ``layer`` on ``(B, C, H, W)``."""
+    def depthwise_weight(self, layer: MBConv) -> Tensor:
+        """Return the depthwise filters ``(C, 1, K, K)`` that run as ``layer``."""
+        return self.depth_conv.conv.active_weight(layer.mid_channels, layer.kernel_size)
+
+    def forward(self, x: Tensor, layer: MBConv, weight_C1KK: Tensor | None = None) -> Tensor:
+        """Run as ``layer`` on ``(B, C, H, W)``.
+
+        Args:
+            x: Input.
+            layer: What to be.
+            weight_C1KK: What :meth:`depthwise_weight` returns, where it is at hand already.
+        """
         y = x
         if self.inverted_bottleneck is not None:
             y = activate(_normed(self.inverted_bottleneck, y, layer.mid_channels), layer.activation)
-        y = self.depth_conv(y, layer)
+        y = self.depth_conv(y, layer, weight_C1KK)
         if self.se is not None:
             y = self.se(y, layer.se_channels)
         y = _normed(self.point_linear, y, layer.out_channels)
