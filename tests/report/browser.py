@@ -124,6 +124,14 @@ class Browser:
     def pdf(self) -> bytes:
         return base64.b64decode(self.call("Page.printToPDF", printBackground=False)["data"])
 
+    def close(self) -> None:
+        """Ask it to end, so that it removes its own files."""
+        self._session = None
+        self.call("Browser.close")
+        self.process.wait(timeout=20)
+        self._write.close()
+        self._read.close()
+
     def _wait_for(self, event: str) -> None:
         end = time.monotonic() + 20
         while not any(message["method"] == event for message in self._events):
@@ -171,13 +179,9 @@ def open_browser(profile: Path) -> Iterator[Browser]:
     ) as process:
         os.close(their_read)
         os.close(their_write)
-        browser = None
         try:
             browser = Browser(process, our_write, our_read)
             yield browser
+            browser.close()
         finally:
             process.terminate()
-            process.wait(timeout=20)
-            if browser is not None:
-                browser._write.close()
-                browser._read.close()

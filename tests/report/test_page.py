@@ -41,7 +41,7 @@ def test_finished_run_is_one_whole_page(finished: Path) -> None:
     page = Page(build_report(finished))
     assert "8 verified models" in page.text
     assert "Not finished" not in page.text
-    for heading in ("Models", "Training", "Prediction and search", "Latency", "Time"):
+    for heading in ("Models", "Training", "Prediction and search", "Latency", "How this was made"):
         assert heading in page.text
     ids = [a["id"] for _, a in page.elements if a.get("id")]
     assert len(ids) == len(set(ids))

@@ -132,6 +132,9 @@ def test_ticks_are_the_expected_ones() -> None:
     assert tick_labels((87.5, 90, 92.5)) == ("87.5", "90.0", "92.5")
     assert Scale(low=0.15, high=5.0, log=True).ticks == (0.2, 0.5, 1, 2, 5)
     assert tick_labels((0.2, 0.5, 1, 2, 5)) == ("0.2", "0.5", "1", "2", "5")
+    assert Scale(low=1, high=4, whole=True).ticks == (1, 2, 3, 4)
+    assert Scale(low=0, high=15, whole=True).ticks == (0, 5, 10, 15)
+    assert Scale(low=1, high=2, whole=True).ticks == (1, 2)
     assert fit_scale([1.0, 100.0], may_be_log=True).log
     assert not fit_scale([1.0, 5.0], may_be_log=True).log
     assert not fit_scale([0.0, 100.0], may_be_log=True).log

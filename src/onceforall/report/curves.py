@@ -95,7 +95,7 @@ def hypervolume_chart(run: Run) -> Markup | None:
     if len(history) < 2:
         return None
     axes = Axes(
-        x=Scale(low=0.0, high=history[-1][0]),
+        x=Scale(low=0.0, high=history[-1][0], whole=True),
         y=fit_scale([v for _, v in history]),
         x_title="Generation",
         y_title="",
@@ -127,7 +127,7 @@ def _training_chart(
     total = max([number(event, "epochs") or 0.0 for event in run.epochs] + [2.0])
     last = max(x for _, _, points in shown for x, _ in points)
     axes = Axes(
-        x=Scale(low=min(1.0, last - 1), high=max(total, last)),
+        x=Scale(low=min(1.0, last - 1), high=max(total, last), whole=True),
         y=fit_scale((y for _, _, points in shown for _, y in points), limits=limits),
         x_title="Epoch",
         y_title="",

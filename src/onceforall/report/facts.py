@@ -146,11 +146,11 @@ def latency_section(run: Run) -> Markup | None:
         parts.append(element("h3", None, name.removesuffix(".json")))
         parts.append(_grid(rows))
     parts.append(element("p", {"class": "note"}, _METHOD))
-    return join(parts)
+    return element("div", None, *parts)
 
 
-def provenance(run: Run) -> Markup:
-    """Return how the run was made: hardware, versions, configuration, classes."""
+def provenance(run: Run) -> Markup | None:
+    """Return how the run was made: time, data, hardware, versions, configuration, classes."""
     parts: list[Markup] = []
     for key, name in (("data", "Data set"), ("hardware", "Hardware"), ("versions", "Versions")):
         record = section(run.settings, key)
@@ -159,7 +159,10 @@ def provenance(run: Run) -> Markup:
         rows = [(named(k), _scalar(k, v)) for k, v in record.items() if _is_scalar(v)]
         if rows:
             parts.append(element("div", None, element("h3", None, name), _list(rows)))
-    blocks: list[Markup] = [element("div", {"class": "columns"}, *parts)]
+    times = time_bars(run)
+    if times is not None:
+        parts.insert(0, element("div", {"class": "wide"}, element("h3", None, "Time"), times))
+    blocks = [element("div", {"class": "columns"}, *parts)] if parts else []
     classes = class_names(run)
     if classes:
         blocks.append(_details(numbers.plural(len(classes), "class", "classes"), _classes(classes)))
@@ -173,7 +176,7 @@ def provenance(run: Run) -> Markup:
         dumped = yaml.safe_dump(_plain(settings), sort_keys=False, allow_unicode=True)
         code = element("pre", {"tabindex": 0}, element("code", None, dumped))
         blocks.append(_details("Resolved configuration (run.yaml)", code))
-    return join(blocks)
+    return join(blocks) if blocks else None
 
 
 _LATENCY_REPORT: tuple[tuple[str, str, Callable[[float], str]], ...] = (

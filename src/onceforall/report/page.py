@@ -138,22 +138,15 @@ def _sections(run: Run) -> Markup:
         (
             _section("Training", "training", curves.training_charts(run)),
             _section("Prediction and search", "search", how if has_search else None),
-            element(
-                "div",
-                {"class": "pair"},
-                _section("Latency", "latency", _latency(run)),
-                _section("Time", "time", facts.time_bars(run)),
-            ),
-            _section(
-                "How this was made", "provenance", facts.provenance(run) if run.settings else None
-            ),
+            _section("Latency", "latency", _latency(run)),
+            _section("How this was made", "provenance", facts.provenance(run)),
         )
     )
 
 
 def _latency(run: Run) -> Markup | None:
     parts = (facts.latency_section(run), curves.latency_chart(run))
-    return join(parts) if any(parts) else None
+    return element("div", {"class": "pair"}, *parts) if any(parts) else None
 
 
 def _section(heading: str, name: str, content: Markup | None) -> Markup | None:

@@ -29,11 +29,13 @@ class Scale:
         low: Value at the start of the axis.
         high: Value at its end; larger than ``low``.
         log: Whether the axis is logarithmic; ``low`` is positive then.
+        whole: Whether only whole numbers mean something on it; its ticks are whole then.
     """
 
     low: float
     high: float
     log: bool = False
+    whole: bool = False
 
     def position(self, value: float) -> float:
         """Return the place of ``value`` in percent: 0 at ``low``, 100 at ``high``."""
@@ -47,7 +49,7 @@ class Scale:
 
     @property
     def ticks(self) -> tuple[float, ...]:
-        """Return four to eight round values on the axis, ascending."""
+        """Return about four to eight round values on the axis, ascending."""
         return _log_ticks(self) if self.log else _linear_ticks(self, 6)
 
 
@@ -91,6 +93,8 @@ def _linear_ticks(scale: Scale, wanted: int) -> tuple[float, ...]:
     rough = (scale.high - scale.low) / wanted
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * 0.999)
+    if scale.whole:
+        step = {2.5: 5.0}.get(step, max(step, 1.0))
     first = math.ceil(scale.low / step - 1e-9)
     last = math.floor(scale.high / step + 1e-9)
     # Rounding takes away 0.30000000000000004.
