@@ -109,20 +109,20 @@ def test_a_sample_that_lost_the_processor_counts_its_own_time() -> None:
 
             def sometimes() -> float:
                 elapsed = run()
-                if candidate.name == "a" and self.order.count("a") % 5 == 0:
-                    time.sleep(0.002)
-                    return elapsed + 2.0
-                end = time.perf_counter() + elapsed / 1e3
-                while time.perf_counter() < end:
+                end = time.thread_time() + elapsed / 1e3
+                while time.thread_time() < end:
                     pass
+                if candidate.name == "a" and self.order.count("a") % 3:
+                    time.sleep(0.002)
+                    elapsed += 2.0
                 return elapsed
 
             return sometimes
 
     fake = Sleepy(times={"sentinel": 1.0, "a": 1.0}, threads=1)
     (record,) = measure_latency([candidate("a")], target=fake, repeats=10)
-    assert record.repeats == 10 and 2 <= record.disturbed <= 8
-    assert record.latency_ms == pytest.approx(1.0, rel=0.05)
+    assert record.repeats == 10 and record.disturbed >= 6
+    assert record.latency_ms == pytest.approx(1.0, rel=0.1)
 
 
 def test_onnx_runtime_ranks_a_small_and_a_large_network() -> None:

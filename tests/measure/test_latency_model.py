@@ -235,10 +235,10 @@ def test_weights_are_the_best_that_are_not_negative() -> None:
     weights = fit_weights(features, features @ wanted)
     assert (weights >= 0).all()
     assert np.allclose(features @ weights, features @ wanted, rtol=0.02)
-    # One measurement gone wrong by a factor of 5 is not believed.
+    # Measurements gone wrong by a factor of 5 are not believed.
     latency = features @ wanted
-    latency[7] *= 5
-    assert np.allclose(features @ fit_weights(features, latency), features @ wanted, rtol=0.1)
+    latency[[7, 21]] /= 5
+    assert np.allclose(features @ fit_weights(features, latency), features @ wanted, rtol=0.05)
 
 
 def test_the_active_set_equals_trying_every_subset() -> None:

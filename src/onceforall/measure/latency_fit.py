@@ -115,8 +115,8 @@ def network_features(table: Table, plan: Blueprint, resolution: int) -> Floats:
 def fit_weights(features_NF: Floats, latency_N: Floats) -> Floats:
     """Return the non-negative weights ``(F,)`` that predict measured latencies best.
 
-    Least squares on relative errors, with far-off measurements weighted down (Huber) and a weak
-    pull towards "the table as it is, nothing else". No weight is negative, so a network never
+    Least squares on relative errors, with far-off measurements weighted down and a weak pull
+    towards "the table as it is, nothing else". No weight is negative, so a network never
     gets faster by more of anything.
 
     Args:
@@ -129,11 +129,11 @@ def fit_weights(features_NF: Floats, latency_N: Floats) -> Floats:
     prior_F = np.zeros(len(FEATURES))
     prior_F[0] = mean_F[0] / latency_N.mean()
     trust_N = np.ones(len(latency_N))
-    for _ in range(5):
+    for _ in range(10):
         weights_F = _nonnegative_least_squares(shares_NF, trust_N, prior_F)
         error_N = np.abs(shares_NF @ weights_F - 1)
         limit = 2.5 * max(1.4826 * float(np.median(error_N)), 1e-6)
-        trust_N = np.minimum(1.0, limit / np.maximum(error_N, 1e-12))
+        trust_N = np.minimum(1.0, np.square(limit / np.maximum(error_N, 1e-12)))
     result: Floats = weights_F * latency_N.mean() / mean_F
     return result
 
