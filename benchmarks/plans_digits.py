@@ -41,7 +41,7 @@ def trained(config: RunConfig, num_classes: int, session, seed: int) -> tuple[Su
         train(
             net,
             config.plan(net.spec),
-            session.train_batches(),
+            session.train,
             folder=Path(folder),
             options=TrainOptions(seed=seed, checkpoint_every_s=1e9),
         )

@@ -34,7 +34,7 @@ from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.supernet import Supernet
 from onceforall.supernets.weights import load_saved_supernet, save_supernet
 from onceforall.train.engine import Callbacks, TrainOptions, train
-from onceforall.train.ranks import Ranks
+from onceforall.train.ranks import Ranks, wait_for_all
 from onceforall.train.step import Trainable
 
 Event = dict[str, Any]
@@ -203,7 +203,7 @@ def plan_run(
         tell=tell,
         should_stop=should_stop,
         ranks=ranks or Ranks(),
-        device=device or default_device(),
+        device=device or default_device(ranks),
     )
     use_threads(config)
     if saved is None:
@@ -363,7 +363,8 @@ def train_step(run: Run) -> None:
     def after_epoch(_: Trainable, epochs_done: int) -> Event:
         # A tenth of the epochs is watched: probing costs time, and the last one always counts.
         every = max(1, run.config.train.epochs // 10)
-        if epochs_done % every and epochs_done != run.config.train.epochs:
+        is_due = epochs_done % every == 0 or epochs_done == run.config.train.epochs
+        if not (is_due and run.ranks.is_main):
             return {}
         return {
             "probes": {
@@ -402,6 +403,7 @@ def train_step(run: Run) -> None:
             "data": bundle.name,
         }
         save_supernet(net, run.folder.supernet, facts=facts)
+    wait_for_all(run.ranks)
 
 
 def _load_initial_weights(run: Run, net: Supernet) -> None:
@@ -429,9 +431,12 @@ def trained_supernet(run: Run) -> Supernet:
 # -- facts about this process ---------------------------------------------------------------------
 
 
-def default_device() -> torch.device:
-    """Return the GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def default_device(ranks: Ranks | None = None) -> torch.device:
+    """Return this rank's GPU if there is one, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local_rank = 0 if ranks is None else ranks.local_rank
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
 
 
 def use_threads(config: RunConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -38,10 +39,12 @@ from onceforall.search import Problem, nsga2
 from onceforall.session import DataSession
 from onceforall.shipping import model_table, models_step, read_cards
 from onceforall.supernets.supernet import Supernet
-from onceforall.train.ranks import Ranks
+from onceforall.train.ranks import Ranks, wait_for_all
 
 Floats = NDArray[np.floating[Any]]
 
+# Steps that every rank takes part in; the others are rank 0's.
+_SHARED_STEPS = ("train", "evaluate")
 STEPS = ("plan", "train", "evaluate", "predictor", "latency", "search", "models", "report")
 
 
@@ -60,17 +63,30 @@ def archs_to_evaluate(run: Run) -> list[Arch]:
 
 
 def evaluate_step(run: Run) -> None:
-    """Measure sampled subnets on the validation images."""
+    """Measure sampled subnets on the validation images, shared out between the ranks."""
     archs = archs_to_evaluate(run)
-    done = {Arch.from_json(line["arch"]) for line in read_jsonl(run.folder.evaluations)}
-    left = [arch for arch in archs if arch not in done]
-    if not left:
-        return
-    session, net = run.session(), trained_supernet(run)
-    for position, arch in enumerate(left, start=len(archs) - len(left)):
-        run.progress("evaluate", position, len(archs))
-        append_jsonl(run.folder.evaluations, _evaluation(run, session, net, arch))
-    run.progress("evaluate", len(archs), len(archs))
+    done = {Arch.from_json(line["arch"]) for line in read_evaluations(run)}
+    mine = [a for a in archs if a not in done][run.ranks.rank :: run.ranks.world_size]
+    if mine:
+        session, net = run.session(), trained_supernet(run)
+        for position, arch in enumerate(mine, start=len(archs) - len(mine)):
+            run.progress("evaluate", position, len(archs))
+            append_jsonl(_evaluations_file(run), _evaluation(run, session, net, arch))
+        run.progress("evaluate", len(archs), len(archs))
+    wait_for_all(run.ranks)
+
+
+def _evaluations_file(run: Run) -> Path:
+    """Return the file that this rank appends to."""
+    path, rank = run.folder.evaluations, run.ranks.rank
+    return path if rank == 0 else path.with_name(f"evaluations.rank{rank}.jsonl")
+
+
+def read_evaluations(run: Run) -> list[dict[str, Any]]:
+    """Return the measurements of all ranks, each arch once, in an order of their own."""
+    paths = sorted(run.folder.path.glob("evaluations*.jsonl"))
+    lines = {json.dumps(line["arch"]): line for path in paths for line in read_jsonl(path)}
+    return [lines[key] for key in sorted(lines)]
 
 
 def _evaluation(run: Run, session: DataSession, net: Supernet, arch: Arch) -> dict[str, Any]:
@@ -98,7 +114,7 @@ def evaluate_more(run: Run, count: int) -> dict[str, Any]:
     """
     encoding, costs = run.encoding, compile_costs(run.spec)
     session, net = run.session(), trained_supernet(run)
-    done = {Arch.from_json(line["arch"]) for line in read_jsonl(run.folder.evaluations)}
+    done = {Arch.from_json(line["arch"]) for line in read_evaluations(run)}
     rng = np.random.default_rng([run.config.seed, len(done)])
     rows = stratified_rows(encoding.sample, costs.macs, count=count, rng=rng)
     left = [arch for arch in encoding.to_archs(rows) if arch not in done]
@@ -111,7 +127,7 @@ def evaluate_more(run: Run, count: int) -> dict[str, Any]:
         run.progress("evaluate", total, count)
         append_jsonl(run.folder.evaluations, _evaluation(run, session, net, arch))
     curve = _curve(run)
-    lines = len(read_jsonl(run.folder.evaluations))
+    lines = len(read_evaluations(run))
     return {"evaluations": lines, **asdict(curve), "stopped": stopped}
 
 
@@ -121,7 +137,7 @@ def _curve(run: Run) -> LearningCurve:
 
 def _measured(run: Run) -> tuple[Floats, Floats]:
     """Return features and top-1 of everything evaluated so far."""
-    lines = read_jsonl(run.folder.evaluations)
+    lines = read_evaluations(run)
     if len(lines) < 10:
         raise CheckpointError(f"{run.folder.path} has {len(lines)} evaluations, fewer than 10")
     rows = run.encoding.from_archs([Arch.from_json(line["arch"]) for line in lines])
@@ -292,10 +308,10 @@ class Done:
         if not self.cards:
             return [f"next:  the same command without --until goes on in {out}"]
         lines = ["", *model_table(self.cards), ""]
-        best = max(self.cards, key=lambda card: (card["top1"], -card["latency_ms"]))
+        middle = sorted(card["latency_ms"] for card in self.cards)[len(self.cards) // 2]
         lines.append(f"report:  {self.report}")
         lines.append(f"next:    ofa verify {out}")
-        lines.append(f"         ofa search {out} --limit latency_ms={best['latency_ms'] / 2:.2g}")
+        lines.append(f"         ofa search {out} --limit latency_ms={middle:.2g}")
         return lines
 
 
@@ -317,7 +333,7 @@ def run_all(
         tell: Takes every event.
         should_stop: Asked often; True ends the run at the next safe point.
         until: Last step to do.
-        ranks: This process among all; only training uses several.
+        ranks: This process among all; training and evaluation use several.
         device: Where to train; the GPU if there is one.
 
     Raises:
@@ -327,7 +343,11 @@ def run_all(
     if until not in STEPS:
         raise ConfigError(f"step {until!r} is not one of {', '.join(STEPS)}")
     ranks = ranks or Ranks()
+    if not ranks.is_main:
+        wait_for_all(ranks)  # rank 0 plans (and downloads) first
     run = plan_run(request, out, tell=tell, should_stop=should_stop, ranks=ranks, device=device)
+    if ranks.is_main:
+        wait_for_all(ranks)
     _announce(run, 1, "plan", plan_text(run))
     work: dict[str, tuple[Callable[[Run], None], str]] = {
         "train": (train_step, f"{run.config.train.plan}, {run.config.train.epochs} epochs"),
@@ -338,7 +358,7 @@ def run_all(
         "models": (models_step, "specialise, measure, export, verify"),
     }
     for number, step in enumerate(STEPS[1:-1], start=2):
-        if STEPS.index(step) > STEPS.index(until) or not (ranks.is_main or step == "train"):
+        if STEPS.index(step) > STEPS.index(until) or not (ranks.is_main or step in _SHARED_STEPS):
             break
         function, text = work[step]
         _announce(run, number, step, text)

@@ -15,7 +15,7 @@ REPLY = "ofa: "
 
 
 @pytest.fixture
-def ofa(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # noqa: ANN201
+def ofa(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["ofa", *map(str, arguments)])
         status = _status()
@@ -56,7 +56,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_one_line_and_status_two(case: str, ofa, images: Path, tmp_path: Path) -> None:  # noqa: ANN001
+def test_one_line_and_status_two(case: str, ofa, images: Path, tmp_path: Path) -> None:
     arguments, expected = CASES[case]
     out = tmp_path / "out"
     places = {"OUT": out, "IMAGES": images}
@@ -68,7 +68,7 @@ def test_one_line_and_status_two(case: str, ofa, images: Path, tmp_path: Path) -
     assert not out.exists()
 
 
-def test_an_unknown_key_in_a_yaml_file_names_the_nearest(ofa, images: Path, tmp_path: Path) -> None:  # noqa: ANN001
+def test_an_unknown_key_in_a_yaml_file_names_the_nearest(ofa, images: Path, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("train:\n  learning_rat: 0.1\n")
     status, _, stderr = ofa(
         "run", images, "--out", tmp_path / "out", "--config", tmp_path / "my.yaml"
@@ -78,14 +78,14 @@ def test_an_unknown_key_in_a_yaml_file_names_the_nearest(ofa, images: Path, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_folder_that_cannot_be_written(ofa, images: Path, tmp_path: Path) -> None:  # noqa: ANN001
+def test_an_output_folder_that_cannot_be_written(ofa, images: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     status, _, stderr = ofa("run", images, "--out", tmp_path / "file" / "run")
     assert status == 2
     assert "file" in stderr and stderr.count("\n") == 1
 
 
-def test_a_folder_with_other_things_is_left_alone(ofa, images: Path, tmp_path: Path) -> None:  # noqa: ANN001
+def test_a_folder_with_other_things_is_left_alone(ofa, images: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("precious")
     status, _, stderr = ofa("run", images, "--out", tmp_path / "mine")
@@ -94,7 +94,7 @@ def test_a_folder_with_other_things_is_left_alone(ofa, images: Path, tmp_path: P
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
-def test_json_goes_to_standard_output_alone(ofa, images: Path) -> None:  # noqa: ANN001
+def test_json_goes_to_standard_output_alone(ofa, images: Path) -> None:
     status, stdout, _ = ofa("data", images, "--json")
     assert status == 0
     facts = json.loads(stdout)

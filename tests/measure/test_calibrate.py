@@ -69,7 +69,7 @@ def test_a_loader_that_fails_leaves_the_network_as_it_was(fail_at: int) -> None:
     net.layers[1].eval()
     before = everything(net)
 
-    def loader():  # noqa: ANN202
+    def loader():
         for index in range(3):
             if index == fail_at:
                 raise OSError("disk gone")

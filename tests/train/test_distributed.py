@@ -14,7 +14,7 @@ import torch
 
 from onceforall.errors import ConfigError
 from onceforall.train.optimizer import make_optimizer, set_learning_rate
-from onceforall.train.ranks import Ranks, ranks_from_environment
+from onceforall.train.ranks import Ranks, first_host, ranks_from_environment
 from onceforall.train.sampling import draw_archs
 from onceforall.train.step import StepContext, accumulate_gradients
 from tests.train.distributed_worker import PLANS
@@ -102,7 +102,16 @@ def test_two_killed_ranks_end_with_the_same_bits(plan: str, tmp_path: Path) -> N
         ({"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, (1, 4, 1)),
         ({"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "3"}, (2, 3, 2)),
         ({"PMI_RANK": "0", "PMI_SIZE": "2", "MPI_LOCALRANKID": "0"}, (0, 2, 0)),
-        ({"SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1"}, (9, 16, 1)),
+        (
+            {
+                "SLURM_PROCID": "9",
+                "SLURM_NTASKS": "16",
+                "SLURM_LOCALID": "1",
+                "SLURM_STEP_ID": "0",
+            },
+            (9, 16, 1),
+        ),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0"}, (0, 1, 0)),
     ],
 )
 def test_every_launcher_is_recognised(environment: dict[str, str], expected: object) -> None:
@@ -111,6 +120,20 @@ def test_every_launcher_is_recognised(environment: dict[str, str], expected: obj
         assert (found.rank, found.world_size, found.local_rank) == expected
     else:
         assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [
+        ("", ""),
+        ("node7", "node7"),
+        ("gpu[03-06,09],login1", "gpu03"),
+        ("a1,b[2-3]", "a1"),
+        ("rack[1-2]-eth", "rack1-eth"),
+    ],
+)
+def test_the_first_host_of_a_slurm_list(nodes: str, host: str) -> None:
+    assert first_host(nodes) == host
 
 
 def test_contradicting_ranks_are_refused() -> None:

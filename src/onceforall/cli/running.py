@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -65,6 +66,8 @@ def train(
 ) -> None:
     """Train a supernet; ``ofa run`` with the same arguments goes on from it.
 
+    Several processes: torchrun --nproc-per-node 4 -m onceforall train ... (also mpirun, srun).
+
     Example:  ofa train images/ --out runs/images --set train.epochs=100
     """
     _run(data, out, budget, None, config, set_, root, on_bad_image, seed, json, "train")
@@ -85,8 +88,13 @@ def _run(
 ) -> None:
     limits = parse_limits(limit)
     seconds = parse_budget(budget)
-    from onceforall.run import Request
+    from onceforall.run import Request, default_device
     from onceforall.steps import run_all, summary
+    from onceforall.train.ranks import (
+        ranks_from_environment,
+        start_process_group,
+        stop_process_group,
+    )
 
     flags = list(set_ or [])
     flags += [f"search.limits.{name}={bounds[0]!r}" for name, bounds in limits.items()]
@@ -99,8 +107,22 @@ def _run(
         budget_s=seconds,
         seed=seed,
     )
-    with Screen() as screen, stop_on_signals() as should_stop:
-        done = run_all(request, out, tell=screen, should_stop=should_stop, until=until)
+    ranks = ranks_from_environment(os.environ)
+    device = default_device(ranks)
+    start_process_group(ranks, device)
+    with Screen(quiet=not ranks.is_main) as screen, stop_on_signals() as should_stop:
+        done = run_all(
+            request,
+            out,
+            tell=screen,
+            should_stop=should_stop,
+            until=until,
+            ranks=ranks,
+            device=device,
+        )
+    stop_process_group(ranks)
+    if not ranks.is_main:
+        return
     if json:
         print_json(summary(done))
         return

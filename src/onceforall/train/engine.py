@@ -190,7 +190,9 @@ def train(
         teacher=teacher,
         has_own_teacher=teacher is not None,
     )
-    if not _restore(run):
+    restored = _restore(run)
+    wait_for_all(run.ranks)  # nobody writes while another still looks for a checkpoint
+    if not restored:
         _start_phase(run)
         _save(run)  # a rollback in the first minute needs somewhere to go
     while run.position.phase < len(plan.phases):
@@ -408,6 +410,7 @@ def _roll_back(run: _Run, problem: str) -> None:
             f"training diverged {rollbacks} times ({problem}); "
             "lower the learning rate (--set train.learning_rate=...) and start again"
         )
+    wait_for_all(run.ranks)
     run.position.rollbacks, run.position.learning_rate_factor = rollbacks, factor
     run.watch = LossWatch(num_classes=run.net.spec.num_classes)
     _tell(

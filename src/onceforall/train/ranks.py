@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,12 +55,15 @@ class Ranks:
 def ranks_from_environment(environment: Mapping[str, str]) -> Ranks:
     """Return the ranks that torchrun, mpirun or srun announced; one process if none did.
 
-    A Slurm job without ``srun`` also announces variables; a single task there is one process.
+    A batch script of Slurm has the variables too, but only a task that ``srun`` started also has a
+    step; the script itself is one process.
 
     Raises:
         ConfigError: If the variables contradict one another.
     """
     for rank_name, size_name, local_name in _LAUNCHERS:
+        if rank_name.startswith("SLURM") and "SLURM_STEP_ID" not in environment:
+            continue
         if rank_name in environment and size_name in environment:
             rank, size = int(environment[rank_name]), int(environment[size_name])
             local = int(environment.get(local_name, rank))
@@ -72,12 +76,13 @@ def ranks_from_environment(environment: Mapping[str, str]) -> Ranks:
 def start_process_group(ranks: Ranks, device: torch.device, *, timeout_minutes: float = 30) -> None:
     """Join the other ranks: NCCL on GPUs, gloo on CPUs; nothing to do for one process.
 
-    ``MASTER_ADDR`` and ``MASTER_PORT`` say where rank 0 listens (torchrun sets them; the default
-    is this machine).
+    ``MASTER_ADDR`` and ``MASTER_PORT`` say where rank 0 listens. torchrun sets them; under
+    ``srun`` the default is the first node of the step, else this machine.
     """
     if ranks.world_size == 1:
         return
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    nodes = os.environ.get("SLURM_STEP_NODELIST", "")
+    os.environ.setdefault("MASTER_ADDR", first_host(nodes) or "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
@@ -85,6 +90,12 @@ def start_process_group(ranks: Ranks, device: torch.device, *, timeout_minutes: 
         world_size=ranks.world_size,
         timeout=datetime.timedelta(minutes=timeout_minutes),
     )
+
+
+def first_host(nodes: str) -> str:
+    """Return the first host of a Slurm node list such as ``gpu[03-06,09],login1``."""
+    match = re.match(r"([^\[,]*)(?:\[(\d+)[^\]]*\])?([^,]*)", nodes)
+    return "" if match is None else match[1] + (match[2] or "") + match[3]
 
 
 def stop_process_group(ranks: Ranks) -> None:
