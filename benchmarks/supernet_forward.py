@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -58,7 +59,7 @@ def main() -> int:
         plain = net.extract(arch).to(memory_format=torch.channels_last)
         with torch.inference_mode():
             results[name] = compare(
-                lambda arch=arch: net(images, arch), lambda: plain(images), options.rounds
+                partial(net, images, arch), partial(plain, images), options.rounds
             )
     if options.json:
         print(json.dumps(results))

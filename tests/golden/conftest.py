@@ -1,0 +1,42 @@
+"""Filled networks, one for each published one: golden tests share them and change none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import pytest
+import torch
+
+from onceforall.supernets.families import proxylessnas, published_spec
+from onceforall.supernets.supernet import Supernet
+from tests.golden.recipe import fill
+
+SPECS = {
+    "mbv3_w1.0": lambda: published_spec("ofa_mbv3_d234_e346_k357_w1.0"),
+    "mbv3_w1.2": lambda: published_spec("ofa_mbv3_d234_e346_k357_w1.2"),
+    "proxyless_w1.3": lambda: published_spec("ofa_proxyless_d234_e346_k357_w1.3"),
+    "proxyless_w1.0": lambda: proxylessnas(width_mult=1.0),
+    "proxyless_w1.0_google": lambda: proxylessnas(width_mult=1.0, widths=(32, 64, 96, 160)),
+    "resnet50": lambda: published_spec("ofa_resnet50"),
+}
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread() -> Iterator[None]:
+    """Small networks are slower on two threads than on one where the machine has other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="package")
+def filled() -> Callable[[str], Supernet]:
+    """Return the shared filled supernet of a name in ``SPECS``; float64, eval mode."""
+    return cache(filled_supernet)
+
+
+def filled_supernet(name: str) -> Supernet:
+    """Return a filled supernet of your own."""
+    return fill(Supernet(SPECS[name]()))
