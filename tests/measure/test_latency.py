@@ -36,8 +36,9 @@ class Fake:
     times: dict[str, float]
     slowness: list[float] = field(default_factory=lambda: [1.0])
     name: str = "fake"
-    threads: int = 2  # runs are not on the calling thread: nothing to watch
+    threads: int = 2
     hardware: Hardware = HARDWARE
+    on_calling_thread: bool = False
     calls: int = 0
     order: list[str] = field(default_factory=list)
 
@@ -119,7 +120,7 @@ def test_a_sample_that_lost_the_processor_counts_its_own_time() -> None:
 
             return sometimes
 
-    fake = Sleepy(times={"sentinel": 1.0, "a": 1.0}, threads=1)
+    fake = Sleepy(times={"sentinel": 1.0, "a": 1.0}, on_calling_thread=True)
     (record,) = measure_latency([candidate("a")], target=fake, repeats=10)
     assert record.repeats == 10 and record.disturbed >= 6
     assert record.latency_ms == pytest.approx(1.0, rel=0.1)

@@ -57,6 +57,7 @@ class Fake:
     name: str = "fake"
     threads: int = 2
     hardware: Hardware = HARDWARE
+    on_calling_thread: bool = False
     fail_after: int = 10**9
     loaded: list[str] = field(default_factory=list)
     noise: random.Random = field(default_factory=lambda: random.Random(0))
@@ -116,8 +117,8 @@ def test_a_missing_entry_names_itself_and_the_command(model: LatencyModel) -> No
     layer = MBConv(in_channels=7, mid_channels=14, out_channels=7, kernel_size=9)
     with pytest.raises(
         MeasurementError,
-        match=r"no entry for MBConv\(in_channels=7, .* at 13 px: run  ofa latency build "
-        r"--target fake --threads 2",
+        match=r"no entry for MBConv\(in_channels=7, .* at 13 px: run  ofa latency build NET "
+        r"--target fake --threads 2 --out FILE",
     ):
         model.layer_ms(layer, 13)
     known = next(iter(model.table))

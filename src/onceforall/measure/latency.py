@@ -178,9 +178,7 @@ def measure_latency(
         MissingExtraError: If the target's runtime is not installed.
     """
     target = target or OrtCpu()
-    order = random.Random(seed)
-    # Interruptions show only where the run is on the calling thread.
-    watch = target.threads == 1 and target.name != "torch-cuda"
+    order, watch = random.Random(seed), target.on_calling_thread
     subjects: list[_Subject] = []
     groups = [candidates[i : i + _GROUP_SIZE] for i in range(0, len(candidates), _GROUP_SIZE)]
     with target.pinned():
@@ -188,7 +186,14 @@ def measure_latency(
         for group in groups:
             share = None if max_seconds is None else max_seconds * len(group) / len(candidates)
             loaded = [_load(candidate, target, batch_size) for candidate in group]
-            _sample(loaded, sentinel, order, repeats=repeats, max_seconds=share, watch=watch)
+            _sample(
+                loaded,
+                sentinel,
+                order,
+                repeats=repeats,
+                max_seconds=share,
+                watch=target.on_calling_thread,
+            )
             for subject in loaded:
                 subject.run = _released
             subjects += loaded

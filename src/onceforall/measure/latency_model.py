@@ -118,8 +118,8 @@ class LatencyModel:
         if found is None:
             raise MeasurementError(
                 f"the latency table of {self.target} has no entry for {timing_key(layer)} at "
-                f"{size} px: run  ofa latency build --target {self.target} "
-                f"--threads {self.threads}  for its search space"
+                f"{size} px: run  ofa latency build NET --target {self.target} "
+                f"--threads {self.threads} --out FILE  for its search space"
             )
         return found
 

@@ -101,6 +101,10 @@ class Target(Protocol):
     def hardware(self) -> Hardware:
         """Facts about the device and the runtime."""
 
+    @property
+    def on_calling_thread(self) -> bool:
+        """Whether a run spends its time on the thread that starts it, and on no other."""
+
     def pinned(self) -> AbstractContextManager[None]:
         """Hold the runtime's settings while candidates run; restore them afterwards."""
 
@@ -119,6 +123,11 @@ class OrtCpu:
     def hardware(self) -> Hardware:
         """Return facts about this processor and the runtime."""
         return _cpu(f"onnxruntime {_version('onnxruntime')}")
+
+    @property
+    def on_calling_thread(self) -> bool:
+        """Return whether there is one thread: it is the caller's."""
+        return self.threads == 1
 
     def pinned(self) -> AbstractContextManager[None]:
         """Do nothing: every session has its own threads."""
@@ -150,6 +159,11 @@ class TorchCpu:
     def hardware(self) -> Hardware:
         """Return facts about this processor and the runtime."""
         return _cpu(f"torch {torch.__version__}")
+
+    @property
+    def on_calling_thread(self) -> bool:
+        """Return whether there is one thread: it is the caller's."""
+        return self.threads == 1
 
     @contextlib.contextmanager
     def pinned(self) -> Iterator[None]:
@@ -193,6 +207,11 @@ class TorchCuda:
             runtime=host.runtime,
             system=host.system,
         )
+
+    @property
+    def on_calling_thread(self) -> bool:
+        """Return False: the time is the device's."""
+        return False
 
     def pinned(self) -> AbstractContextManager[None]:
         """Do nothing: the device has no setting of ours."""
@@ -240,6 +259,11 @@ class OpenVino:
         import_extra("openvino", "openvino")
         return _cpu(f"openvino {_version('openvino')}")
 
+    @property
+    def on_calling_thread(self) -> bool:
+        """Return False: the runtime has threads of its own."""
+        return False
+
     def pinned(self) -> AbstractContextManager[None]:
         """Do nothing: every compiled model has its own threads."""
         return contextlib.nullcontext()
@@ -247,7 +271,12 @@ class OpenVino:
     def prepare(self, candidate: Candidate, batch_size: int) -> Runner:
         """Compile the ONNX model."""
         core = import_extra("openvino", "openvino").Core()
-        settings = {"INFERENCE_NUM_THREADS": self.threads, "NUM_STREAMS": 1}
+        settings = {
+            "INFERENCE_NUM_THREADS": self.threads,
+            "NUM_STREAMS": 1,
+            # Some processors would silently get bfloat16: another network than the one exported.
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
         model = core.read_model(_onnx(candidate, batch_size), b"")
         request = core.compile_model(model, "CPU", settings).create_infer_request()
         feed = {INPUT_NAME: _images(candidate, batch_size)}
