@@ -271,6 +271,17 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     assert decode_rgb(str(tmp_path / "o.png")).tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("min_side", [200, 100, 99, 50, 30])
+def test_reduced_decoding_keeps_enough(tmp_path, min_side):
+    Image.fromarray(noise(3, 203, 410)).save(tmp_path / "a.jpg")
+    whole, reduced = (decode_rgb(str(tmp_path / "a.jpg"), min_side=m) for m in (None, min_side))
+    assert whole.size == (410, 203)
+    factor = 203 / min(reduced.size)
+    assert min(reduced.size) >= min_side and factor > 203 / min_side / 2 - 0.1
+    again = np.asarray(whole.resize(reduced.size, Image.Resampling.BOX)).astype(int)
+    assert np.abs(np.asarray(reduced) - again).mean() < 1.5
+
+
 def test_real_photographs(shared_data):
     root = shared_data / "imagenet_val1300"
     if not root.is_dir():

@@ -11,6 +11,7 @@ from torchvision import transforms
 from onceforall.data.augmentation import NO_AUGMENTATION, PUBLISHED_PHOTOS, Augmentation
 from onceforall.data.bundle import IMAGENET_MEAN, IMAGENET_STD
 from onceforall.data.device_ops import normalize
+from onceforall.data.resident import ResidentEvalBatches
 from onceforall.data.sharding import Shard
 from onceforall.data.sources import open_dataset
 from onceforall.data.streaming import StreamedBatches, StreamedEvalBatches
@@ -188,6 +189,23 @@ def test_evaluation_is_the_published_transform_on_real_photographs(shared_data):
     for i, image in enumerate(images):
         expected = torch.from_numpy(published_view(part.path(i), 176).copy()).permute(2, 0, 1)
         assert torch.equal(image[None], normalize(expected[None], **NORMAL))
+
+
+def test_photographs_in_memory_are_evaluated_as_published(shared_data):
+    source = str(shared_data / "imagenet_val1300")
+    listed = open_dataset(source, max_resident_bytes=0).test
+    part = torch.arange(0, 1300, 50)
+    for resolution in (176, 192):
+        bundle = open_dataset(source, image_size=resolution)
+        resident = ResidentEvalBatches(
+            bundle.test.subset(part),
+            batch_size=26,
+            crop_ratio=bundle.eval_crop_ratio,
+            **NORMAL,
+        )
+        ((images, _),) = resident.batches(resolution)
+        ((expected, _),) = evaluation(listed.subset(part), batch_size=26).batches(resolution)
+        assert torch.equal(images, expected)
 
 
 def test_evaluation_keeps_order_and_the_last_part(files):

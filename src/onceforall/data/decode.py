@@ -48,14 +48,22 @@ _SUFFIXES = "bmp gif jfif jpe jpeg jpg jp2 pbm pgm png pnm ppm tga tif tiff webp
 IMAGE_SUFFIXES = frozenset("." + suffix for suffix in re.findall(r"\w+", _SUFFIXES))
 
 
-def decode_rgb(path: str) -> Image.Image:
+def decode_rgb(path: str, *, min_side: int | None = None) -> Image.Image:
     """Return the image in ``path`` as a loaded 8-bit RGB image.
+
+    Args:
+        path: Image file.
+        min_side: Shorter side that is enough: a JPEG may be decoded at a half, a quarter or an
+            eighth of its size, which is several times faster. None gives every pixel.
 
     Raises:
         DataError: If the file cannot be read, with the path and the cause on one line.
     """
     try:
         with open(path, "rb") as file, Image.open(io.BytesIO(file.read())) as image:
+            if min_side is not None and image.format in ("JPEG", "MPO"):
+                reduction = max(1, min(image.size) // min_side)
+                image.draft(None, (image.width // reduction, image.height // reduction))
             return upright(to_rgb(image), image)
     except DAMAGE as error:
         raise unreadable(path, error) from error
@@ -67,7 +75,8 @@ def decode_square(path: str, size: int) -> np.ndarray[tuple[int, ...], np.dtype[
     Raises:
         DataError: If the file cannot be read.
     """
-    image = decode_rgb(path)
+    # At twice the size a reduced JPEG no longer differs visibly from the whole one.
+    image = decode_rgb(path, min_side=2 * size)
     if image.size == (size, size):
         return np.asarray(image)
     width, height = image.size

@@ -74,7 +74,8 @@ def list_folder(root: Path) -> Listing:
     }
     names = tuple(titles) or tuple(sorted(set().union(*found.values())))
     for split, classes in found.items():
-        _check_classes(root, split, classes, names, listed=bool(titles))
+        where = str(root) if split == "all" else f"{root} ({split})"
+        _check_classes(where, classes, names, listed=bool(titles))
     _check_trained(root, found)
     if len(names) < 2:
         raise DataError(f"{root}: {len(names)} class is not enough: at least 2 class folders")
@@ -155,9 +156,8 @@ def _read_classes(root: Path) -> dict[str, str]:
 
 
 def _check_classes(
-    root: Path, split: str, classes: Mapping[str, _Found], names: Iterable[str], *, listed: bool
+    where: str, classes: Mapping[str, _Found], names: Iterable[str], *, listed: bool
 ) -> None:
-    where = str(root) if split == "all" else f"{root} ({split})"
     if not classes:
         raise DataError(f"{where}: no class folders in it")
     unknown = sorted(set(classes) - set(names))

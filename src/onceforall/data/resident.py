@@ -6,6 +6,7 @@ Shape legend: `N` images of the set, `B` of a batch, `R` side in pixels.
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -145,9 +146,8 @@ class ResidentBatches:
 class ResidentEvalBatches:
     """Evaluation batches of images that are on the device; see `EvalBatches`.
 
-    Every image shows its centre square of ``crop_ratio`` of the shorter side, resized to the
-    resolution with antialiasing and rounded to uint8. The result is kept for the most recently
-    used resolutions.
+    The shorter side is resized to ``ceil(resolution / crop_ratio)`` with antialiasing and the
+    centre is kept, rounded to uint8. The result is kept for the most recently used resolutions.
 
     Args:
         arrays: Images and labels; moved to ``device`` once.
@@ -231,13 +231,15 @@ class ResidentEvalBatches:
 
     def _resize(self, images: Tensor, resolution: int) -> Tensor:
         height, width = images.shape[2:]
-        side = min(height, width) * self._crop_ratio
+        # Stored pixels per pixel of the image that would be resized and cropped: 1 where images
+        # are stored as evaluation needs them, and then they are copied and not resampled.
+        scale = min(height, width) / math.ceil(resolution / self._crop_ratio)
         ones = torch.ones(len(images), device=images.device)
         boxes = CropBoxes(
-            top=ones * ((height - side) / 2),
-            left=ones * ((width - side) / 2),
-            height=ones * side,
-            width=ones * side,
+            top=ones * (round((height / scale - resolution) / 2) * scale),
+            left=ones * (round((width / scale - resolution) / 2) * scale),
+            height=ones * (resolution * scale),
+            width=ones * (resolution * scale),
             flip=ones < 0,
         )
         values = resample(images, boxes, resolution=resolution)

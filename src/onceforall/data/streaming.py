@@ -110,7 +110,9 @@ class StreamedBatches:
         stack = num_workers > 0 or self._device.type != "cpu"
         reader = TrainReader(files, augmentation, seed=seed, crop_ratio=crop_ratio, stack=stack)
         self._plan = _Plan()
-        self._loader = _make_loader(reader, self._plan, num_workers, self._device)
+        self._loader = _make_loader(
+            reader, self._plan, num_workers=num_workers, device=self._device
+        )
 
     @property
     def num_images(self) -> int:
@@ -227,7 +229,9 @@ class StreamedEvalBatches:
         self._cache: collections.OrderedDict[int, list[RawEvalBatch]] = collections.OrderedDict()
         self._plan = _Plan()
         reader = EvalReader(files, crop_ratio=crop_ratio)
-        self._loader = _make_loader(reader, self._plan, num_workers, self._device)
+        self._loader = _make_loader(
+            reader, self._plan, num_workers=num_workers, device=self._device
+        )
 
     @property
     def num_images(self) -> int:
@@ -302,7 +306,7 @@ class _Plan(Sampler[list[Any]]):
 
 
 def _make_loader(
-    reader: Dataset[_Raw], plan: _Plan, num_workers: int, device: torch.device
+    reader: Dataset[_Raw], plan: _Plan, *, num_workers: int, device: torch.device
 ) -> DataLoader[_Raw]:
     return DataLoader(
         reader,
