@@ -1,0 +1,87 @@
+"""The names and options that users rely on are pinned; the README's code runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+import onceforall
+from onceforall.cli.app import app
+
+ROOT = Path(__file__).parents[1]
+
+NAMES = [
+    "Accuracy",
+    "Arch",
+    "Blueprint",
+    "Encoding",
+    "SearchSpace",
+    "StaticNet",
+    "Supernet",
+    "__version__",
+    "build",
+    "compile_costs",
+    "count_macs",
+    "count_params",
+    "evaluate",
+    "load_specialized",
+    "load_supernet",
+    "measure_latency",
+    "open_dataset",
+    "peak_activation_bytes",
+    "recalibrate_bn",
+    "specialize",
+]
+VERBS = {
+    "data",
+    "eval",
+    "export",
+    "finetune",
+    "latency",
+    "predictor",
+    "report",
+    "run",
+    "search",
+    "specialize",
+    "train",
+    "verify",
+    "zoo",
+}
+
+
+def test_the_public_names_are_these_and_resolve() -> None:
+    assert onceforall.__all__ == NAMES == sorted(NAMES)
+    for name in NAMES:
+        assert getattr(onceforall, name) is not None
+    assert set(NAMES) <= set(dir(onceforall))
+
+
+def test_the_verbs_are_these_and_each_shows_an_example() -> None:
+    groups = {group.name for group in app.registered_groups}
+    commands = {command.name: command.callback for command in app.registered_commands}
+    assert groups | set(commands) == VERBS
+    for group in app.registered_groups:
+        for command in group.typer_instance.registered_commands:
+            commands[f"{group.name} {command.name}"] = command.callback
+    for name, function in commands.items():
+        assert f"Example:  ofa {name}" in (function.__doc__ or ""), name
+
+
+def test_importing_the_pure_layers_loads_no_heavy_package() -> None:
+    code = (
+        "import sys, onceforall.space, onceforall.blueprint, onceforall.cli.app; "
+        "print([m for m in ('torch', 'numpy', 'onnxruntime', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_code_in_the_readme_runs(capsys) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    torch.manual_seed(0)
+    exec(compile(code, "README.md", "exec"), {})
+    assert "torch.Size([16, 1000])" in capsys.readouterr().out
