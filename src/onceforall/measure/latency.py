@@ -186,14 +186,7 @@ def measure_latency(
         for group in groups:
             share = None if max_seconds is None else max_seconds * len(group) / len(candidates)
             loaded = [_load(candidate, target, batch_size) for candidate in group]
-            _sample(
-                loaded,
-                sentinel,
-                order,
-                repeats=repeats,
-                max_seconds=share,
-                watch=target.on_calling_thread,
-            )
+            _sample(loaded, sentinel, order, repeats=repeats, max_seconds=share, watch=watch)
             for subject in loaded:
                 subject.run = _released
             subjects += loaded
