@@ -27,7 +27,7 @@ LAYERS = [
     ["session"],
     ["run"],
     ["shipping", "devices"],
-    ["steps"],
+    ["steps", "published_search"],
     ["cli"],
     ["__main__"],
 ]

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from onceforall.arch import Arch
 from onceforall.cli.console import Screen, print_json, stop_on_signals
 from onceforall.cli.options import (
     Budget,
@@ -18,12 +19,12 @@ from onceforall.cli.options import (
     OnBadImage,
     Out,
     Root,
-    RunArgument,
     Seed,
     Set,
     parse_budget,
     parse_limits,
 )
+from onceforall.errors import ConfigError
 
 Until = Annotated[
     str, typer.Option("--until", help="Last step to do: plan, train, ..., report", hidden=True)
@@ -130,24 +131,65 @@ def _run(
         print(line)
 
 
-def search(run: RunArgument, limit: Limit = None, json: Json = False) -> None:
-    """Search a trained run again under other limits: the best arch for each.
+def search(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="Folder of a trained run")
+    ] = None,
+    limit: Limit = None,
+    net: Annotated[str, typer.Option("--net", help="Published supernet id, without a run")] = "",
+    predictor: Annotated[
+        Path | None, typer.Option("--predictor", help="Published predictor file")
+    ] = None,
+    latency: Annotated[
+        Path | None,
+        typer.Option("--latency", help="Folder of published tables, or a latency model"),
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", metavar="TIME", help="Search for this long in all")
+    ] = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Find the best arch under limits: of a trained run, or with published files.
+
+    Several bounds of one limit give one result each.
 
     Example:  ofa search runs/digits --limit latency_ms=0.5,1,2
+
+    Example:  ofa search --net ofa_mbv3_d234_e346_k357_w1.2 --predictor acc_predictor.pth
+    --latency note10/ --limit latency_ms=25
     """
-    limits = parse_limits(limit)
+    limits, seconds = parse_limits(limit), parse_budget(budget)
+    if (run is None) == (not net) or (run is None and predictor is None):
+        raise ConfigError("ofa search needs either a RUN, or --net with --predictor")
+    from onceforall.published_search import PublishedRequest, search_published
     from onceforall.run import open_run
     from onceforall.steps import best_under_limits
 
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
-        found = best_under_limits(open_run(run, tell=screen, should_stop=should_stop), limits)
+        if run is not None:
+            trained = open_run(run, tell=screen, should_stop=should_stop)
+            found = best_under_limits(trained, limits)
+        elif predictor is not None:
+            request = PublishedRequest(
+                net=net,
+                predictor=predictor,
+                latency=latency,
+                limits=limits,
+                seed=seed,
+                budget_s=seconds,
+            )
+            found = search_published(request)
     if json:
-        print_json(found)
+        several = any(len(bounds) > 1 for bounds in limits.values())
+        print_json(found if several else found[0])
         return
     for best in found:
+        milliseconds = best["latency_ms"]
         print(
             f"{_bounds(best['limits'])}: predicted top-1 {best['predicted_top1'] * 100:.2f} %, "
-            f"{best['latency_ms']:.3f} ms, {best['macs'] / 1e6:.2f} M MACs  {best['name']}"
+            + ("" if milliseconds is None else f"{milliseconds:.3f} ms, ")
+            + f"{best['macs'] / 1e6:.3g} M MACs  {Arch.from_json(best['arch'])}"
         )
 
 

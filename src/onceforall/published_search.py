@@ -1,0 +1,112 @@
+"""Search with published artefacts: an accuracy predictor file and latency tables, no training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onceforall.devices import read_table, spec_of
+from onceforall.errors import ConfigError
+from onceforall.measure.cost_tables import CostTable, compile_costs
+from onceforall.measure.latency_model import LatencyModel
+from onceforall.measure.published_latency import latency_at, read_published_latencies
+from onceforall.predictors.published import MOBILENET_IMAGE_SIZES, read_published_predictor
+from onceforall.run import check_limits
+from onceforall.search.evolution import evolve
+from onceforall.search.problem import Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedRequest:
+    """What to search with.
+
+    Attributes:
+        net: A published supernet id.
+        predictor: A published predictor file.
+        latency: A folder of published tables, or a latency model of ours; None for limits on
+            exact costs only.
+        limits: Bounds by name; one name may have several, which gives one result each.
+        seed: Decides everything, unless ``budget_s`` ends the search.
+        budget_s: Seconds for all limits together; None for the default effort.
+    """
+
+    net: str
+    predictor: Path
+    latency: Path | None
+    limits: Mapping[str, Sequence[float]]
+    seed: int = 0
+    budget_s: float | None = None
+
+
+def search_published(
+    request: PublishedRequest, *, progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[dict[str, Any]]:
+    """Return the best arch for every limit.
+
+    Image sizes are those that both the predictor and the latency tables know.
+
+    Returns:
+        ``{"arch", "predicted_top1", "latency_ms", "macs", "evaluations", "seconds"}`` for each
+        limit, with ``"limits"``.
+
+    Raises:
+        ConfigError: If a file, name or limit is wrong.
+        InfeasibleError: If a limit cannot be kept; the smallest reachable value is named.
+    """
+    varied = [name for name, bounds in request.limits.items() if len(bounds) > 1]
+    if len(varied) > 1:
+        raise ConfigError(f"only one limit may have several bounds, not {' and '.join(varied)}")
+    check_limits({name: min(bounds) for name, bounds in request.limits.items()})
+    if "latency_ms" in request.limits and request.latency is None:
+        raise ConfigError("a limit on latency_ms needs --latency")
+    predictor = read_published_predictor(request.predictor)
+    costs = _costs(request)
+    encoding = costs.encoding
+    top1 = predictor.on_rows(encoding)
+    count = len(request.limits[varied[0]]) if varied else 1
+    found = []
+    for i in range(count):
+        chosen = {name: b[i] if len(b) > 1 else b[0] for name, b in request.limits.items()}
+        problem = Problem(
+            encoding=encoding,
+            objectives={"error": lambda rows: 1 - top1(rows)},
+            costs={name: costs.cost(name) for name in costs.names},
+            limits=chosen,
+        )
+        started = time.perf_counter()
+        seconds = None if request.budget_s is None else request.budget_s / count
+        best = evolve(problem, seed=request.seed, max_seconds=seconds, progress=progress)
+        found.append(
+            {
+                "limits": chosen,
+                "arch": best.arch.to_json(),
+                "predicted_top1": 1 - best.objective,
+                "latency_ms": best.costs.get("latency_ms"),
+                "macs": int(best.costs["macs"]),
+                "params": int(best.costs["params"]),
+                "evaluations": best.evaluations,
+                "seconds": round(time.perf_counter() - started, 4),
+            }
+        )
+    return found
+
+
+def _costs(request: PublishedRequest) -> CostTable:
+    """Return cost tables over the image sizes that predictor and latency share."""
+    spec = spec_of(request.net)
+    sizes = set(spec.space.resolutions) & set(MOBILENET_IMAGE_SIZES)
+    if request.latency is None:
+        return compile_costs(spec, space=spec.space.restrict(resolution=sorted(sizes)))
+    if request.latency.is_dir():
+        tables = read_published_latencies(request.latency)
+        common = sorted(sizes & set(tables))
+        if not common:
+            raise ConfigError(f"{request.latency} has no image size that the predictor knows")
+        space = spec.space.restrict(resolution=common)
+        return compile_costs(spec, space=space, layer_costs_at={"latency_ms": latency_at(tables)})
+    model: LatencyModel = read_table(request.latency)
+    space = spec.space.restrict(resolution=sorted(sizes))
+    return compile_costs(spec, space=space, layer_costs={"latency_ms": model.layer_ms})
