@@ -13,7 +13,7 @@ quickstart: install
 	$(BIN)/ofa run digits --out runs/digits
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: install
 	$(BIN)/ruff format --check src tests benchmarks
