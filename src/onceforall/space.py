@@ -191,7 +191,9 @@ class SearchSpace:
             raise ArchError(f"row has {len(row)} genes where the space has {len(genes)}")
         for gene, index in zip(genes, row, strict=True):
             if not 0 <= index < len(gene.choices):
-                raise ArchError(f"gene {gene.axis} index {index} is not in 0..{len(gene.choices)}")
+                raise ArchError(
+                    f"gene {gene.axis} index {index} is not in 0..{len(gene.choices) - 1}"
+                )
         picked: dict[tuple[str, int, int], Choice] = {
             (gene.axis, gene.stage, gene.block): gene.choices[index]
             for gene, index in zip(genes, row, strict=True)

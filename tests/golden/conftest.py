@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 
 import pytest
-import torch
 
 from onceforall.supernets.families import proxylessnas, published_spec
 from onceforall.supernets.supernet import Supernet
 from tests.golden.recipe import fill
+from tests.threads import one_thread  # noqa: F401
 
 SPECS = {
     "mbv3_w1.0": lambda: published_spec("ofa_mbv3_d234_e346_k357_w1.0"),
@@ -20,15 +20,6 @@ SPECS = {
     "proxyless_w1.0_google": lambda: proxylessnas(width_mult=1.0, widths=(32, 64, 96, 160)),
     "resnet50": lambda: published_spec("ofa_resnet50"),
 }
-
-
-@pytest.fixture(autouse=True, scope="package")
-def one_thread() -> Iterator[None]:
-    """Small networks are slower on two threads than on one where the machine has other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="package")
