@@ -145,13 +145,16 @@ class StreamedBatches:
             self.num_images, generator=private_generator("permutation", self._seed, epoch)
         )
 
+        shard, batch_size = self._shard, self._batch_size
+
         def keys_of(step: int) -> list[TrainKey]:
             resolution = resolution_of(step)
-            mine = self._shard.step_indices(order, step, self._batch_size)
+            mine = shard.step_indices(order, step, batch_size)
             return [TrainKey(index, epoch, resolution) for index in mine.tolist()]
 
-        self._plan.set(steps, keys_of)
-        raws: Iterator[RawTrainBatch] = _read_all(self._loader)
+        raws: Iterator[RawTrainBatch] = _read_all(
+            self._loader, self._plan, steps=steps, keys_of=keys_of
+        )
         for step, raw in zip(steps, raws, strict=True):
             _handle_bad(raw, self._on_bad_image, self._report)
             if not len(raw.labels):
@@ -265,12 +268,16 @@ class StreamedEvalBatches:
         ]
         if not parts:
             return
-        self._plan.set(
-            range(len(parts)), lambda step: [EvalKey(index, resolution) for index in parts[step]]
-        )
+
+        def keys_of(step: int) -> list[EvalKey]:
+            return [EvalKey(index, resolution) for index in parts[step]]
+
         num_bytes = len(self._indices) * 3 * resolution**2
         kept: list[RawEvalBatch] = []
-        raws: Iterator[RawEvalBatch] = _read_all(self._loader)
+        steps = range(len(parts))
+        raws: Iterator[RawEvalBatch] = _read_all(
+            self._loader, self._plan, steps=steps, keys_of=keys_of
+        )
         for raw in raws:
             _handle_bad(raw, self._on_bad_image, self._report)
             if num_bytes <= self._max_cache_bytes:
@@ -288,21 +295,24 @@ class StreamedEvalBatches:
             self._cache.popitem(last=False)
 
 
+_KeysOf = Callable[[int], list[Any]]
+
+
 class _Plan(Sampler[list[Any]]):
     """The batch sampler of a loader: its steps are set before each iteration."""
 
     def __init__(self) -> None:
-        self._steps = range(0)
-        self._keys_of: Callable[[int], list[Any]] = lambda step: []
+        self._batches: Iterator[list[Any]] = iter(())
 
-    def set(self, steps: range, keys_of: Callable[[int], list[Any]]) -> None:
-        self._steps, self._keys_of = steps, keys_of
+    def set(self, steps: range, keys_of: _KeysOf) -> None:
+        """Set what the next iteration reads."""
+        self._batches = map(keys_of, steps)
 
     def __iter__(self) -> Iterator[list[Any]]:
-        return map(self._keys_of, self._steps)
-
-    def __len__(self) -> int:
-        return len(self._steps)
+        # Handed over, not kept: a caller's function that leads back to the loader would make a
+        # cycle, and workers of a loader that the cycle collector frees take seconds to end.
+        batches, self._batches = self._batches, iter(())
+        yield from batches
 
 
 def _make_loader(
@@ -324,8 +334,11 @@ def _as_it_is(batch: _Raw) -> _Raw:
     return batch
 
 
-def _read_all(loader: DataLoader[_Raw]) -> Iterator[_Raw]:
-    """Yield what the loader yields; a worker that died is one line."""
+def _read_all(
+    loader: DataLoader[_Raw], plan: _Plan, *, steps: range, keys_of: _KeysOf
+) -> Iterator[_Raw]:
+    """Yield one batch a step; a worker that died is one line."""
+    plan.set(steps, keys_of)
     try:
         yield from loader
     except RuntimeError as error:
