@@ -78,6 +78,7 @@ class SupernetConfig(Section):
         expand_ratios: Expand ratios on offer (``small_images`` only).
         stem_width: Channels of the stem (``small_images`` only).
         expand_width: Channels before pooling (``small_images`` only).
+        divisor: Widths are multiples of it (``small_images`` only).
         width_mult: Rigid width multiplier of a published MobileNet family.
         dropout: Dropout rate before the classifier.
     """
@@ -91,6 +92,7 @@ class SupernetConfig(Section):
     expand_ratios: tuple[float, ...] = (2, 3, 4)
     stem_width: int = 16
     expand_width: int = 128
+    divisor: int = 8
     width_mult: float = 1.0
     dropout: float = Field(0.0, ge=0, lt=1)
 
@@ -196,6 +198,7 @@ class RunConfig(Section):
                 expand_ratios=net.expand_ratios,
                 stem_width=net.stem_width,
                 expand_width=net.expand_width,
+                divisor=net.divisor,
                 dropout=net.dropout,
             )
         sizes = {"num_classes": num_classes, "resolutions": net.resolutions}
@@ -261,9 +264,11 @@ def recipe_for(
     if image_side <= 16:
         net = SupernetConfig(
             family="small_images",
-            resolutions=(8, 12, 16),
+            resolutions=(8, 10, 12),
             widths=(8, 16, 32),
             stem_width=8,
+            expand_width=96,
+            divisor=4,
         )
     elif image_side <= 64:
         sides = sorted({round(image_side * share / 4) * 4 for share in (0.75, 0.875, 1.0)})
@@ -279,7 +284,7 @@ def recipe_for(
         net = SupernetConfig(
             family="mobilenet_v3", resolutions=tuple(range(max(64, top - 64), top + 1, 32))
         )
-    epochs = max(4, min(300, round(100_000 / max(num_train, 1)) + 10))
+    epochs = max(4, min(300, round(70_000 / max(num_train, 1)) + 10))
     train = TrainConfig(
         epochs=epochs, batch_size=min(64, max(8, num_train // 8)), label_smoothing=0.0
     )

@@ -69,13 +69,13 @@ def model_name(arch: Arch, macs: int, number: int) -> str:
 def confirm_step(run: Run) -> None:
     """Measure the candidates of the front for real: validation top-1 and latency.
 
-    Twice as many candidates as models to ship are measured; ``search/confirmed.json`` holds them
+    Four times as many candidates as models to ship are measured; ``search/confirmed.json`` holds them
     with both figures.
     """
     path = run.folder.search / "confirmed.json"
     if path.is_file():
         return
-    points = choose_winners(read_front(run.folder)["points"], 2 * run.config.search.num_models)
+    points = choose_winners(read_front(run.folder)["points"], 4 * run.config.search.num_models)
     archs = [Arch.from_json(point["arch"]) for point in points]
     session, net = run.session(), trained_supernet(run)
     measured = []
@@ -92,6 +92,7 @@ def confirm_step(run: Run) -> None:
             "predicted_latency_ms": point["latency_ms"],
             "latency_ms": latency.latency_ms,
             "valid_top1": accuracy.top1,
+            "valid_loss": accuracy.loss,
             "valid_images": accuracy.images,
         }
         for point, accuracy, latency in zip(points, measured, latencies, strict=True)
@@ -103,8 +104,8 @@ def confirm_step(run: Run) -> None:
 def winners(run: Run) -> list[Point]:
     """Return the confirmed candidates to ship, fastest first.
 
-    Without limits: those that no other beats by more than the noise, spread over latency. With
-    limits: the most accurate one that keeps them as measured.
+    Without limits: the measured front, spread over latency. With limits: the most accurate one
+    that keeps them as measured.
 
     Raises:
         InfeasibleError: If no candidate keeps the latency limit as measured.
@@ -112,8 +113,7 @@ def winners(run: Run) -> list[Point]:
     points = read_json(run.folder.search / "confirmed.json")["points"]
     limits = run.config.search.limits
     if not limits:
-        front = [p for p in points if not any(clearly_beats(q, p) for q in points)]
-        return choose_winners(front, run.config.search.num_models)
+        return choose_winners(measured_front(points), run.config.search.num_models)
     bound = limits.get("latency_ms", math.inf)
     keeping = [p for p in points if p["latency_ms"] <= bound]
     if not keeping:
@@ -122,18 +122,23 @@ def winners(run: Run) -> list[Point]:
             f"latency_ms={bound:g}: no candidate keeps it as measured; the fastest takes "
             f"{fastest:.3g} ms"
         )
-    return [max(keeping, key=lambda p: (p["valid_top1"], p["predicted_top1"], -p["latency_ms"]))]
+    return [max(keeping, key=lambda p: (*_accuracy(p), -p["latency_ms"]))]
 
 
-def clearly_beats(first: Point, second: Point) -> bool:
-    """Say whether ``first`` is at least as fast and more accurate by more than the noise.
+def measured_front(points: Sequence[Point]) -> list[Point]:
+    """Return the points that no faster one equals in validation accuracy.
 
-    The noise is the standard error of a difference of two top-1 figures on the same images,
-    taken as that of one figure: such figures err together.
+    Few images tell few accuracies apart: among equal top-1 figures the lower loss is better.
     """
-    top1, images = second["valid_top1"], second["valid_images"]
-    noise = math.sqrt(max(top1 * (1 - top1), 1 / images) / images)
-    return bool(first["latency_ms"] <= second["latency_ms"] and first["valid_top1"] > top1 + noise)
+    front: list[Point] = []
+    for point in sorted(points, key=lambda p: (p["latency_ms"], -p["valid_top1"])):
+        if not front or _accuracy(point) > _accuracy(front[-1]):
+            front.append(point)
+    return front
+
+
+def _accuracy(point: Point) -> tuple[float, float]:
+    return point["valid_top1"], -point["valid_loss"]
 
 
 def models_step(run: Run) -> None:

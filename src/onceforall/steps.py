@@ -239,6 +239,9 @@ def _search(run: Run, limits: Mapping[str, float], *, journal: Path | None) -> d
         journal=journal,
         progress=lambda done, total: run.progress("search", done, total),
     )
+    predictor, encoding = AccuracyPredictor.load(run.folder.predictor), run.encoding
+    rows = encoding.from_archs([point.arch for point in front.points])
+    _, std = predictor.predict(encoding.features(rows))
     return {
         "objectives": list(front.points[0].objectives),
         "limits": dict(limits),
@@ -246,9 +249,10 @@ def _search(run: Run, limits: Mapping[str, float], *, journal: Path | None) -> d
             {
                 "arch": point.arch.to_json(),
                 "predicted_top1": 1 - point.objectives["error"],
+                "predicted_top1_std": round(float(spread), 6),
                 **point.costs,
             }
-            for point in front.points
+            for point, spread in zip(front.points, std, strict=True)
         ],
         "hypervolume": list(front.hypervolume),
         "reference": list(front.reference),

@@ -146,6 +146,7 @@ def small_images(
     stem_width: int = 16,
     mix_width: int = 0,
     expand_width: int = 160,
+    divisor: int = 8,
     dropout: float = 0.0,
 ) -> MBConvSpec:
     """Return a supernet for images of 8 to 64 pixels, elastic on every axis.
@@ -179,6 +180,7 @@ def small_images(
         expand_width=expand_width,
         mix_width=mix_width,
         head_activation="h_swish",
+        divisor=divisor,
         dropout=dropout,
     )
 
