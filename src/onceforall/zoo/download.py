@@ -107,6 +107,7 @@ def download(
                 _receive(url, part, progress)
                 break
             except urllib.error.HTTPError as error:
+                error.close()
                 raise ZooError(
                     f"cannot download {url}: HTTP {error.code} {error.reason}"
                 ) from error
@@ -115,11 +116,11 @@ def download(
                     reason = getattr(error, "reason", error)
                     raise ZooError(f"cannot download {url}: {reason}") from error
                 time.sleep(pause_s)
+        _validator(part).unlink(missing_ok=True)
         problem = _content_problem(part, git_blob_sha1)
         if problem:
             part.unlink()
             raise ZooError(f"cannot download {url}: the content {problem}")
-        _validator(part).unlink(missing_ok=True)
         os.replace(part, path)
 
 
@@ -155,6 +156,7 @@ def _receive(url: str, part: Path, progress: Progress | None) -> None:
     except urllib.error.HTTPError as error:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
+        error.close()
         part.unlink()  # the part is as long as the file or longer: get all of it again
         raise ConnectionError("the partial file did not fit and was dropped") from error
     with response:
