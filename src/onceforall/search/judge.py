@@ -1,0 +1,60 @@
+"""Evaluating populations for one objective under limits, and counting it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onceforall.encoding import Rows
+from onceforall.search.problem import Floats, Problem, RowFunction
+
+
+@dataclass(slots=True, kw_only=True)
+class Judge:
+    """Evaluates archs and keeps the account of a search.
+
+    Attributes:
+        problem: Where the limits come from.
+        objective: Function to minimise.
+        max_evaluations: Evaluations of the objective after which the search should end.
+        deadline: Time of ``time.monotonic`` at which it should end, or None.
+        evaluations: Archs whose objective was evaluated.
+    """
+
+    problem: Problem
+    objective: RowFunction
+    max_evaluations: int
+    deadline: float | None = None
+    evaluations: int = 0
+    bounds: Floats = field(init=False)
+    scale: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.bounds = np.array(list(self.problem.limits.values()), dtype=np.float64)
+        self.scale = np.maximum(np.abs(self.bounds), np.finfo(np.float64).tiny)
+
+    @property
+    def is_spent(self) -> bool:
+        """Return whether the budget is used up."""
+        late = self.deadline is not None and time.monotonic() >= self.deadline
+        return late or self.evaluations >= self.max_evaluations
+
+    def values(self, rows: Rows) -> Floats:
+        """Return the objective of canonical rows ``(N, G)``, ``(N,)``; NaN counts as infinite."""
+        self.evaluations += len(rows)
+        values = np.asarray(self.objective(rows), dtype=np.float64)
+        return np.where(np.isnan(values), np.inf, values)
+
+    def costs(self, rows: Rows) -> Floats:
+        """Return the limited costs of rows, ``(N, L)``."""
+        names = self.problem.limits
+        costs = [np.asarray(self.problem.costs[name](rows), dtype=np.float64) for name in names]
+        return np.stack(costs, axis=1) if costs else np.zeros((len(rows), 0))
+
+    def inside(self, costs: Floats) -> NDArray[np.bool_]:
+        """Return which rows of costs ``(N, L)`` keep every limit, ``(N,)``."""
+        inside: NDArray[np.bool_] = np.all(costs <= self.bounds, axis=1)
+        return inside

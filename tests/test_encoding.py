@@ -1,0 +1,98 @@
+"""Populations: the same archs as values and as rows."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onceforall.encoding import Encoding
+from onceforall.errors import ArchError
+from onceforall.features import published_mobilenet_layout
+from onceforall.supernets.families import mobilenet_v3
+from tests.spaces import SPACES
+
+FAMILIES = pytest.mark.parametrize("family", SPACES)
+ENCODINGS = {name: Encoding(space) for name, space in SPACES.items()}
+
+
+@FAMILIES
+@given(seed=st.integers(0, 2**32))
+def test_rows_and_archs_are_inverse(family: str, seed: int) -> None:
+    encoding, rng = ENCODINGS[family], random.Random(seed)
+    archs = [SPACES[family].sample(rng) for _ in range(5)]
+    rows = encoding.from_archs(archs)
+    assert encoding.to_archs(rows) == archs
+    assert rows.tolist() == [list(SPACES[family].encode(arch)) for arch in archs]
+
+
+@FAMILIES
+@given(seed=st.integers(0, 2**32))
+def test_operators_stay_in_the_space_and_are_canonical(family: str, seed: int) -> None:
+    encoding, rng = ENCODINGS[family], np.random.default_rng(seed)
+    first, second = encoding.sample(8, rng), encoding.sample(8, rng)
+    for rows in (
+        first,
+        encoding.canonical(encoding.mutate(first, rng, 0.5)),
+        encoding.canonical(encoding.crossover(first, second, rng)),
+        encoding.neighbours(first[0]),
+    ):
+        assert np.array_equal(encoding.canonical(rows), rows)
+        for row, arch in zip(rows, encoding.to_archs(rows), strict=True):
+            assert SPACES[family].contains(arch)
+            assert tuple(row) == SPACES[family].encode(arch)
+
+
+@FAMILIES
+def test_neighbours_are_those_of_the_space(family: str) -> None:
+    encoding, arch = ENCODINGS[family], SPACES[family].sample(random.Random(5))
+    around = encoding.to_archs(encoding.neighbours(encoding.from_archs([arch])[0]))
+    assert len(set(around)) == len(around)
+    assert set(around) == set(SPACES[family].neighbours(arch))
+
+
+@FAMILIES
+@given(seed=st.integers(0, 2**32))
+def test_features_tell_archs_apart_and_back(family: str, seed: int) -> None:
+    encoding = ENCODINGS[family]
+    rows = encoding.sample(6, np.random.default_rng(seed))
+    features = encoding.features(rows)
+    assert set(np.unique(features)) <= {0.0, 1.0}
+    assert np.array_equal(encoding.from_features(features), rows)
+
+
+@FAMILIES
+def test_unique_keeps_the_first_of_equal_archs(family: str) -> None:
+    encoding = ENCODINGS[family]
+    rows = encoding.sample(20, np.random.default_rng(0))
+    doubled = np.concatenate([rows, rows[::-1]])
+    archs = list(dict.fromkeys(encoding.to_archs(doubled)))
+    assert encoding.to_archs(encoding.unique(doubled)) == archs
+
+
+def test_a_restricted_space_converts_both_ways() -> None:
+    whole = SPACES["mbv3"]
+    part = whole.restrict(resolution=(160, 192), kernel_size=(3, 5))
+    small, large = Encoding(part), Encoding(whole)
+    rows = small.sample(10, np.random.default_rng(1))
+    there = small.convert(rows, large)
+    assert large.to_archs(there) == small.to_archs(rows)
+    assert np.array_equal(large.convert(there, small), rows)
+    with pytest.raises(ArchError):
+        large.convert(large.largest(), small)
+
+
+def test_the_published_layout_has_its_ones_where_published() -> None:
+    space = mobilenet_v3().space.restrict(resolution=(128, 160, 192, 224))
+    arch = space.from_published({"ks": 3, "e": 6, "d": [2, 3, 4, 2, 2]}, resolution=192)
+    encoding = Encoding(space)
+    layout = published_mobilenet_layout(encoding, (128, 160, 192, 224))
+    (features,) = layout.features(encoding.from_archs([arch]))
+    assert len(features) == 124
+    assert np.flatnonzero(features).tolist() == [
+        2, 4, 7, 16, 19, 22, 28, 31, 34, 37, 40, 43, 52, 55, 66, 69, 78, 81, 84, 90, 93, 96, 99,
+        102, 105, 114, 117,
+    ]  # fmt: skip
