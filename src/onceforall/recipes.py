@@ -264,11 +264,9 @@ def recipe_for(
     if image_side <= 16:
         net = SupernetConfig(
             family="small_images",
-            resolutions=(8, 10, 12),
+            resolutions=(8, 12, 16),
             widths=(8, 16, 32),
             stem_width=8,
-            expand_width=96,
-            divisor=4,
         )
     elif image_side <= 64:
         sides = sorted({round(image_side * share / 4) * 4 for share in (0.75, 0.875, 1.0)})
@@ -284,7 +282,7 @@ def recipe_for(
         net = SupernetConfig(
             family="mobilenet_v3", resolutions=tuple(range(max(64, top - 64), top + 1, 32))
         )
-    epochs = max(4, min(300, round(70_000 / max(num_train, 1)) + 10))
+    epochs = max(4, min(300, round(86_000 / max(num_train, 1)) + 10))
     train = TrainConfig(
         epochs=epochs, batch_size=min(64, max(8, num_train // 8)), label_smoothing=0.0
     )

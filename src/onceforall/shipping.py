@@ -69,8 +69,8 @@ def model_name(arch: Arch, macs: int, number: int) -> str:
 def confirm_step(run: Run) -> None:
     """Measure the candidates of the front for real: validation top-1 and latency.
 
-    Four times as many candidates as models to ship are measured; ``search/confirmed.json`` holds them
-    with both figures.
+    Four times as many candidates as models to ship are measured; ``search/confirmed.json`` holds
+    them with both figures.
     """
     path = run.folder.search / "confirmed.json"
     if path.is_file():
@@ -104,8 +104,8 @@ def confirm_step(run: Run) -> None:
 def winners(run: Run) -> list[Point]:
     """Return the confirmed candidates to ship, fastest first.
 
-    Without limits: the measured front, spread over latency. With limits: the most accurate one
-    that keeps them as measured.
+    Without limits: the most accurate ones, spread over latency. With limits: the most accurate
+    one that keeps them as measured.
 
     Raises:
         InfeasibleError: If no candidate keeps the latency limit as measured.
@@ -113,7 +113,7 @@ def winners(run: Run) -> list[Point]:
     points = read_json(run.folder.search / "confirmed.json")["points"]
     limits = run.config.search.limits
     if not limits:
-        return choose_winners(measured_front(points), run.config.search.num_models)
+        return spread_best(points, run.config.search.num_models)
     bound = limits.get("latency_ms", math.inf)
     keeping = [p for p in points if p["latency_ms"] <= bound]
     if not keeping:
@@ -125,19 +125,36 @@ def winners(run: Run) -> list[Point]:
     return [max(keeping, key=lambda p: (*_accuracy(p), -p["latency_ms"]))]
 
 
-def measured_front(points: Sequence[Point]) -> list[Point]:
-    """Return the points that no faster one equals in validation accuracy.
+def spread_best(points: Sequence[Point], count: int) -> list[Point]:
+    """Return the most accurate point of each of ``count`` equal parts of log latency.
 
-    Few images tell few accuracies apart: among equal top-1 figures the lower loss is better.
+    A point that another beats by more than the noise is left out; parts without any are skipped.
     """
-    front: list[Point] = []
-    for point in sorted(points, key=lambda p: (p["latency_ms"], -p["valid_top1"])):
-        if not front or _accuracy(point) > _accuracy(front[-1]):
-            front.append(point)
-    return front
+    low, high = (math.log(f(p["latency_ms"] for p in points)) for f in (min, max))
+    best: dict[int, Point] = {}
+    for point in points:
+        if any(clearly_beats(other, point) for other in points):
+            continue
+        share = (math.log(point["latency_ms"]) - low) / max(high - low, 1e-9)
+        part = min(count - 1, int(share * count))
+        if part not in best or _accuracy(point) > _accuracy(best[part]):
+            best[part] = point
+    return sorted(best.values(), key=lambda p: (p["latency_ms"], p["macs"]))
+
+
+def clearly_beats(first: Point, second: Point) -> bool:
+    """Say whether ``first`` is at least as fast and more accurate by more than the noise.
+
+    The noise is the standard error of one top-1 figure. That of a difference is no larger: both
+    are counted on the same images, where networks err together.
+    """
+    top1, images = second["valid_top1"], second["valid_images"]
+    noise = math.sqrt(max(top1 * (1 - top1), 1 / images) / images)
+    return bool(first["latency_ms"] <= second["latency_ms"] and first["valid_top1"] > top1 + noise)
 
 
 def _accuracy(point: Point) -> tuple[float, float]:
+    """Return what orders accuracies; few images tell few apart, then the lower loss is better."""
     return point["valid_top1"], -point["valid_loss"]
 
 
