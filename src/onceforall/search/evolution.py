@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ class Evolution:
     starts: int = 10
     elites: int = 6
     children: int = 12
-    walk: TabuSearch = TabuSearch()
+    walk: TabuSearch = field(default_factory=TabuSearch)
 
     def __post_init__(self) -> None:
         for name in ("population_size", "starts", "elites", "children"):
