@@ -54,6 +54,12 @@ def without_adobe_transform(data):
     return data[:2] + b"\xff\xee" + (len(segment) + 2).to_bytes(2) + segment + data[2:]
 
 
+def without_segment(data, marker):
+    """Cut one segment out of the head of a file."""
+    place = data.index(b"\xff" + bytes([marker]))
+    return data[:place] + data[place + 2 + int.from_bytes(data[place + 2 : place + 4]) :]
+
+
 def test_header_finds_exif():
     assert read_header(encoded(detailed(0, 20, 20), exif=exif_of(6))).has_exif
 
@@ -63,6 +69,7 @@ UNUSUAL = {
     "progressive": encoded(PIXELS, progressive=True),
     "grey": encoded(PIXELS[..., 0]),
     "rgb": encoded(PIXELS, keep_rgb=True),
+    "rgb by names only": without_segment(encoded(PIXELS, keep_rgb=True), 0xEE),
     "adobe rgb": without_adobe_transform(encoded(PIXELS)),
     "cut in the header": encoded(PIXELS)[:100],
     "only the start": b"\xff\xd8",

@@ -12,11 +12,12 @@ from torchvision import transforms
 
 from onceforall.data.augmentation import NO_AUGMENTATION, PUBLISHED_PHOTOS, Augmentation
 from onceforall.data.bundle import IMAGENET_MEAN, IMAGENET_STD
+from onceforall.data.color import ycc_to_rgb_matrix
 from onceforall.data.device_ops import normalize
 from onceforall.data.resident import ResidentEvalBatches
 from onceforall.data.sharding import Shard
 from onceforall.data.sources import open_dataset
-from onceforall.data.streaming import StreamedBatches, StreamedEvalBatches
+from onceforall.data.streaming import StreamedBatches, StreamedEvalBatches, _mean_colors
 from onceforall.errors import ConfigError, DataError
 from tests.data.pictures import noise
 
@@ -158,6 +159,35 @@ def test_training_images_look_like_the_published_ones(files):
 def test_refused_settings(files, change, message):
     with pytest.raises(ConfigError, match=message):
         stream(files, **change)
+
+
+def test_every_second_image_is_mirrored(files):
+    plain, mirrored = (
+        stream(files, augmentation=Augmentation(crop="none", flip=flip), batch_size=24)
+        for flip in (False, True)
+    )
+    flips = []
+    for epoch in range(10):
+        ((_, (images, _)),) = plain.iterate(epoch, resolution_of=lambda step: 16)
+        ((_, (others, _)),) = mirrored.iterate(epoch, resolution_of=lambda step: 16)
+        for image, other in zip(images, others, strict=True):
+            same, turned = torch.equal(other, image), torch.equal(other, image.flip(2))
+            assert same != turned
+            flips.append(turned)
+    # 120 of 240 expected; four standard deviations are 31.
+    assert abs(sum(flips) - 120) < 31
+
+
+def test_contrast_turns_about_the_mean_of_rgb():
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (2, 8, 8, 4), dtype=torch.uint8, generator=generator)
+    pixels[..., 3] = 255
+    to_rgb = torch.stack([torch.eye(4), ycc_to_rgb_matrix()])
+    points = pixels.float().view(2, 64, 4)
+    points[..., 3] = 1
+    expected = torch.einsum("boi,bpi->bo", to_rgb, points)[:, :3] / 64
+    for kind in (pixels, list(pixels)):
+        torch.testing.assert_close(_mean_colors(kind, to_rgb, "torch"), expected)
 
 
 @pytest.mark.parametrize("kind", [stream, evaluation])
@@ -314,11 +344,12 @@ def test_damaged_file_is_replaced_by_the_next_good_one(damaged):
 
 def test_damaged_file_is_left_out_of_an_evaluation(damaged):
     lines = []
-    skipping = evaluation(damaged, on_bad_image="skip", report=lines.append, batch_size=2)
+    skipping = evaluation(damaged, on_bad_image="skip", report=lines.append, batch_size=1)
     batches = list(skipping.batches(32))
     assert torch.cat([labels for _, labels in batches]).bincount().tolist() == [10, 11]
     assert len(lines) == 3
-    assert [len(y) for _, y in skipping.batches(32)] == [len(y) for _, y in batches]
+    assert [len(y) for _, y in batches] == [1] * 21  # no empty batches
+    assert [len(y) for _, y in skipping.batches(32)] == [1] * 21
 
 
 def test_nothing_but_damage_ends(files):
