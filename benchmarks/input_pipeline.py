@@ -14,6 +14,11 @@ The time is CPU time of the thread, median over rounds, so that other programs o
 count less. The pictures are mosaics of six photographs at their own scale (quality 92, about
 80 KB, which is the usual size), from ``imagenet_val1300`` below ``ONCEFORALL_TEST_DATA`` where
 that is present, otherwise grained smooth noise of about the same size.
+
+Recorded on two virtual x86-64 cores that others were using (torch 2.15, Pillow 13), mean over the
+four sizes: published 345, ours 662 (1.9 times; 1.87 to 2.00 in nine runs), workers 769 images a
+second (2.2 times; 2.09 to 2.25). Decoding JPEG is 0.9 of our 1.5 ms, and most of that is entropy
+decoding, which only `lower_height` makes less of.
 """
 
 from __future__ import annotations
