@@ -152,8 +152,8 @@ class ElasticDepthwiseUnit(nn.Module):
 
     def forward(self, x: Tensor, layer: MBConv, weight_C1KK: Tensor | None = None) -> Tensor:
         """Run with the kernel size and activation of ``layer``."""
-        y = self.conv(x, layer.kernel_size, weight_C1KK)
-        return activate(self.bn(y), layer.activation)
+        # Nested on purpose: the activation reuses the memory that the convolution wrote to.
+        return activate(self.bn(self.conv(x, layer.kernel_size, weight_C1KK)), layer.activation)
 
 
 class ElasticMBConvBlock(nn.Module):
