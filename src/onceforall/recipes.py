@@ -282,7 +282,7 @@ def recipe_for(
         net = SupernetConfig(
             family="mobilenet_v3", resolutions=tuple(range(max(64, top - 64), top + 1, 32))
         )
-    epochs = max(4, min(300, round(72_000 / max(num_train, 1)) + 10))
+    epochs = max(4, min(300, round(86_000 / max(num_train, 1)) + 10))
     train = TrainConfig(
         epochs=epochs, batch_size=min(64, max(8, num_train // 8)), label_smoothing=0.0
     )
