@@ -132,3 +132,13 @@ def test_what_does_not_run_gets_no_gradient(name: str) -> None:
             assert all(grad is None for grad in grads)
         elif grads:
             assert any(grad is not None for grad in grads)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
+def test_a_supernet_compiles_into_one_graph() -> None:
+    net = Supernet(SPECS["small_images"]()).eval()
+    arch = net.space.uniform(kernel_size=5, expand_ratio=3, depth=2)
+    compiled = torch.compile(lambda x: net(x, arch), fullgraph=True, backend="aot_eager")
+    x = noise(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), net(x, arch))

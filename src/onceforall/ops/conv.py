@@ -88,13 +88,14 @@ class ElasticDepthwiseConv2d(nn.Module):
         self.kernel_sizes = sizes
         self.stride = stride
         self.weight = nn.Parameter(torch.empty(max_channels, 1, sizes[0], sizes[0]))
+        self.steps = tuple(f"{big}to{small}" for big, small in itertools.pairwise(sizes))
         self.transforms = nn.ParameterDict(
-            {f"{big}to{small}": torch.eye(small**2) for big, small in itertools.pairwise(sizes)}
+            {step: torch.eye(small**2) for step, small in zip(self.steps, sizes[1:], strict=True)}
         )
-        for big, small in itertools.pairwise(sizes):
+        for step, big, small in zip(self.steps, sizes, sizes[1:], strict=False):
             pixels = torch.eye(big**2).view(-1, big, big)
             crop = center_crop(pixels, small).flatten(start_dim=1).T.contiguous()
-            self.register_buffer(f"crop{big}to{small}", crop, persistent=False)
+            self.register_buffer(f"crop{step}", crop, persistent=False)
         # A depthwise filter sees one channel: its fan is the window, whatever the width.
         nn.init.normal_(self.weight, std=(2.0 / sizes[0] ** 2) ** 0.5)
 
@@ -106,16 +107,18 @@ class ElasticDepthwiseConv2d(nn.Module):
         """
         if kernel_size not in self.kernel_sizes:
             raise ValueError(f"kernel_size {kernel_size} is not one of {self.kernel_sizes}")
-        weight = self.weight if channels == len(self.weight) else self.weight[:channels]
+        weight = self.weight
+        if channels != len(weight):
+            weight = weight[:channels]  # type: ignore[assignment]
         matrix_PQ: Tensor | None = None
-        for big, small in itertools.pairwise(self.kernel_sizes):  # largest first
-            if big == kernel_size:
+        transforms = self.transforms
+        for small, step in zip(self.kernel_sizes[1:], self.steps, strict=True):
+            if small < kernel_size:
                 break
-            crop = self.get_buffer(f"crop{big}to{small}")
-            transform = self.transforms[f"{big}to{small}"]
+            crop: Tensor = getattr(self, f"crop{step}")
             # Crops as matrices: the small factors are multiplied first, and one product with the
             # filters is left; copying cropped filters takes longer than everything else here.
-            matrix_PQ = transform @ (crop if matrix_PQ is None else crop @ matrix_PQ)
+            matrix_PQ = transforms[step] @ (crop if matrix_PQ is None else crop @ matrix_PQ)
         if matrix_PQ is None:
             return weight
         flat_CP = F.linear(weight.flatten(start_dim=1), matrix_PQ)

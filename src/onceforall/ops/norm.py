@@ -5,6 +5,8 @@ Shape suffixes: B batch, C channels, H/W height/width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,9 +44,12 @@ class ElasticBatchNorm2d(nn.Module):
         channels = x_BCHW.shape[1]
         if self.training:
             self.num_batches_tracked += 1
-        mean, var = self.running_mean, self.running_var
-        weight: Tensor = self.weight
-        bias: Tensor = self.bias
+        # Attributes of nn.Module are slow to look up, and a network has fifty norms: read the
+        # dictionaries that they come from.
+        buffers: dict[str, Any] = self._buffers
+        parameters: dict[str, Any] = self._parameters
+        mean, var = buffers["running_mean"], buffers["running_var"]
+        weight, bias = parameters["weight"], parameters["bias"]
         if channels != len(weight):
             mean, var = mean[:channels], var[:channels]
             weight, bias = weight[:channels], bias[:channels]
