@@ -10,6 +10,7 @@ Shape legend: ``N`` archs, ``G`` genes.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,7 +43,7 @@ class Evolution:
         generations: Generations of a round, before local search.
         starts: Elites that are improved by jumps.
         elites: Archs that are improved by tabu search and then recombined.
-        children: Recombinations in a row without a new elite that end a round.
+        children: Recombinations in a row without a new best arch that end a round.
     """
 
     population_size: int = 100
@@ -52,8 +53,8 @@ class Evolution:
     resolution_probability: float = 0.5
     generations: int = 5
     starts: int = 10
-    elites: int = 6
-    children: int = 12
+    elites: int = 5
+    children: int = 6
     walk: TabuSearch = field(default_factory=TabuSearch)
 
     def __post_init__(self) -> None:
@@ -98,7 +99,7 @@ def evolve(
     problem: Problem,
     *,
     seed: int,
-    max_evaluations: int = 100_000,
+    max_evaluations: int = 70_000,
     max_seconds: float | None = None,
     settings: Evolution | None = None,
     start: Rows | None = None,
@@ -137,6 +138,7 @@ def evolve(
         progress=progress,
         elites=[],
         history=[],
+        gains=[],
     )
     search.run(start)
     return search.best()
@@ -154,16 +156,21 @@ class _Search:
     progress: Callable[[int, int], None]
     elites: list[Point]
     history: list[tuple[int, float]]
+    gains: list[float]
 
     def run(self, start: Rows | None) -> None:
-        """Run rounds until the budget ends; every other round recombines the earlier rounds'."""
+        """Run rounds until the budget ends; every fourth recombines the earlier rounds' elites.
+
+        A resolution decides how the rest of an arch is best spent, and a population soon agrees
+        on one. So every other fresh round starts from several.
+        """
         veterans: list[Point] = []
         rounds = 0
         while rounds == 0 or not self.judge.is_spent:
             before = self.judge.evaluations
             self.elites = list(veterans) if rounds % 4 == 3 else []
             if not self.elites:
-                self._new_elites(start)
+                self._new_elites(start, spread=rounds % 2 == 0)
             self._recombine()
             veterans = _best_of([*veterans, *self.elites], self.settings.elites)
             rounds += 1
@@ -183,8 +190,8 @@ class _Search:
             history=tuple(self.history),
         )
 
-    def _new_elites(self, start: Rows | None) -> None:
-        """Fill the elites from a fresh population."""
+    def _new_elites(self, start: Rows | None, *, spread: bool) -> None:
+        """Fill the elites from a fresh population, or from the best of each of its resolutions."""
         encoding, settings = self.moves.encoding, self.settings
         drawn = encoding.sample(5 * settings.population_size, self.rng)
         rows = drawn if start is None else np.concatenate([encoding.canonical(start), drawn])
@@ -192,15 +199,29 @@ class _Search:
         for _ in range(settings.generations):
             population = self._generation(population)
         self._note(population[0])
+        ordered = self._spread if spread else list
         improved: list[Point] = []
-        for point in population[: settings.starts]:
+        for point in ordered(population)[: settings.starts]:
             if improved and self.judge.is_spent:
                 break
             improved.append(jump(self.judge, self.moves, point))
-        for point in _best_of(improved, settings.elites):
+        for point in ordered(_best_of(improved, len(improved)))[: settings.elites]:
             self._insert(point)
             if not self.judge.is_spent:
                 self._insert(self._walk(point))
+
+    def _spread(self, points: list[Point]) -> list[Point]:
+        """Return points, best first, with the best of each resolution before all seconds."""
+        column = self.moves.encoding.gene_index("resolution")
+        if column is None:
+            return points
+        count: Counter[int] = Counter()
+        places = []
+        for point in points:
+            resolution = int(point.row[column])
+            places.append(count[resolution])
+            count[resolution] += 1
+        return [points[i] for i in np.argsort(places, kind="stable")]
 
     def _generation(self, population: list[Point]) -> list[Point]:
         """Return parents and their children, best first."""
@@ -229,7 +250,7 @@ class _Search:
         return sorted(population + points_of(self.judge, children), key=lambda p: p.value)
 
     def _recombine(self) -> None:
-        """Improve children of the elites until none gets among them for long."""
+        """Improve children of the elites until the best of them has stayed for long."""
         encoding, settings = self.moves.encoding, self.settings
         barren = 0
         while barren < settings.children and not self.judge.is_spent:
@@ -242,16 +263,21 @@ class _Search:
             child = encoding.mutate_units(child, self.rng, self.rng.choice([0.05, 0.1, 0.2]))
             (point,) = points_of(self.judge, self._repaired(child))
             point = jump(self.judge, self.moves, point)
-            worst = self.elites[-1].value
-            spread = 1.0
             barren += 1
-            if point.value - worst > 0.003 and spread:
-                continue
-            if self._insert(self._walk(point)):
-                barren = 0
+            best = self.elites[0]
+            if self._is_promising(point) and self._insert(self._walk(point)):
+                barren = barren if self.elites[0] is best else 0
+
+    def _is_promising(self, point: Point) -> bool:
+        """Say whether a walk may well take a point among the elites: most earlier ones gain so."""
+        usual = float(np.quantile(self.gains, 0.8)) if self.gains else np.inf
+        full = len(self.elites) >= self.settings.elites
+        return not full or point.value - usual <= self.elites[-1].value
 
     def _walk(self, point: Point) -> Point:
-        return self.settings.walk(self.judge, self.moves, point, self.rng)
+        reached = self.settings.walk(self.judge, self.moves, point, self.rng)
+        self.gains.append(point.value - reached.value)
+        return reached
 
     def _insert(self, point: Point) -> bool:
         """Put a point among the elites; say whether it stays."""

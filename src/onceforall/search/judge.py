@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from onceforall.encoding import Rows
 from onceforall.search.problem import Floats, Problem, RowFunction
 
+# Archs remembered at a time: about 200 MB.
+_MAX_KNOWN = 1_000_000
+
 
 @dataclass(slots=True, kw_only=True)
 class Judge:
@@ -21,7 +24,8 @@ class Judge:
         objective: Function to minimise.
         max_evaluations: Evaluations of the objective after which the search should end.
         deadline: Time of ``time.monotonic`` at which it should end, or None.
-        evaluations: Archs whose objective was evaluated.
+        evaluations: Archs whose objective was evaluated, each counted once.
+        known: The objective of the latest, by the bytes of its row; walks come back to archs.
     """
 
     problem: Problem
@@ -29,6 +33,7 @@ class Judge:
     max_evaluations: int
     deadline: float | None = None
     evaluations: int = 0
+    known: dict[bytes, float] = field(default_factory=dict)
     bounds: Floats = field(init=False)
     scale: Floats = field(init=False)
 
@@ -44,9 +49,15 @@ class Judge:
 
     def values(self, rows: Rows) -> Floats:
         """Return the objective of canonical rows ``(N, G)``, ``(N,)``; NaN counts as infinite."""
-        self.evaluations += len(rows)
-        values = np.asarray(self.objective(rows), dtype=np.float64)
-        return np.where(np.isnan(values), np.inf, values)
+        keys = [row.tobytes() for row in rows]
+        new = {key: i for i, key in enumerate(keys) if key not in self.known}
+        if new:
+            if len(self.known) > _MAX_KNOWN:
+                self.known = {key: self.known[key] for key in keys if key in self.known}
+            values = np.asarray(self.objective(rows[list(new.values())]), dtype=np.float64)
+            self.known.update(zip(new, np.where(np.isnan(values), np.inf, values), strict=True))
+            self.evaluations += len(new)
+        return np.array([self.known[key] for key in keys], dtype=np.float64)
 
     def costs(self, rows: Rows) -> Floats:
         """Return the limited costs of rows, ``(N, L)``."""

@@ -27,7 +27,7 @@ _OVERSHOOT = 1e-3
 # Units that one jump may change.
 _MAX_UNITS = 10
 # Single moves that pairs are made of: their number squared is the work of ranking.
-_MAX_PAIRED = 120
+_MAX_PAIRED = 80
 _PRICE_QUANTILES = (0.3, 0.5, 0.65, 0.8, 0.9, 0.97)
 
 
@@ -127,8 +127,8 @@ class TabuSearch:
     Source: Glover, *Tabu Search - Part I*, ORSA Journal on Computing 1989.
     """
 
-    max_steps: int = 40
-    patience: int = 30
+    max_steps: int = 30
+    patience: int = 20
     num_singles: int = 25
     num_pairs: int = 40
     refresh: int = 6

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onceforall.arch import Arch
-from onceforall.encoding import Rows
+from onceforall.encoding import Encoding, Rows
+from onceforall.errors import ConfigError
 from onceforall.files import append_jsonl, read_jsonl
 from onceforall.pareto import (
     crowding_distance,
@@ -22,6 +23,7 @@ from onceforall.pareto import (
     non_dominated_ranks,
     pareto_front,
 )
+from onceforall.search.polish import polish_front
 from onceforall.search.problem import Floats, Problem
 
 
@@ -39,6 +41,14 @@ class FrontPoint:
     objectives: dict[str, float]
     costs: dict[str, float]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return {
+            "arch": self.arch.to_json(),
+            "objectives": self.objectives,
+            "costs": self.costs,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
@@ -46,7 +56,8 @@ class Front:
 
     Attributes:
         points: The non-dominated archs, by the last objective ascending.
-        hypervolume: Of the front of every generation, to the reference point.
+        hypervolume: Of the front of every generation, to the reference point; the last one is
+            after the polish.
         reference: Reference point: the worst objectives of the first generation.
         evaluations: Archs evaluated.
     """
@@ -56,22 +67,65 @@ class Front:
     reference: tuple[float, ...]
     evaluations: int
 
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return {
+            "points": [point.to_json() for point in self.points],
+            "hypervolume": list(self.hypervolume),
+            "reference": list(self.reference),
+            "evaluations": self.evaluations,
+        }
 
-@dataclass(slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Population:
+    """Evaluated archs: rows ``(N, G)``, objectives ``(N, M)`` and violations ``(N,)``."""
+
+    rows: Rows
+    scores: Floats
+    violation: Floats
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, index: NDArray[Any]) -> _Population:
+        """Return some of the archs."""
+        return _Population(
+            rows=self.rows[index], scores=self.scores[index], violation=self.violation[index]
+        )
+
+    def join(self, other: _Population) -> _Population:
+        """Return the archs of both."""
+        return _Population(
+            rows=np.concatenate([self.rows, other.rows]),
+            scores=np.concatenate([self.scores, other.scores]),
+            violation=np.concatenate([self.violation, other.violation]),
+        )
+
+    def front(self) -> _Population:
+        """Return the feasible archs that no other dominates, each objective vector once."""
+        feasible = self.take(self.violation == 0)
+        return feasible.take(pareto_front(feasible.scores, keep_duplicates=False))
+
+
+@dataclass(slots=True, kw_only=True)
 class _State:
     """A generation; what a line of the journal holds."""
 
     generation: int
-    rows: Rows
+    population: _Population
     rng: np.random.Generator
     reference: Floats
     volumes: list[float]
     evaluations: int
 
     def to_json(self) -> dict[str, Any]:
+        # Scores are kept as well: a predictor need not give the same last bit in another batch.
         return {
             "generation": self.generation,
-            "rows": self.rows.tolist(),
+            "rows": self.population.rows.tolist(),
+            "scores": self.population.scores.tolist(),
+            "violation": self.population.violation.tolist(),
             "rng": self.rng.bit_generator.state,
             "reference": self.reference.tolist(),
             "hypervolume": self.volumes[-1],
@@ -92,13 +146,13 @@ def nsga2(
     """Return the Pareto front that NSGA-II finds; the final generation counts.
 
     Equal archs are kept once. A feasible arch precedes any that exceeds a limit; among those, the
-    smaller violation precedes. At the end the front's one-gene neighbourhood is searched until it
-    holds no improvement (at most ten rounds).
+    smaller violation precedes. At the end the front is polished by local search.
 
     Args:
         problem: Genes, objectives and limits.
-        seed: Decides everything; the same seed gives the same front on any machine.
-        population_size: Archs that survive a generation.
+        seed: Decides everything; the same seed gives the same front on any machine whose
+            objectives give the same numbers.
+        population_size: Archs that survive a generation; at least 2.
         generations: Generations.
         mutation_probability: For each gene; by default two genes of each child on average.
         journal: File of one line per generation. A search that finds it goes on from the last
@@ -106,128 +160,117 @@ def nsga2(
         progress: Told about generations done.
 
     Raises:
+        ConfigError: If a size is out of range, or the journal is of another search.
         InfeasibleError: If no arch keeps every limit.
 
     Source: Deb et al., *A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II*, IEEE
     TEVC 2002.
     """
-    encoding = problem.encoding
+    if population_size < 2 or generations < 0:
+        raise ConfigError(
+            f"population_size {population_size} and generations {generations} must be >= 2 and >= 0"
+        )
     feasible = problem.feasible_row()
-    probability = mutation_probability or min(0.5, 2 / max(1, encoding.num_genes))
-    state = _resumed(problem, seed, journal)
+    genes = max(1, problem.encoding.num_genes)
+    probability = min(0.5, 2 / genes) if mutation_probability is None else mutation_probability
+    header = _header(problem, seed, population_size, probability)
+    state = _resumed(problem, header, journal)
     if state is None:
         state = _first(problem, seed, population_size, feasible)
-        _write(journal, state)
+        _write(journal, header)
+        _write(journal, state.to_json())
     while state.generation < generations:
         progress(state.generation, generations)
-        children = _children(problem, state, population_size, probability)
-        pool = encoding.unique(np.concatenate([state.rows, children]))
-        state.rows = pool[_survivors(problem, pool, population_size)]
+        children = _children(problem.encoding, state, population_size, probability)
         state.evaluations += len(children)
+        pool = state.population.join(_evaluated(problem, children))
+        state.population = pool.take(_order(pool)[:population_size])
         state.generation += 1
-        state.volumes.append(_volume(problem, state))
-        _write(journal, state)
-    rows, extra = _polish(problem, state.rows)
+        state.volumes.append(_volume(state))
+        _write(journal, state.to_json())
+    rows, extra = polish_front(problem, state.population.rows, seed=seed)
     state.evaluations += extra
-    state.rows = rows
-    state.volumes.append(_volume(problem, state))
+    state.population = _evaluated(problem, rows).join(state.population).front()
+    state.volumes.append(_volume(state))
     progress(generations, generations)
     return _front(problem, state)
+
+
+def _evaluated(problem: Problem, rows: Rows) -> _Population:
+    scores = problem.score(rows)
+    return _Population(
+        rows=rows,
+        scores=np.where(np.isnan(scores), np.inf, scores),
+        violation=problem.violation(rows),
+    )
 
 
 def _first(problem: Problem, seed: int, population_size: int, feasible: Rows) -> _State:
     encoding, rng = problem.encoding, np.random.default_rng(seed)
     drawn = encoding.sample(4 * population_size, rng)
-    pool = encoding.unique(
-        np.concatenate([feasible, encoding.smallest(), encoding.largest(), drawn])
+    pool = _evaluated(
+        problem,
+        encoding.unique(np.concatenate([feasible, encoding.smallest(), encoding.largest(), drawn])),
     )
-    scores = problem.score(pool)
-    rows = pool[_survivors(problem, pool, population_size)]
-    state = _State(0, rows, rng, scores.max(axis=0), [], len(pool))
-    state.volumes.append(_volume(problem, state))
+    finite = np.where(np.isfinite(pool.scores), pool.scores, -np.inf).max(axis=0)
+    state = _State(
+        generation=0,
+        population=pool.take(_order(pool)[:population_size]),
+        rng=rng,
+        reference=np.where(np.isfinite(finite), finite, 0.0),
+        volumes=[],
+        evaluations=len(pool),
+    )
+    state.volumes.append(_volume(state))
     return state
 
 
-def _children(problem: Problem, state: _State, count: int, probability: float) -> Rows:
-    """Return children of tournament winners, by crossover and mutation."""
-    encoding, rng = problem.encoding, state.rng
-    fitness = _fitness(problem, state.rows)
-    pairs = rng.integers(len(state.rows), size=(2, 2, count))
+def _children(encoding: Encoding, state: _State, count: int, probability: float) -> Rows:
+    """Return new children of tournament winners, by crossover and mutation."""
+    rng, rows = state.rng, state.population.rows
+    fitness = np.empty(len(rows), dtype=np.int64)
+    fitness[_order(state.population)] = np.arange(len(rows))
+    pairs = rng.integers(len(rows), size=(2, 2, count))
     parents = np.where(fitness[pairs[:, 0]] <= fitness[pairs[:, 1]], pairs[:, 0], pairs[:, 1])
-    crossed = encoding.crossover(state.rows[parents[0]], state.rows[parents[1]], rng)
-    return encoding.canonical(encoding.mutate(crossed, rng, probability))
+    crossed = encoding.crossover(rows[parents[0]], rows[parents[1]], rng)
+    children = encoding.mutate(crossed, rng, probability)
+    together = encoding.unique_index(np.concatenate([rows, children]))
+    return children[together[together >= len(rows)] - len(rows)]
 
 
-def _fitness(problem: Problem, rows: Rows) -> NDArray[np.int64]:
-    """Return each row's place, best first: by violation, then rank, then crowding."""
-    violation, scores = problem.violation(rows), problem.score(rows)
-    order = _order(violation, scores)
-    place = np.empty(len(rows), dtype=np.int64)
-    place[order] = np.arange(len(rows))
-    return place
-
-
-def _survivors(problem: Problem, pool: Rows, count: int) -> NDArray[np.int64]:
-    return _order(problem.violation(pool), problem.score(pool))[:count]
-
-
-def _order(violation: Floats, scores: Floats) -> NDArray[np.int64]:
-    feasible = violation == 0
-    rank = np.zeros(len(violation), dtype=np.int64)
-    crowding = np.zeros(len(violation))
+def _order(population: _Population) -> NDArray[np.int64]:
+    """Return the order of archs, best first: by violation, then rank, then crowding."""
+    feasible = population.violation == 0
+    rank = np.zeros(len(population), dtype=np.int64)
+    crowding = np.zeros(len(population))
     if feasible.any():
-        ranks = non_dominated_ranks(scores[feasible])
+        scores = population.scores[feasible]
+        ranks = non_dominated_ranks(scores)
         rank[feasible] = ranks
         crowded = np.zeros(len(ranks))
         for front in range(int(ranks.max()) + 1):
-            crowded[ranks == front] = crowding_distance(scores[feasible][ranks == front])
+            crowded[ranks == front] = crowding_distance(scores[ranks == front])
         crowding[feasible] = crowded
-    return np.lexsort((-crowding, rank, violation))
+    return np.lexsort((-crowding, rank, population.violation))
 
 
-def _polish(problem: Problem, rows: Rows) -> tuple[Rows, int]:
-    """Add the neighbours of the front that improve it, until none does."""
-    encoding, evaluations = problem.encoding, 0
-    front = _feasible_front(problem, rows)
-    for _ in range(10):
-        around = encoding.unique(np.concatenate([front, *map(encoding.neighbours, front)]))
-        evaluations += len(around)
-        better = _feasible_front(problem, around)
-        if len(better) == len(front) and np.array_equal(_sorted(better), _sorted(front)):
-            break
-        front = better
-    return front, evaluations
-
-
-def _feasible_front(problem: Problem, rows: Rows) -> Rows:
-    rows = rows[problem.violation(rows) == 0]
-    return rows[pareto_front(problem.score(rows), keep_duplicates=False)]
-
-
-def _sorted(rows: Rows) -> Rows:
-    return rows[np.lexsort(rows.T[::-1])]
-
-
-def _volume(problem: Problem, state: _State) -> float:
-    rows = state.rows[problem.violation(state.rows) == 0]
-    scores = problem.score(rows)
+def _volume(state: _State) -> float:
+    scores = state.population.front().scores
     inside = scores[(scores < state.reference).all(axis=1)]
     return hypervolume(inside, state.reference) if len(inside) else 0.0
 
 
 def _front(problem: Problem, state: _State) -> Front:
-    rows = _feasible_front(problem, state.rows)
-    scores = problem.score(rows)
-    order = np.lexsort(scores.T)
-    rows, scores = rows[order], scores[order]
-    costs = {name: cost(rows) for name, cost in problem.costs.items()}
+    population = state.population
+    population = population.take(np.lexsort(population.scores.T))
+    costs = {name: cost(population.rows) for name, cost in problem.costs.items()}
     points = tuple(
         FrontPoint(
             arch=arch,
-            objectives=dict(zip(problem.objectives, scores[i].tolist(), strict=True)),
+            objectives=dict(zip(problem.objectives, population.scores[i].tolist(), strict=True)),
             costs={name: values[i].item() for name, values in costs.items()},
         )
-        for i, arch in enumerate(problem.encoding.to_archs(rows))
+        for i, arch in enumerate(problem.encoding.to_archs(population.rows))
     )
     return Front(
         points=points,
@@ -237,24 +280,52 @@ def _front(problem: Problem, state: _State) -> Front:
     )
 
 
-def _write(journal: Path | None, state: _State) -> None:
+def _header(
+    problem: Problem, seed: int, population_size: int, probability: float
+) -> dict[str, Any]:
+    """Return what must be the same for a journal to be of this search."""
+    return {
+        "seed": seed,
+        "population_size": population_size,
+        "mutation_probability": probability,
+        "num_options": problem.encoding.num_options.tolist(),
+        "objectives": list(problem.objectives),
+        "limits": {name: float(bound) for name, bound in problem.limits.items()},
+    }
+
+
+def _write(journal: Path | None, record: dict[str, Any]) -> None:
     if journal is not None:
-        append_jsonl(journal, state.to_json())
+        append_jsonl(journal, record)
 
 
-def _resumed(problem: Problem, seed: int, journal: Path | None) -> _State | None:
-    """Return the state of the journal's last complete line, or None."""
+def _resumed(problem: Problem, header: dict[str, Any], journal: Path | None) -> _State | None:
+    """Return the state of the journal's last complete line, or None where there is none."""
     lines = read_jsonl(journal) if journal is not None else []
     if not lines:
         return None
+    for name, value in header.items():
+        if lines[0].get(name) != value:
+            raise ConfigError(
+                f"{journal} is of another search: its {name} is {lines[0].get(name)}, not {value}"
+            )
+    if len(lines) == 1:
+        if journal is not None:
+            journal.unlink()
+        return None
     last = lines[-1]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(header["seed"])
     rng.bit_generator.state = last["rng"]
+    population = _Population(
+        rows=np.array(last["rows"], dtype=np.uint8).reshape(-1, problem.encoding.num_genes),
+        scores=np.array(last["scores"]).reshape(-1, len(problem.objectives)),
+        violation=np.array(last["violation"]),
+    )
     return _State(
-        last["generation"],
-        np.array(last["rows"], dtype=np.uint8).reshape(-1, problem.encoding.num_genes),
-        rng,
-        np.array(last["reference"]),
-        [line["hypervolume"] for line in lines],
-        last["evaluations"],
+        generation=last["generation"],
+        population=population,
+        rng=rng,
+        reference=np.array(last["reference"]),
+        volumes=[line["hypervolume"] for line in lines[1:]],
+        evaluations=last["evaluations"],
     )
