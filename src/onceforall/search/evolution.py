@@ -9,10 +9,12 @@ Shape legend: ``N`` archs, ``G`` genes.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from onceforall.arch import Arch
 from onceforall.encoding import Rows
 from onceforall.errors import ConfigError
+from onceforall.search.journal import recorded
 from onceforall.search.judge import Judge
 from onceforall.search.local import Point, TabuSearch, jump, points_of
 from onceforall.search.moves import Moves
@@ -103,6 +106,7 @@ def evolve(
     max_seconds: float | None = None,
     settings: Evolution | None = None,
     start: Rows | None = None,
+    journal: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Best:
     """Return the arch with the least objective that keeps every limit.
@@ -114,15 +118,22 @@ def evolve(
         max_seconds: Seconds after which no new step starts; None for no such end.
         settings: Settings of the evolution.
         start: Further archs to begin with, ``(N, G)``; they may exceed limits.
+        journal: File of one line per batch of evaluations. A search that finds it evaluates
+            nothing that is there again and, without ``max_seconds``, ends with the same best arch
+            and the same counts as an undisturbed one; with more evaluations it goes on from there.
         progress: Told about evaluations done, now and then.
 
     Raises:
-        ConfigError: If there is not exactly one objective.
+        ConfigError: If there is not exactly one objective, or the journal is of another search.
         InfeasibleError: If no arch keeps every limit.
     """
     if len(problem.objectives) != 1:
         raise ConfigError(f"evolve minimises one objective, got {', '.join(problem.objectives)}")
     (objective,) = problem.objectives.values()
+    settings = settings or Evolution()
+    if journal is not None:
+        header = _header(problem, seed, settings, start)
+        objective = recorded(objective, journal=journal, header=header)
     judge = Judge(
         problem=problem,
         objective=objective,
@@ -133,7 +144,7 @@ def evolve(
         judge=judge,
         moves=Moves(problem.encoding),
         rng=np.random.default_rng(seed),
-        settings=settings or Evolution(),
+        settings=settings,
         anchor=problem.feasible_row(),
         progress=progress,
         elites=[],
@@ -276,7 +287,8 @@ class _Search:
 
     def _walk(self, point: Point) -> Point:
         reached = self.settings.walk(self.judge, self.moves, point, self.rng)
-        self.gains.append(point.value - reached.value)
+        if np.isfinite(point.value):
+            self.gains.append(point.value - reached.value)
         return reached
 
     def _insert(self, point: Point) -> bool:
@@ -313,6 +325,20 @@ class _Search:
             bad = bad[~self.judge.inside(self.judge.costs(rows[bad]))]
         rows[bad] = self.anchor
         return rows
+
+
+def _header(problem: Problem, seed: int, settings: Evolution, start: Rows | None) -> dict[str, Any]:
+    """Return what must be the same for a journal to be of this search."""
+    genes = [[g.axis, g.stage, g.block, g.choices] for g in problem.encoding.genes]
+    return {
+        "search": "evolution",
+        "seed": seed,
+        "objectives": list(problem.objectives),
+        "limits": {name: float(bound) for name, bound in problem.limits.items()},
+        "settings": asdict(settings),
+        "start": None if start is None else hashlib.sha256(start.tobytes()).hexdigest(),
+        "genes": genes,
+    }
 
 
 def _best_of(points: list[Point], count: int) -> list[Point]:

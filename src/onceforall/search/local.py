@@ -28,6 +28,8 @@ _OVERSHOOT = 1e-3
 _MAX_UNITS = 10
 # Single moves that pairs are made of: their number squared is the work of ranking.
 _MAX_PAIRED = 80
+# Gains from or to an infinite objective: sums of them stay finite, also in float32.
+_MAX_GAIN = 1e30
 _PRICE_QUANTILES = (0.3, 0.5, 0.65, 0.8, 0.9, 0.97)
 
 
@@ -60,6 +62,7 @@ class _Around:
         slack: What the point leaves of the limits, relative, ``(L,)``.
         gains: Decrease of the objective; where ``known`` is False an estimate, ``(n,)``.
         known: Whether the gain has been evaluated here, ``(n,)``.
+        values: Objective of each one where ``known``, ``(n,)``.
     """
 
     point: Point
@@ -71,6 +74,7 @@ class _Around:
     slack: Floats
     gains: Floats
     known: NDArray[np.bool_]
+    values: Floats
 
 
 def points_of(judge: Judge, rows: Rows) -> list[Point]:
@@ -189,7 +193,7 @@ class TabuSearch:
         pairs, pair_costs = pairs[inside], pair_costs[inside]
         rows = np.concatenate([around.rows[single], pairs])
         costs = np.concatenate([around.costs[single], pair_costs])
-        values = np.concatenate([around.point.value - around.gains[single], judge.values(pairs)])
+        values = np.concatenate([around.values[single], judge.values(pairs)])
         for i in np.argsort(values, kind="stable"):
             if rows[i].tobytes() not in visited:
                 return Point(row=rows[i], value=float(values[i]), costs=costs[i])
@@ -210,12 +214,17 @@ def _look_around(judge: Judge, moves: Moves, point: Point) -> _Around:
         slack=(judge.bounds - point.costs) / judge.scale,
         gains=np.full(len(rows), np.nan),
         known=np.zeros(len(rows), dtype=np.bool_),
+        values=np.full(len(rows), np.nan),
     )
 
 
 def _evaluate(judge: Judge, around: _Around, wanted: NDArray[np.bool_]) -> None:
     """Put the true gain of the wanted neighbours into ``around``."""
-    around.gains[wanted] = around.point.value - judge.values(around.rows[wanted])
+    values = judge.values(around.rows[wanted])
+    differs = values != around.point.value  # infinity less infinity is no gain
+    gains = np.subtract(around.point.value, values, out=np.zeros(len(values)), where=differs)
+    around.gains[wanted] = np.clip(gains, -_MAX_GAIN, _MAX_GAIN)
+    around.values[wanted] = values
     around.known |= wanted
 
 

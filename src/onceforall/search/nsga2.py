@@ -23,6 +23,7 @@ from onceforall.pareto import (
     non_dominated_ranks,
     pareto_front,
 )
+from onceforall.search.journal import check_header
 from onceforall.search.polish import polish_front
 from onceforall.search.problem import Floats, Problem
 
@@ -301,17 +302,12 @@ def _write(journal: Path | None, record: dict[str, Any]) -> None:
 
 def _resumed(problem: Problem, header: dict[str, Any], journal: Path | None) -> _State | None:
     """Return the state of the journal's last complete line, or None where there is none."""
-    lines = read_jsonl(journal) if journal is not None else []
-    if not lines:
+    lines = [] if journal is None else read_jsonl(journal)
+    if journal is None or not lines:
         return None
-    for name, value in header.items():
-        if lines[0].get(name) != value:
-            raise ConfigError(
-                f"{journal} is of another search: its {name} is {lines[0].get(name)}, not {value}"
-            )
+    check_header(journal, lines[0], header)
     if len(lines) == 1:
-        if journal is not None:
-            journal.unlink()
+        journal.unlink()
         return None
     last = lines[-1]
     rng = np.random.default_rng(header["seed"])
