@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from onceforall.errors import ConfigError
 from onceforall.supernets.families import mobilenet_v3, proxylessnas, resnet50d, small_images
 from onceforall.supernets.spec import SupernetSpec
-from onceforall.train.plan import Plan, delayed_plan, progressive_plan, sandwich_plan
+from onceforall.train.plan import Plan, delayed_plan, sandwich_plan
+from onceforall.train.shrinking import progressive_plan
 
 
 class Section(BaseModel):

@@ -12,9 +12,10 @@ import torch.distributed as dist
 
 from onceforall.train.engine import Callbacks, TrainOptions, train
 from onceforall.train.optimizer import make_optimizer, set_learning_rate
-from onceforall.train.plan import progressive_plan, sandwich_plan
+from onceforall.train.plan import sandwich_plan
 from onceforall.train.ranks import ranks_from_environment, start_process_group, stop_process_group
-from onceforall.train.sampling import draw_archs
+from onceforall.train.sampling import Moment, draw_archs
+from onceforall.train.shrinking import progressive_plan
 from onceforall.train.step import StepContext, accumulate_gradients
 from tests.train.tiny import SPEC, tiny_batches, tiny_net
 
@@ -48,7 +49,8 @@ def five_steps(out: Path) -> None:
     for step, (images, labels) in data.iterate(0, resolution_of=lambda step: 8):
         if step == 5:
             break
-        archs = draw_archs(phase, SPEC.space, seed=0, step=step, progress=0.5, resolution=8)
+        moment = Moment(seed=0, epoch=0, batch=step, batches=6, step=step)
+        archs = draw_archs(phase, SPEC.space, moment, resolution=8)
         depths |= {arch.depth for arch in archs}
         accumulate_gradients(net, [(images.double(), labels)], archs, context)
         optimizer.step()

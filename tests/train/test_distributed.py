@@ -15,7 +15,7 @@ import torch
 from onceforall.errors import ConfigError
 from onceforall.train.optimizer import make_optimizer, set_learning_rate
 from onceforall.train.ranks import Ranks, first_host, ranks_from_environment
-from onceforall.train.sampling import draw_archs
+from onceforall.train.sampling import Moment, draw_archs
 from onceforall.train.step import StepContext, accumulate_gradients
 from tests.train.distributed_worker import PLANS
 from tests.train.tiny import SPEC, tiny_batches, tiny_net
@@ -68,7 +68,10 @@ def test_two_ranks_equal_one_rank_with_twice_the_batch(tmp_path: Path) -> None:
         if step == 5:
             break
         archs = draw_archs(
-            plan.phases[0], SPEC.space, seed=0, step=step, progress=0.5, resolution=8
+            plan.phases[0],
+            SPEC.space,
+            Moment(seed=0, epoch=0, batch=step, batches=6, step=step),
+            resolution=8,
         )
         halves = list(zip(images.double().chunk(2), labels.chunk(2), strict=True))
         accumulate_gradients(net, halves, archs, context)

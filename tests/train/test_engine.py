@@ -13,7 +13,8 @@ from onceforall.errors import CheckpointError, Interrupted, TrainingError
 from onceforall.measure.subnet import evaluate_arch
 from onceforall.supernets.supernet import Supernet
 from onceforall.train.engine import Callbacks, TrainOptions, train
-from onceforall.train.plan import Opened, Phase, Plan, progressive_plan, sandwich_plan
+from onceforall.train.plan import Opened, Phase, Plan, sandwich_plan
+from onceforall.train.shrinking import progressive_plan
 from tests.train.tiny import SPEC, tiny_batches, tiny_eval, tiny_net
 
 SANDWICH = sandwich_plan(

@@ -6,9 +6,8 @@ import contextlib
 import copy
 import hashlib
 import math
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from onceforall.errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from onceforall.supernets.supernet import Supernet
+from onceforall.train.attentive import choose_attentively
 from onceforall.train.checkpoint import State, load_newest, save_checkpoint
 from onceforall.train.optimizer import (
     make_optimizer,
@@ -24,9 +24,10 @@ from onceforall.train.optimizer import (
     set_learning_rate,
     update_average,
 )
+from onceforall.train.pace import EpochSums, Timer
 from onceforall.train.plan import Phase, Plan
 from onceforall.train.ranks import Ranks, agree, wait_for_all
-from onceforall.train.sampling import draw_archs, draw_resolution
+from onceforall.train.sampling import Moment, draw_archs, draw_resolution
 from onceforall.train.schedules import CosineSchedule
 from onceforall.train.step import StepContext, StepResult, Trainable, accumulate_gradients
 from onceforall.train.watch import LossWatch
@@ -214,28 +215,28 @@ def _run_epoch(run: _Run) -> None:
     """Train the rest of the current epoch and move on to the next epoch or phase."""
     phase = run.plan.phases[run.position.phase]
     space = phase.opened.restrict(run.net.space)
-    epoch, first = run.global_epoch, run.global_epoch * run.data.steps_per_epoch
-    seed = run.options.seed
-    timer = _Timer(run.options)
+    epoch = run.global_epoch
+    options = run.options
+    timer = Timer(
+        log_every_s=options.log_every_s,
+        checkpoint_every_s=options.checkpoint_every_s,
+        checkpoint_every_steps=options.checkpoint_every_steps,
+    )
     run.net.train()
     batches = run.data.iterate(
         epoch,
         start_step=run.position.step,
-        resolution_of=lambda step: draw_resolution(space, seed=seed, step=first + step),
+        resolution_of=lambda step: draw_resolution(space, _moment(run, step)),
     )
-    sums = _EpochSums()
+    sums = EpochSums()
     for step, (images, labels) in batches:
         run.position.step = step
-        progress = _progress(run, phase)
-        resolution = images.shape[-1]
-        archs = draw_archs(
-            phase, space, seed=seed, step=first + step, progress=progress, resolution=resolution
-        )
+        archs = draw_archs(phase, space, _moment(run, step), resolution=images.shape[-1])
         result = _train_step(run, phase, images, labels, archs)
         run.position.step += 1
         problem = run.watch.verdict(result.losses[0])
         if problem is not None:
-            raise _DivergedError(f"phase {phase.name}, step {first + step}: {problem}")
+            raise _DivergedError(f"phase {phase.name}, step {run.global_step - 1}: {problem}")
         sums.add(result, len(images) * run.ranks.world_size)
         if timer.is_log_time():
             run.position.seconds += timer.lap()
@@ -251,7 +252,7 @@ def _run_epoch(run: _Run) -> None:
     _end_epoch(run, phase, sums, timer)
 
 
-def _end_epoch(run: _Run, phase: Phase, sums: _EpochSums, timer: _Timer) -> None:
+def _end_epoch(run: _Run, phase: Phase, sums: EpochSums, timer: Timer) -> None:
     run.position.seconds += timer.lap()
     run.position.step = 0
     run.position.epoch += 1
@@ -277,14 +278,7 @@ def _end_epoch(run: _Run, phase: Phase, sums: _EpochSums, timer: _Timer) -> None
 def _train_step(
     run: _Run, phase: Phase, images: Tensor, labels: Tensor, archs: list[Any]
 ) -> StepResult:
-    schedule = CosineSchedule(
-        peak=phase.learning_rate
-        * run.data.batch_size
-        * run.ranks.world_size
-        / run.plan.reference_batch,
-        warmup=phase.warmup_epochs / phase.epochs,
-    )
-    learning_rate = schedule(_progress(run, phase)) * run.position.learning_rate_factor
+    learning_rate = _schedule(run, phase)(_phase_step(run)) * run.position.learning_rate_factor
     set_learning_rate(run.optimizer, learning_rate)
     images, labels = run.callbacks.change_batch(images, labels, run.global_step)
     parts = run.options.micro_batches
@@ -297,6 +291,14 @@ def _train_step(
         autocast=run.options.autocast,
     )
     with _private_dropout(run):
+        archs = choose_attentively(
+            run.net,
+            micro_batches[0],
+            archs,
+            context,
+            space=phase.opened.restrict(run.net.space),
+            seed=f"{run.options.seed}/{run.global_step}",
+        )
         result = accumulate_gradients(run.net, micro_batches, archs, context)
     if all(math.isfinite(loss) for loss in result.losses):
         if run.plan.max_grad_norm:
@@ -316,9 +318,35 @@ def _private_dropout(run: _Run) -> Iterator[None]:
         yield
 
 
-def _progress(run: _Run, phase: Phase) -> float:
-    done = run.position.epoch * run.data.steps_per_epoch + run.position.step
-    return done / (phase.epochs * run.data.steps_per_epoch)
+def _schedule(run: _Run, phase: Phase) -> CosineSchedule:
+    """Return the phase's schedule; its peak grows with the global batch."""
+    global_batch = run.data.batch_size * run.ranks.world_size
+    peak = phase.learning_rate * global_batch / run.plan.reference_batch
+    return CosineSchedule(
+        peak=peak,
+        steps=phase.epochs * run.data.steps_per_epoch,
+        warmup_steps=round(phase.warmup_epochs * run.data.steps_per_epoch),
+        start=min(phase.warmup_start, peak),
+    )
+
+
+def _phase_step(run: _Run) -> int:
+    return run.position.epoch * run.data.steps_per_epoch + run.position.step
+
+
+def _moment(run: _Run, batch: int) -> Moment:
+    """Return the moment of a batch of the current epoch; batches are prepared ahead."""
+    phase = run.plan.phases[run.position.phase]
+    batches = run.data.steps_per_epoch
+    return Moment(
+        seed=run.options.seed,
+        epoch=run.position.epoch,
+        batch=batch,
+        batches=batches,
+        step=run.global_epoch * batches + batch,
+        progress=(run.position.epoch * batches + batch) / (phase.epochs * batches),
+        published=run.plan.published_draws,
+    )
 
 
 # -- phases, checkpoints, rollbacks ---------------------------------------------------------------
@@ -329,6 +357,7 @@ def _new_optimizer(net: Trainable, plan: Plan) -> torch.optim.Optimizer:
         net,
         momentum=plan.momentum,
         weight_decay=plan.weight_decay,
+        decay_transforms=plan.decay_transforms,
         head=net.layers[-1] if isinstance(net, Supernet) else net.plain.head[-1],
         head_factor=plan.head_factor,
     )
@@ -425,82 +454,33 @@ def _roll_back(run: _Run, problem: str) -> None:
     _save(run)
 
 
-# -- events ---------------------------------------------------------------------------------------
+# -- events ----------------------------------------------------------------------------------------
 
 
-class _Timer:
-    """When to log and when to write a checkpoint."""
-
-    def __init__(self, options: TrainOptions) -> None:
-        self._options = options
-        self._lap = self._log = self._checkpoint = time.monotonic()
-
-    def lap(self) -> float:
-        """Return the seconds since the last call."""
-        now = time.monotonic()
-        seconds, self._lap = now - self._lap, now
-        return seconds
-
-    def is_log_time(self) -> bool:
-        """Return True once per logging interval."""
-        now = time.monotonic()
-        if now - self._log < self._options.log_every_s:
-            return False
-        self._log = now
-        return True
-
-    def is_checkpoint_time(self, step: int) -> bool:
-        """Return whether a checkpoint is due."""
-        if self._options.checkpoint_every_steps:
-            return step % self._options.checkpoint_every_steps == 0
-        now = time.monotonic()
-        if now - self._checkpoint < self._options.checkpoint_every_s:
-            return False
-        self._checkpoint = now
-        return True
-
-
-@dataclass(slots=True)
-class _EpochSums:
-    """Means over the steps of an epoch that this process has run."""
-
-    steps: int = 0
-    images: int = 0
-    loss: float = 0.0
-    top1: float = 0.0
-    started: float = field(default_factory=time.monotonic)
-
-    def add(self, result: StepResult, images: int) -> None:
-        """Take one step."""
-        self.steps += 1
-        self.images += images
-        self.loss += sum(result.losses) / len(result.losses)
-        self.top1 += result.top1[0]
-
-    def means(self) -> Event:
-        """Return the mean loss over subnets, the leading subnet's top-1 and the speed."""
-        if self.steps == 0:
-            return {}
-        seconds = max(time.monotonic() - self.started, 1e-9)
-        return {
-            "loss": round(self.loss / self.steps, 5),
-            "top1": round(self.top1 / self.steps, 5),
-            "images_per_s": round(self.images / seconds, 1),
-        }
-
-
-def _step_event(run: _Run, phase: Phase, result: StepResult, sums: _EpochSums) -> Event:
-    steps = run.plan.epochs * run.data.steps_per_epoch
+def _step_event(run: _Run, phase: Phase, result: StepResult, sums: EpochSums) -> Event:
     return {
         "event": "step",
         "phase": phase.name,
+        "epoch": run.global_epoch + 1,
+        "epochs": run.plan.epochs,
         "step": run.global_step,
-        "steps": steps,
+        "steps": run.plan.epochs * run.data.steps_per_epoch,
         "learning_rate": run.optimizer.param_groups[0]["lr"],
         "subnet_losses": [round(loss, 4) for loss in result.losses],
         "subnet_top1": [round(top1, 4) for top1 in result.top1],
+        "seconds_left": round(_seconds_left(run, phase, sums), 1),
         **sums.means(),
     }
+
+
+def _seconds_left(run: _Run, phase: Phase, sums: EpochSums) -> float:
+    """Return the seconds that the plan still takes, if a subnet's pass takes as long as now."""
+    per_pass = sums.seconds / (sums.steps * phase.subnets_per_step)
+    batches = run.data.steps_per_epoch
+    later = run.plan.phases[run.position.phase + 1 :]
+    steps = (phase.epochs - run.position.epoch) * batches - run.position.step
+    passes = steps * phase.subnets_per_step
+    return per_pass * (passes + sum(p.epochs * batches * p.subnets_per_step for p in later))
 
 
 def _tell(run: _Run, event: Event) -> None:

@@ -13,19 +13,21 @@ def make_optimizer(
     *,
     momentum: float,
     weight_decay: float,
+    decay_transforms: bool = False,
     head: nn.Module | None = None,
     head_factor: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Return Nesterov SGD: decayed weights, everything else, and both again for the head.
 
-    Norm parameters, biases and kernel transforms are not decayed: a decayed transform shrinks
-    towards zero instead of towards the identity. Parameters without a gradient are skipped, so
+    Norm parameters and biases are not decayed. Parameters without a gradient are skipped, so
     layers that no subnet of a step used keep their value and momentum.
 
     Args:
         net: Network to train.
         momentum: Nesterov momentum; 0 for plain gradient descent.
         weight_decay: Decay of convolution and linear weights.
+        decay_transforms: Decay kernel transforms as well: they shrink towards zero, not towards
+            the identity.
         head: Part of ``net`` with a learning rate of its own.
         head_factor: That learning rate over the others'.
     """
@@ -38,8 +40,8 @@ def make_optimizer(
     for module in net.modules():
         for name, parameter in module.named_parameters(recurse=False):
             is_norm = isinstance(module, ElasticBatchNorm2d | nn.BatchNorm2d)
-            is_transform = isinstance(module, nn.ParameterDict)
-            decay = 0.0 if is_norm or is_transform or name == "bias" else weight_decay
+            is_kept = isinstance(module, nn.ParameterDict) and not decay_transforms
+            decay = 0.0 if is_norm or is_kept or name == "bias" else weight_decay
             factor = head_factor if id(parameter) in in_head else 1.0
             parts[decay, factor].append(parameter)
     groups = [

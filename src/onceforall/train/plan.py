@@ -16,6 +16,7 @@ from onceforall.space import SearchSpace
 Draw = Literal["largest", "random", "sandwich"]
 Teacher = Literal["none", "in_place", "frozen"]
 Distillation = Literal["soft_targets", "alpha"]
+Attentive = Literal["none", "best", "worst"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +57,16 @@ class Phase:
             (``in_place``), or the network as it was after the plan's first phase (``frozen``).
         learning_rate: Peak, for a global batch of ``Plan.reference_batch`` images.
         warmup_epochs: Epochs of linear warm-up, part of ``epochs``.
+        warmup_start: Learning rate that the warm-up starts from, whatever the batch.
         sort_channels: Number of smaller widths already trained when channels are sorted by
             importance before the phase; None for no sorting.
         ramp: Share of the phase over which smaller subnets come in: at progress 0 a random
             subnet is the largest, at ``ramp`` it is drawn from all of the open space; 0 is at
             once.
+        attentive: Which of several random subnets of like MACs a step trains: the first one
+            (``none``), or the one with the smallest (``best``) or largest (``worst``) loss on
+            the step's batch. Source: Wang et al., *AttentiveNAS*, CVPR 2021.
+        attentive_candidates: Subnets to choose from, at least 2.
     """
 
     name: str
@@ -71,8 +77,11 @@ class Phase:
     teacher: Teacher = "none"
     learning_rate: float
     warmup_epochs: float = 0.0
+    warmup_start: float = 0.0
     sort_channels: int | None = None
     ramp: float = 0.0
+    attentive: Attentive = "none"
+    attentive_candidates: int = 3
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -89,6 +98,10 @@ class Phase:
             )
         if self.teacher == "in_place" and self.draw != "sandwich":
             raise ConfigError(f"phase {self.name}: in_place distillation needs a sandwich")
+        if self.attentive_candidates < 2:
+            raise ConfigError(
+                f"phase {self.name}: attentive_candidates {self.attentive_candidates} is below 2"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +113,8 @@ class Plan:
         phases: Run in order; each starts from where the last one ended.
         reference_batch: Global batch the learning rates are meant for; they scale linearly.
         momentum: Nesterov momentum of stochastic gradient descent.
-        weight_decay: On convolution and linear weights only; norms, biases and kernel
-            transforms are not decayed.
+        weight_decay: On convolution and linear weights; norms and biases are not decayed.
+        decay_transforms: Decay kernel transforms too, as published: towards zero, not identity.
         label_smoothing: In [0, 1).
         distillation: Loss towards a teacher.
         distillation_weight: Factor of the soft-target loss where it is added to the label loss
@@ -111,6 +124,8 @@ class Plan:
         ema_decay: Decay per step of an exponential moving average of the weights that the
             finished supernet takes; 0 for none.
         head_factor: Learning rate of the classifier over that of the rest.
+        published_draws: Draw resolutions and subnets with the published seeds, which depend on
+            epoch and batch of the phase alone, instead of the run's seed.
     """
 
     name: str
@@ -118,6 +133,7 @@ class Plan:
     reference_batch: int
     momentum: float = 0.9
     weight_decay: float = 3e-5
+    decay_transforms: bool = False
     label_smoothing: float = 0.1
     distillation: Distillation = "soft_targets"
     distillation_weight: float = 1.0
@@ -125,6 +141,7 @@ class Plan:
     max_grad_norm: float = 0.0
     ema_decay: float = 0.0
     head_factor: float = 1.0
+    published_draws: bool = False
 
     def __post_init__(self) -> None:
         if not self.phases:
@@ -153,6 +170,7 @@ def sandwich_plan(
     label_smoothing: float = 0.1,
     ema_decay: float = 0.0,
     distillation: Distillation = "soft_targets",
+    attentive: Attentive = "none",
 ) -> Plan:
     """Return the one-stage plan: sandwich rule with in-place distillation.
 
@@ -167,6 +185,7 @@ def sandwich_plan(
         teacher="in_place",
         learning_rate=learning_rate,
         warmup_epochs=min(warmup_epochs, epochs / 2),
+        attentive=attentive,
     )
     return Plan(
         name="sandwich",
@@ -227,77 +246,3 @@ def delayed_plan(
         mean_over_subnets=True,
         max_grad_norm=1.0,
     )
-
-
-def progressive_plan(
-    space: SearchSpace,
-    *,
-    epochs: int,
-    learning_rate: float,
-    reference_batch: int,
-    weight_decay: float = 3e-5,
-    label_smoothing: float = 0.1,
-    full_share: float = 0.4,
-) -> Plan:
-    """Return progressive shrinking: full network, then kernel, depth, width open step by step.
-
-    Every step of an axis is a phase; a rigid axis has none. All phases after the first distil
-    from the network as it was after the first. Epochs are shared out: ``full_share`` for the full
-    network, the rest in proportion to the published lengths (25 epochs for the first step of an
-    axis, 120 for the last).
-
-    Source: Cai et al., *Once-for-All*, ICLR 2020, section 3.3 and appendix; figures of the
-    released training script.
-    """
-    opened = Opened(kernel_size=1, depth=1, expand_ratio=1, width_mult=1, stem_depth=1)
-    steps = _shrinking_steps(space)
-    weights = [120 if last else 25 for _, _, _, last in steps]
-    left = max(len(steps), round(epochs * (1 - full_share)))
-    phases = [
-        Phase(
-            name="full",
-            epochs=max(1, epochs - left),
-            opened=opened,
-            draw="largest",
-            learning_rate=learning_rate,
-            warmup_epochs=min(1.0, max(1, epochs - left) / 2),
-        )
-    ]
-    for (axis, count, trained, last), weight in zip(steps, weights, strict=True):
-        values = {name: getattr(opened, name) for name in Opened.__slots__}
-        opened = Opened(
-            **{**values, axis: count, **({"stem_depth": None} if axis == "depth" else {})}
-        )
-        phases.append(
-            Phase(
-                name=f"{axis} {count}",
-                epochs=max(1, round(left * weight / sum(weights))),
-                opened=opened,
-                subnets_per_step={"kernel_size": 1, "depth": 2}.get(axis, 4),
-                teacher="frozen",
-                learning_rate=learning_rate * (0.3 if last else 0.1),
-                sort_channels=trained if axis == "expand_ratio" else None,
-            )
-        )
-    return Plan(
-        name="progressive",
-        phases=tuple(phases),
-        reference_batch=reference_batch,
-        weight_decay=weight_decay,
-        label_smoothing=label_smoothing,
-        max_grad_norm=1.0,
-    )
-
-
-def _shrinking_steps(space: SearchSpace) -> list[tuple[str, int, int, bool]]:
-    """Return (axis, options open, smaller options trained before, is last step) of each phase."""
-    options: dict[str, int] = {}
-    for gene in space.genes:
-        options[gene.axis] = max(options.get(gene.axis, 1), len(gene.choices))
-    steps = []
-    if options.get("kernel_size", 1) > 1:
-        steps.append(("kernel_size", options["kernel_size"], 0, True))
-    for axis in ("depth", "expand_ratio", "width_mult"):
-        for count in range(2, options.get(axis, 1) + 1):
-            steps.append((axis, count, count - 2, count == options[axis]))
-    return steps

@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of progress."""
+"""Learning rate as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CosineSchedule:
-    """Linear warm-up, then half a cosine down to zero.
+    """Linear warm-up to the peak, then half a cosine down to zero.
 
     Attributes:
-        peak: Learning rate at the end of the warm-up.
-        warmup: Part of the progress spent warming up, in [0, 1).
-        start: Learning rate that the warm-up starts from.
+        peak: Learning rate of the last warm-up step, and of the first one after it.
+        steps: Steps in all; at least 1.
+        warmup_steps: Steps of warm-up among them.
+        start: Learning rate that the warm-up starts from, before its first step.
+
+    Source: the published Once-for-All schedule.
     """
 
     peak: float
-    warmup: float = 0.0
+    steps: int
+    warmup_steps: int = 0
     start: float = 0.0
 
-    def __call__(self, progress: float) -> float:
-        """Return the learning rate at ``progress`` in [0, 1), the share of steps already done."""
-        if progress < self.warmup:
-            return self.start + (self.peak - self.start) * progress / self.warmup
-        rest = (progress - self.warmup) / (1 - self.warmup)
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of ``step``, from 0."""
+        if step < self.warmup_steps:
+            return self.start + (self.peak - self.start) * (step + 1) / self.warmup_steps
+        rest = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
         return 0.5 * self.peak * (1 + math.cos(math.pi * min(rest, 1.0)))

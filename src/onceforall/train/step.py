@@ -91,7 +91,7 @@ def _one_batch(
     device = images.device.type
     teacher_BK: Tensor | None = None
     if phase.teacher == "frozen" and context.teacher is not None:
-        with torch.no_grad(), _frozen_statistics(context.teacher):
+        with torch.no_grad(), frozen_statistics(context.teacher):
             with torch.autocast(device, torch.bfloat16, enabled=context.autocast):
                 teacher_BK = context.teacher(images, _largest(context.teacher, archs[0]))
             teacher_BK = teacher_BK.float() if context.autocast else teacher_BK
@@ -140,7 +140,7 @@ def _largest(net: Trainable, arch: Arch) -> Arch:
 
 
 @contextlib.contextmanager
-def _frozen_statistics(net: nn.Module) -> Iterator[None]:
+def frozen_statistics(net: nn.Module) -> Iterator[None]:
     """Normalise by the batch, as the students do, without touching running statistics."""
     norms = [m for m in net.modules() if isinstance(m, ElasticBatchNorm2d | nn.BatchNorm2d)]
     saved = [(norm.training, norm.momentum, _tracked(norm).clone()) for norm in norms]
