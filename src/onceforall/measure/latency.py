@@ -16,14 +16,16 @@ import bisect
 import math
 import random
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from onceforall.blueprint import Blueprint, Conv, MBConv
 from onceforall.errors import MeasurementError
-from onceforall.measure.latency_targets import Candidate, Hardware, OrtCpu, Runner, Target
+from onceforall.measure.latency_candidate import Candidate, Hardware, LocalTarget, Samples
+from onceforall.measure.latency_ssh import SshOrt
+from onceforall.measure.latency_targets import OrtCpu, Target
+from onceforall.measure.latency_worker import Subject, sample_passes
 
 # Neither tiny nor large, and of the operators that the families are made of: about 1 ms.
 SENTINEL = Candidate(
@@ -46,15 +48,10 @@ SENTINEL = Candidate(
     ),
 )
 
-# A sample lasts at least this long: short runs are repeated and averaged.
-_MIN_SAMPLE_MS = 1.0
-_MAX_RUNS_PER_SAMPLE = 64
 # Candidates loaded at once: their weights must fit the memory.
 _GROUP_SIZE = 32
-_MIN_REPEATS = 3
-# Candidates between two samples of the sentinel, and the samples of it on either side of a moment
-# that say how fast the machine was then: fewer would add their own noise.
-_SENTINEL_EVERY = 2
+# Samples of the sentinel on either side of a moment that say how fast the machine was then: fewer
+# would add their own noise.
 _NEIGHBOURS = 15
 
 
@@ -123,28 +120,6 @@ class Latency:
             raise MeasurementError(f"latency record: {error}") from error
 
 
-@dataclass(slots=True, kw_only=True)
-class _Subject:
-    """A loaded candidate and its samples: (moment in seconds, milliseconds)."""
-
-    run: Runner
-    runs_per_sample: int = 1
-    samples: list[tuple[float, float]] = field(default_factory=list)
-    disturbed: int = 0
-
-    def sample(self, *, watch: bool) -> None:
-        """Take one sample; if watched, leave out the time that other programs had."""
-        self.run()  # brings code and weights back into the caches; not counted
-        before = time.thread_time()
-        total = sum(self.run() for _ in range(self.runs_per_sample))
-        if watch:
-            own = (time.thread_time() - before) * 1e3
-            if total - own > 0.05 * total + 0.05:
-                self.disturbed += 1
-                total = own
-        self.samples.append((time.perf_counter(), total / self.runs_per_sample))
-
-
 def measure_latency(
     candidates: Sequence[Candidate],
     *,
@@ -177,76 +152,77 @@ def measure_latency(
         MeasurementError: If a candidate cannot be loaded or run on the target.
         MissingExtraError: If the target's runtime is not installed.
     """
-    target = target or OrtCpu()
-    order, watch = random.Random(seed), target.on_calling_thread
-    subjects: list[_Subject] = []
-    groups = [candidates[i : i + _GROUP_SIZE] for i in range(0, len(candidates), _GROUP_SIZE)]
-    with target.pinned():
-        sentinel = _load(SENTINEL, target, batch_size)
-        for group in groups:
-            share = None if max_seconds is None else max_seconds * len(group) / len(candidates)
-            loaded = [_load(candidate, target, batch_size) for candidate in group]
-            _sample(loaded, sentinel, order, repeats=repeats, max_seconds=share, watch=watch)
-            for subject in loaded:
-                subject.run = _released
-            subjects += loaded
-            if progress is not None:
-                progress(len(subjects), len(candidates))
+    target, order = target or OrtCpu(), random.Random(seed)
+    sampler = target if isinstance(target, SshOrt) else _Here(target)
+    measured: list[Samples] = []
+    pace: list[tuple[float, float]] = []
+    for start in range(0, len(candidates), _GROUP_SIZE):
+        group = candidates[start : start + _GROUP_SIZE]
+        sentinel, *found = sampler.sample_group(
+            [SENTINEL, *group],
+            batch_size=batch_size,
+            repeats=repeats,
+            max_seconds=None if max_seconds is None else max_seconds * len(group) / len(candidates),
+            seed=order.getrandbits(32),
+        )
+        pace += sentinel.samples
+        measured += found
+        if progress is not None:
+            progress(len(measured), len(candidates))
     hardware = target.hardware
-    drift = _Drift(sentinel.samples, sentinel_ms)
+    drift = _Drift(pace, sentinel_ms)
     return [
-        _summary(subject, candidate, drift, target=target, batch_size=batch_size, hardware=hardware)
-        for subject, candidate in zip(subjects, candidates, strict=True)
+        _summary(samples, candidate, drift, target=target, batch_size=batch_size, hardware=hardware)
+        for samples, candidate in zip(measured, candidates, strict=True)
     ]
 
 
-def _sample(
-    subjects: Sequence[_Subject],
-    sentinel: _Subject,
-    order: random.Random,
-    *,
-    repeats: int,
-    max_seconds: float | None,
-    watch: bool,
-) -> None:
-    """Take interleaved passes over ``subjects`` until each has its samples."""
-    deadline = math.inf if max_seconds is None else time.perf_counter() + max_seconds
-    shuffled = list(subjects)
-    for done in range(repeats):
-        if done >= _MIN_REPEATS and time.perf_counter() > deadline:
-            break
-        order.shuffle(shuffled)
-        for position, subject in enumerate(shuffled):
-            if position % _SENTINEL_EVERY == 0:
-                sentinel.sample(watch=watch)
-            subject.sample(watch=watch)
-    sentinel.sample(watch=watch)
+class _Here:
+    """Samples groups of candidates in this process, next to one sentinel."""
 
+    def __init__(self, target: LocalTarget) -> None:
+        self.target = target
+        self.sentinel: Subject | None = None
 
-def _load(candidate: Candidate, target: Target, batch_size: int) -> _Subject:
-    """Load a candidate and run it until its time is stable."""
-    try:
-        subject = _Subject(run=target.prepare(candidate, batch_size))
-        _warm_up(subject)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise MeasurementError(f"{target.name} cannot run {candidate.name!r}: {reason}") from error
-    return subject
+    def sample_group(
+        self,
+        candidates: Sequence[Candidate],
+        *,
+        batch_size: int,
+        repeats: int,
+        max_seconds: float | None,
+        seed: int,
+    ) -> list[Samples]:
+        """Return the samples of each candidate; the first is the sentinel of the others."""
+        with self.target.pinned():
+            if self.sentinel is None:
+                self.sentinel = self._load(candidates[0], batch_size)
+            self.sentinel.samples = []
+            subjects = [self._load(candidate, batch_size) for candidate in candidates[1:]]
+            sample_passes(
+                subjects,
+                self.sentinel,
+                random.Random(seed),
+                repeats=repeats,
+                max_seconds=max_seconds,
+                watch=self.target.on_calling_thread,
+            )
+        return [
+            Samples(samples=tuple(subject.samples), disturbed=subject.disturbed)
+            for subject in (self.sentinel, *subjects)
+        ]
 
-
-def _warm_up(subject: _Subject, *, max_ms: float = 500.0) -> None:
-    """Run until two medians of three agree within 3 %, and set the runs of one sample."""
-    recent = [subject.run() for _ in range(3)]
-    spent, before = sum(recent), math.inf
-    while True:
-        now = statistics.median(recent)
-        if abs(now - before) <= 0.03 * now or spent > max_ms:
-            break
-        before = now
-        recent = [subject.run() for _ in range(3)]
-        spent += sum(recent)
-    wanted = math.ceil(_MIN_SAMPLE_MS / max(now, 1e-6))
-    subject.runs_per_sample = max(1, min(wanted, _MAX_RUNS_PER_SAMPLE))
+    def _load(self, candidate: Candidate, batch_size: int) -> Subject:
+        """Load a candidate and run it until its time is stable."""
+        try:
+            subject = Subject(run=self.target.prepare(candidate, batch_size))
+            subject.warm_up()
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise MeasurementError(
+                f"{self.target.name} cannot run {candidate.name!r}: {reason}"
+            ) from error
+        return subject
 
 
 class _Drift:
@@ -271,7 +247,7 @@ class _Drift:
 
 
 def _summary(
-    subject: _Subject,
+    samples: Samples,
     candidate: Candidate,
     drift: _Drift,
     *,
@@ -279,7 +255,7 @@ def _summary(
     batch_size: int,
     hardware: Hardware,
 ) -> Latency:
-    values = [value / drift.slowness(moment) for moment, value in subject.samples]
+    values = [value / drift.slowness(moment) for moment, value in samples.samples]
     median = statistics.median(values)
     return Latency(
         name=candidate.name,
@@ -287,7 +263,7 @@ def _summary(
         latency_mad_ms=statistics.median(abs(value - median) for value in values),
         latency_p90_ms=_percentile(values, 90),
         repeats=len(values),
-        disturbed=subject.disturbed,
+        disturbed=samples.disturbed,
         sentinel_ms=drift.median_ms,
         sentinel_spread=drift.spread,
         batch_size=batch_size,
@@ -305,7 +281,3 @@ def _percentile(values: Sequence[float], percent: float) -> float:
     low = math.floor(place)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
-
-
-def _released() -> float:
-    raise MeasurementError("this candidate has been unloaded")

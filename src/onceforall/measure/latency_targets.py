@@ -1,115 +1,51 @@
 """What latency is measured on: one small plugin for each runtime.
 
 A target prepares a candidate once and gives back a function that runs it once and returns the
-milliseconds it took. Adding a runtime is adding one class with the members of ``Target``.
+milliseconds it took. Adding a runtime is adding one class with the members of ``LocalTarget``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from onceforall.blueprint import Blueprint
 from onceforall.errors import ConfigError, MeasurementError
-from onceforall.measure.onnx_model import (
-    INPUT_NAME,
-    OUTPUT_NAME,
-    blueprint_to_onnx,
-    import_extra,
-    input_channels,
-    ort_session,
+from onceforall.measure.latency_candidate import (
+    Candidate,
+    Hardware,
+    LocalTarget,
+    Runner,
+    candidate_onnx,
+    input_shape,
 )
-from onceforall.supernets.static import StaticNet, build
+from onceforall.measure.latency_ssh import SSH_PREFIX, SshOrt
+from onceforall.measure.latency_worker import cores, cpu_name, ort_runner
+from onceforall.measure.onnx_model import INPUT_NAME, import_extra
+from onceforall.supernets.static import build
 
-# Runs a candidate once and returns the milliseconds that it took.
-Runner = Callable[[], float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A network whose latency is wanted.
-
-    Attributes:
-        plan: Blueprint; it may be a part of a network.
-        resolution: Side of the square input, in pixels.
-        name: What to call it in the results.
-        weights: Its weights; None for fixed random ones, which take the same time.
-        onnx: The very ONNX file to measure (ONNX targets only); None writes it from the plan.
-    """
-
-    plan: Blueprint
-    resolution: int
-    name: str = ""
-    weights: StaticNet | None = None
-    onnx: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hardware:
-    """Where a latency was measured.
-
-    Attributes:
-        device: Model name of the processor or accelerator.
-        cores: Logical processors that this process may use.
-        runtime: Runtime and its version, e.g. ``onnxruntime 1.23.0``.
-        system: Operating system and its version.
-    """
-
-    device: str
-    cores: int
-    runtime: str
-    system: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Hardware:
-        """Return what :meth:`to_json` wrote."""
-        return cls(
-            device=str(value["device"]),
-            cores=int(value["cores"]),
-            runtime=str(value["runtime"]),
-            system=str(value["system"]),
-        )
-
-
-class Target(Protocol):
-    """A runtime on a device."""
-
-    @property
-    def name(self) -> str:
-        """Name in records and on the command line."""
-
-    @property
-    def threads(self) -> int:
-        """Processor threads that a run may use."""
-
-    @property
-    def hardware(self) -> Hardware:
-        """Facts about the device and the runtime."""
-
-    @property
-    def on_calling_thread(self) -> bool:
-        """Whether a run spends its time on the thread that starts it, and on no other."""
-
-    def pinned(self) -> AbstractContextManager[None]:
-        """Hold the runtime's settings while candidates run; restore them afterwards."""
-
-    def prepare(self, candidate: Candidate, batch_size: int) -> Runner:
-        """Load a candidate and return its runner."""
+# Candidates and hardware are used wherever targets are: their names are here too.
+__all__ = [
+    "TARGETS",
+    "Candidate",
+    "Hardware",
+    "OpenVino",
+    "OrtCpu",
+    "Runner",
+    "SshOrt",
+    "Target",
+    "TorchCpu",
+    "TorchCuda",
+    "make_target",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,17 +71,9 @@ class OrtCpu:
 
     def prepare(self, candidate: Candidate, batch_size: int) -> Runner:
         """Load a candidate into a session whose input stays bound."""
-        session = ort_session(_onnx(candidate, batch_size), threads=self.threads)
-        binding = session.io_binding()
-        binding.bind_cpu_input(INPUT_NAME, _images(candidate, batch_size))
-        binding.bind_output(OUTPUT_NAME)
-
-        def run() -> float:
-            start = time.perf_counter()
-            session.run_with_iobinding(binding)
-            return (time.perf_counter() - start) * 1e3
-
-        return run
+        runtime = import_extra("onnxruntime", "onnx")
+        model, images = candidate_onnx(candidate, batch_size), _images(candidate, batch_size)
+        return ort_runner(runtime, model, images, self.threads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,7 +205,7 @@ class OpenVino:
             # Some processors would silently get bfloat16: another network than the one exported.
             "INFERENCE_PRECISION_HINT": "f32",
         }
-        model = core.read_model(_onnx(candidate, batch_size), b"")
+        model = core.read_model(candidate_onnx(candidate, batch_size), b"")
         request = core.compile_model(model, "CPU", settings).create_infer_request()
         feed = {INPUT_NAME: _images(candidate, batch_size)}
         request.infer(feed)  # the input tensor stays set
@@ -290,7 +218,10 @@ class OpenVino:
         return run
 
 
-TARGETS: Mapping[str, Callable[[int], Target]] = {
+# Anywhere that latency is measured.
+Target = LocalTarget | SshOrt
+
+TARGETS: Mapping[str, Callable[[int], LocalTarget]] = {
     "ort-cpu": lambda threads: OrtCpu(threads=threads),
     "torch-cpu": lambda threads: TorchCpu(threads=threads),
     "torch-cuda": lambda threads: TorchCuda(threads=threads),
@@ -299,27 +230,19 @@ TARGETS: Mapping[str, Callable[[int], Target]] = {
 
 
 def make_target(name: str, *, threads: int = 1) -> Target:
-    """Return the target called ``name``.
+    """Return the target called ``name``: one of ``TARGETS``, or ``ssh:USER@HOST``.
 
     Raises:
         ConfigError: If there is no such target, or ``threads`` is below 1.
     """
-    if name not in TARGETS:
-        raise ConfigError(f"latency target {name!r} is not one of {', '.join(TARGETS)}")
     if threads < 1:
         raise ConfigError(f"threads {threads} is not at least 1")
+    if name.startswith(SSH_PREFIX):
+        return SshOrt(host=name.removeprefix(SSH_PREFIX), threads=threads)
+    if name not in TARGETS:
+        allowed = ", ".join([*TARGETS, f"{SSH_PREFIX}USER@HOST"])
+        raise ConfigError(f"latency target {name!r} is not one of {allowed}")
     return TARGETS[name](threads)
-
-
-def _onnx(candidate: Candidate, batch_size: int) -> bytes:
-    if candidate.onnx is not None:
-        return candidate.onnx
-    return blueprint_to_onnx(
-        candidate.plan,
-        candidate.weights,
-        resolution=candidate.resolution,
-        batch_size=batch_size,
-    )
 
 
 def _module(candidate: Candidate) -> torch.nn.Module:
@@ -327,29 +250,14 @@ def _module(candidate: Candidate) -> torch.nn.Module:
 
 
 def _images(candidate: Candidate, batch_size: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    side = candidate.resolution
-    shape = (batch_size, input_channels(candidate.plan), side, side)
+    shape = input_shape(candidate, batch_size)
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
 def _cpu(runtime: str) -> Hardware:
     return Hardware(
-        device=_cpu_name(), cores=_cores(), runtime=runtime, system=platform.platform(terse=True)
+        device=cpu_name(), cores=cores(), runtime=runtime, system=platform.platform(terse=True)
     )
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return " ".join(line.split(":", 1)[1].split())
-    return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _version(package: str) -> str:
