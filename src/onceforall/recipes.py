@@ -166,12 +166,15 @@ class SearchConfig(Section):
         limits: Upper bounds by name (``latency_ms``, ``macs``, ``params``,
             ``peak_activation_bytes``); empty for the whole front.
         num_models: Winners to ship from the front; with limits there is one.
+        caution: Standard deviations taken off each predicted top-1 before archs are compared;
+            0 compares the predictions themselves.
     """
 
     population_size: int = Field(128, ge=8)
     generations: int = Field(60, ge=1)
     limits: dict[str, float] = Field(default_factory=dict)
     num_models: int = Field(8, ge=1)
+    caution: float = Field(0.0, ge=0, allow_inf_nan=False)
 
 
 class RunConfig(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -36,6 +37,7 @@ from onceforall.run import (
     trained_supernet,
 )
 from onceforall.search import Problem, nsga2
+from onceforall.search.problem import cautious_error
 from onceforall.session import DataSession
 from onceforall.shipping import model_table, models_step, read_cards
 from onceforall.supernets.supernet import Supernet
@@ -170,10 +172,10 @@ def predictor_facts(run: Run) -> dict[str, Any]:
     return dict(read_json(path)["report"])
 
 
-def predict_top1(run: Run) -> Callable[[Rows], Floats]:
-    """Return the function from rows to predicted top-1."""
+def predict_top1(run: Run) -> Callable[[Rows], tuple[Floats, Floats]]:
+    """Return the function from rows to the mean and standard deviation of predicted top-1."""
     predictor, encoding = AccuracyPredictor.load(run.folder.predictor), run.encoding
-    return lambda rows: predictor.predict(encoding.features(rows))[0]
+    return lambda rows: predictor.predict(encoding.features(rows))
 
 
 # -- latency and search ---------------------------------------------------------------------------
@@ -205,13 +207,19 @@ def cost_table(run: Run) -> CostTable:
     return compile_costs(run.spec, layer_costs={"latency_ms": model.layer_ms})
 
 
-def problem_of(run: Run, limits: Mapping[str, float]) -> Problem:
-    """Return the search problem: predicted error and latency, under limits."""
-    costs, top1 = cost_table(run), predict_top1(run)
+def problem_of(run: Run, limits: Mapping[str, float], *, caution: float = 0.0) -> Problem:
+    """Return the search problem: predicted error and latency, under limits.
+
+    Args:
+        run: A run whose latency model and predictor are there.
+        limits: Upper bounds by name.
+        caution: Standard deviations taken off the predicted top-1.
+    """
+    costs = cost_table(run)
     return Problem(
         encoding=run.encoding,
         objectives={
-            "error": lambda rows: 1 - top1(rows),
+            "error": cautious_error(predict_top1(run), num_stds=caution),
             "latency_ms": costs.cost("latency_ms"),
         },
         costs={name: costs.cost(name) for name in costs.names},
@@ -224,31 +232,35 @@ def search_step(run: Run) -> None:
     path = run.folder.search / "front.json"
     if path.is_file():
         return
-    front = _search(run, run.config.search.limits, journal=run.folder.search / "journal.jsonl")
+    search = run.config.search
+    journal = run.folder.search / "journal.jsonl"
+    front = _search(run, search.limits, caution=search.caution, journal=journal)
     write_json(path, front)
 
 
-def _search(run: Run, limits: Mapping[str, float], *, journal: Path | None) -> dict[str, Any]:
+def _search(
+    run: Run, limits: Mapping[str, float], *, caution: float, journal: Path | None
+) -> dict[str, Any]:
     """Return the front under limits, as JSON."""
     search = run.config.search
     front = nsga2(
-        problem_of(run, limits),
+        problem_of(run, limits, caution=caution),
         seed=run.config.seed,
         population_size=search.population_size,
         generations=search.generations,
         journal=journal,
         progress=lambda done, total: run.progress("search", done, total),
     )
-    predictor, encoding = AccuracyPredictor.load(run.folder.predictor), run.encoding
-    rows = encoding.from_archs([point.arch for point in front.points])
-    _, std = predictor.predict(encoding.features(rows))
+    _, std = predict_top1(run)(run.encoding.from_archs([point.arch for point in front.points]))
     return {
         "objectives": list(front.points[0].objectives),
         "limits": dict(limits),
+        "caution": caution,
         "points": [
             {
                 "arch": point.arch.to_json(),
-                "predicted_top1": 1 - point.objectives["error"],
+                "predicted_top1": 1 - point.objectives["error"] + caution * float(spread),
+                "cautious_top1": 1 - point.objectives["error"],
                 "predicted_top1_std": round(float(spread), 6),
                 **point.costs,
             }
@@ -260,17 +272,24 @@ def _search(run: Run, limits: Mapping[str, float], *, journal: Path | None) -> d
     }
 
 
-def best_under_limits(run: Run, limits: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+def best_under_limits(
+    run: Run, limits: Mapping[str, Sequence[float]], *, caution: float | None = None
+) -> list[dict[str, Any]]:
     """Return the best predicted arch of a trained run for each limit.
 
     Args:
         run: A run whose latency model and predictor are there.
         limits: Bounds by name; one name may have several bounds, which gives one result each.
+        caution: Standard deviations taken off the predicted top-1 before archs are compared; by
+            default as the run is configured.
 
     Raises:
-        ConfigError: If several names have several bounds.
+        ConfigError: If several names have several bounds, or the caution is below 0.
         InfeasibleError: If a limit cannot be kept.
     """
+    caution = run.config.search.caution if caution is None else caution
+    if not 0 <= caution < math.inf:
+        raise ConfigError(f"caution {caution:g} is not a number of at least 0")
     varied = [name for name, bounds in limits.items() if len(bounds) > 1]
     if len(varied) > 1:
         raise ConfigError(f"only one limit may have several bounds, not {' and '.join(varied)}")
@@ -280,8 +299,8 @@ def best_under_limits(run: Run, limits: Mapping[str, Sequence[float]]) -> list[d
     for i in range(count):
         chosen = {name: b[i] if len(b) > 1 else b[0] for name, b in limits.items()}
         started = time.monotonic()
-        front = _search(run, chosen, journal=None)
-        best = max(front["points"], key=lambda p: (p["predicted_top1"], -p["latency_ms"]))
+        front = _search(run, chosen, caution=caution, journal=None)
+        best = max(front["points"], key=lambda p: (p["cautious_top1"], -p["latency_ms"]))
         seconds = round(time.monotonic() - started, 3)
         extra = {"limits": chosen, "evaluations": front["evaluations"], "seconds": seconds}
         found.append({**best, **extra, "name": str(Arch.from_json(best["arch"]))})

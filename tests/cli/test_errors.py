@@ -50,6 +50,11 @@ CASES = {
     "bad flag": (["run", "IMAGES", "--out", "OUT", "--set", "epochs"], "section.key=value"),
     "no config file": (["run", "IMAGES", "--out", "OUT", "--config", "none.yaml"], "none.yaml"),
     "not a run": (["search", "OUT", "--limit", "macs=1"], "no run.yaml"),
+    "bad caution": (["search", "OUT", "--caution", "-1"], "--caution"),
+    "caution without a run": (
+        ["search", "--net", "NET", "--predictor", "IMAGES", "--caution", "1"],
+        "--caution needs a RUN",
+    ),
     "no models": (["verify", "OUT"], "neither a model folder"),
     "unknown step": (["run", "IMAGES", "--out", "OUT", "--until", "lunch"], "'lunch' is not one"),
 }

@@ -7,12 +7,14 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from onceforall.deploy.model_folder import model_folders, verify_folder
+from onceforall.run import RunFolder, read_front
 from tests.run.tiny_run import ENVIRONMENT, ROOT, command, write_images
 
 pytest.importorskip("onnxruntime")
@@ -85,3 +87,15 @@ def test_finished_steps_are_not_done_again(straight: Path) -> None:
     before = [(straight / name).stat().st_mtime_ns for name in names]
     run_to_end(command(straight.parent / "images.npz", straight))
     assert [(straight / name).stat().st_mtime_ns for name in names] == before
+
+
+def test_a_cautious_search_compares_lower_bounds(straight: Path) -> None:
+    search = [sys.executable, "-m", "onceforall", "search", str(straight), "--json"]
+    plain, cautious = (json.loads(run_to_end([*search, "--caution", c])) for c in ("0", "3"))
+    assert plain["cautious_top1"] == plain["predicted_top1"]
+    for found, caution in ((plain, 0), (cautious, 3)):
+        bound = found["predicted_top1"] - caution * found["predicted_top1_std"]
+        assert found["cautious_top1"] == pytest.approx(bound, abs=1e-5)
+    # The best bound is at least that of the arch that a plain search prefers.
+    assert cautious["cautious_top1"] >= plain["predicted_top1"] - 3 * plain["predicted_top1_std"]
+    assert read_front(RunFolder(path=straight))["caution"] == 0

@@ -147,6 +147,15 @@ def search(
     budget: Annotated[
         str | None, typer.Option("--budget", metavar="TIME", help="Search for this long in all")
     ] = None,
+    caution: Annotated[
+        float | None,
+        typer.Option(
+            "--caution",
+            min=0,
+            metavar="STDS",
+            help="Standard deviations taken off the predictions of a RUN before archs compare",
+        ),
+    ] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -162,6 +171,10 @@ def search(
     limits, seconds = parse_limits(limit), parse_budget(budget)
     if (run is None) == (not net) or (run is None and predictor is None):
         raise ConfigError("ofa search needs either a RUN, or --net with --predictor")
+    if run is None and caution is not None:
+        raise ConfigError(
+            "--caution needs a RUN: published predictors do not say how sure they are"
+        )
     from onceforall.published_search import PublishedRequest, search_published
     from onceforall.run import open_run
     from onceforall.steps import best_under_limits
@@ -169,7 +182,7 @@ def search(
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
         if run is not None:
             trained = open_run(run, tell=screen, should_stop=should_stop)
-            found = best_under_limits(trained, limits)
+            found = best_under_limits(trained, limits, caution=caution)
         elif predictor is not None:
             request = PublishedRequest(
                 net=net,
