@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from onceforall.errors import ConfigError
+from onceforall.errors import ConfigError, MeasurementError
 from onceforall.files import read_json_file, write_json
 from onceforall.measure.latency_model import LatencyModel, build_latency_model
 from onceforall.measure.latency_table import space_entries
@@ -75,9 +75,14 @@ def read_table(path: Path) -> LatencyModel:
 
     Raises:
         ConfigError: If there is no such file, or it is not JSON.
-        MeasurementError: If it is not a latency model.
+        MeasurementError: If it is not a latency model, or damaged.
     """
-    return LatencyModel.from_json(read_json_file(path))
+    try:
+        return LatencyModel.from_json(read_json_file(path))
+    except RecursionError as error:
+        raise ConfigError(f"{path} is not a JSON file: it is nested too deep") from error
+    except MeasurementError as error:
+        raise MeasurementError(f"{path}: {error}") from error
 
 
 def list_tables(folder: Path) -> list[dict[str, Any]]:

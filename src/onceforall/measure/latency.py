@@ -112,11 +112,11 @@ class Latency:
         """Return what :meth:`to_json` wrote.
 
         Raises:
-            MeasurementError: If a field is missing or unknown.
+            MeasurementError: If a field is missing, unknown or wrong.
         """
         try:
             return cls(**{**value, "hardware": Hardware.from_json(value["hardware"])})
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise MeasurementError(f"latency record: {error}") from error
 
 

@@ -5,13 +5,13 @@ One JSON object a line: a header with the conditions, then blocks and whole netw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from onceforall.arch import Arch
-from onceforall.errors import ConfigError
+from onceforall.errors import ConfigError, MeasurementError
 from onceforall.files import append_jsonl, read_jsonl
 from onceforall.measure.latency import Latency, measure_latency
 from onceforall.measure.latency_table import Entry, layer_from_json, layer_to_json
@@ -36,22 +36,35 @@ class Journal:
     def open(cls, path: Path, *, target: Target, batch_size: int, repeats: int) -> Journal:
         """Read the journal; a missing one is empty."""
         journal = cls(path=path, target=target, batch_size=batch_size, repeats=repeats)
-        for line in read_jsonl(path):
-            if line["kind"] == "header":
-                ours = journal.conditions()
-                for name, value in ours.items():
-                    if line[name] != value:
-                        raise ConfigError(
-                            f"{path} was measured with {name} {line[name]!r}, not {value!r}: "
-                            "give another journal or delete it"
-                        )
-                journal.sentinel_ms = line["sentinel_ms"]
-            elif line["kind"] == "block":
-                journal.blocks[layer_from_json(line["layer"]), line["size"]] = line["latency_ms"]
-            else:
-                arch = Arch.from_json(line["arch"])
-                journal.networks[arch] = (line["latency_ms"], line["standard_error_ms"])
+        try:
+            for line in read_jsonl(path):
+                journal._read(line)
+        except (KeyError, TypeError, ValueError, AttributeError, MeasurementError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"{path} is damaged: {error!r}: delete it") from error
         return journal
+
+    def _read(self, line: Mapping[str, Any]) -> None:
+        """Take in one line.
+
+        Raises:
+            ConfigError: If it is a header of other conditions.
+        """
+        if line["kind"] == "header":
+            for name, value in self.conditions().items():
+                if line[name] != value:
+                    raise ConfigError(
+                        f"{self.path} was measured with {name} {line[name]!r}, not {value!r}: "
+                        "give another journal or delete it"
+                    )
+            self.sentinel_ms = float(line["sentinel_ms"])
+        elif line["kind"] == "block":
+            entry = layer_from_json(line["layer"]), int(line["size"])
+            self.blocks[entry] = float(line["latency_ms"])
+        else:
+            figures = float(line["latency_ms"]), float(line["standard_error_ms"])
+            self.networks[Arch.from_json(line["arch"])] = figures
 
     def measure_blocks(
         self, entries: Sequence[Entry], candidates: Sequence[Candidate], seconds: float

@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import Annotated, Any, TypeVar, final
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from onceforall.arch import Arch
 from onceforall.blueprint import Blueprint, Layer, Linear
@@ -38,6 +39,7 @@ from onceforall.measure.latency_table import (
     layer_from_json,
     layer_to_json,
     lookup,
+    read_strictly,
     space_entries,
     timing_key,
 )
@@ -154,24 +156,64 @@ class LatencyModel:
         Raises:
             MeasurementError: If it is not a latency model, or damaged.
         """
-        if value.get("format") != _FORMAT:
+        if not isinstance(value, Mapping) or value.get("format") != _FORMAT:
             raise MeasurementError(f"not a latency model ({_FORMAT})")
-        try:
-            return cls(
-                target=value["target"],
-                threads=value["threads"],
-                batch_size=value["batch_size"],
-                hardware=Hardware.from_json(value["hardware"]),
-                sentinel_ms=value["sentinel_ms"],
-                table={
-                    layer_from_json(line["layer"]): {int(s): ms for s, ms in line["ms"].items()}
-                    for line in value["table"]
-                },
-                weights={name: float(value["weights"][name]) for name in FEATURES},
-                report=LatencyReport(**value["report"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise MeasurementError(f"latency model is damaged: {error!r}") from error
+        file = read_strictly(TypeAdapter(_File), dict(value), what="latency model")
+        return cls(
+            target=file.target,
+            threads=file.threads,
+            batch_size=file.batch_size,
+            hardware=file.hardware,
+            sentinel_ms=file.sentinel_ms,
+            table=_table(file.table),
+            weights={name: file.weights[name] for name in FEATURES},
+            report=file.report,
+        )
+
+
+# What a file must hold, checked before anything is made of it.
+_Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5}$")]
+_Milliseconds = Annotated[float, Field(ge=0)]
+
+
+class _Line(BaseModel):
+    """One layer in a file: milliseconds by input side."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    layer: dict[str, Any]
+    ms: dict[_Size, _Milliseconds]
+
+
+def _table(lines: Sequence[_Line]) -> dict[Layer, dict[int, float]]:
+    """Return the table in a file's lines."""
+    table: dict[Layer, dict[int, float]] = {}
+    for line in lines:
+        layer = timing_key(layer_from_json(line.layer))
+        if layer in table:
+            raise MeasurementError(f"latency model is damaged: {layer} is there twice")
+        table[layer] = {int(size): ms for size, ms in line.ms.items()}
+    return table
+
+
+class _File(BaseModel):
+    """A latency model as it is in a file; unknown names are left to later versions."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+    target: str
+    threads: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    hardware: Hardware
+    sentinel_ms: Annotated[float, Field(gt=0)]
+    weights: dict[str, _Milliseconds]
+    report: LatencyReport
+    table: list[_Line]
+
+    @field_validator("weights")
+    @classmethod
+    def _complete(cls, weights: dict[str, float]) -> dict[str, float]:
+        if missing := [name for name in FEATURES if name not in weights]:
+            raise ValueError(f"{missing[0]} is missing")
+        return weights
 
 
 def build_latency_model(

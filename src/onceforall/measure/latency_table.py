@@ -5,9 +5,12 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from onceforall.blueprint import (
     Bottleneck,
@@ -24,6 +27,9 @@ from onceforall.space import SearchSpace
 from onceforall.supernets.spec import GeneKey, SupernetSpec
 
 _LAYER_TYPES = {kind.__name__: kind for kind in (Conv, MBConv, Bottleneck, Linear)}
+_LAYER_READERS = {name: TypeAdapter[Any](kind) for name, kind in _LAYER_TYPES.items()}
+
+T = TypeVar("T")
 
 # Milliseconds of each layer at some input sides, in pixels.
 Table = Mapping[Layer, Mapping[int, float]]
@@ -102,14 +108,35 @@ def layer_from_json(value: Mapping[str, Any]) -> Layer:
     """Return the record that :func:`layer_to_json` wrote.
 
     Raises:
-        MeasurementError: If the type is unknown.
+        MeasurementError: If the type is unknown, or a field is missing, unknown or wrong.
     """
     fields = dict(value)
-    kind = _LAYER_TYPES.get(fields.pop("type", ""))
-    if kind is None:
+    name = fields.pop("type", "")
+    if not isinstance(name, str) or name not in _LAYER_TYPES:
         raise MeasurementError(f"layer {value!r} has a type other than {', '.join(_LAYER_TYPES)}")
-    layer: Layer = kind(**fields)
+    allowed = [field.name for field in dataclasses.fields(_LAYER_TYPES[name])]
+    if unknown := [field for field in fields if field not in allowed]:
+        raise MeasurementError(f"layer {value!r} has {unknown[0]!r}, not one of {allowed}")
+    layer: Layer = read_strictly(_LAYER_READERS[name], fields, what=f"layer {value!r}")
     return layer
+
+
+def read_strictly(reader: TypeAdapter[T], value: Any, *, what: str) -> T:
+    """Return what ``reader`` makes of a JSON value; no text is taken for a number.
+
+    Raises:
+        MeasurementError: If it does not fit: ``what`` is damaged, and where, on one line.
+    """
+    try:
+        # Strict, pydantic makes dataclasses of JSON text only.
+        return reader.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        said = " ".join(f"{where}: {problem['msg']}".removeprefix(": ").split())
+        raise MeasurementError(f"{what} is damaged: {said}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise MeasurementError(f"{what} is damaged: {error}") from error
 
 
 def _options(space: SearchSpace, gene: GeneKey) -> Sequence[Any]:
