@@ -10,7 +10,12 @@ import typer
 from onceforall.cli.console import Screen, print_json, stop_on_signals
 from onceforall.cli.options import Json, RunArgument, Seed, parse_budget
 
-Target = Annotated[str, typer.Option("--target", help="ort-cpu, torch-cpu, torch-cuda or openvino")]
+Target = Annotated[
+    str,
+    typer.Option(
+        "--target", help="ort-cpu, torch-cpu, torch-cuda, openvino, or ssh:USER@HOST (its ort-cpu)"
+    ),
+]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of a run")]
 Net = Annotated[str, typer.Argument(metavar="NET", help="Published supernet id, or a run")]
 Table = Annotated[Path, typer.Argument(metavar="TABLE", help="JSON file of a latency model")]
@@ -31,9 +36,11 @@ def latency_build(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Measure this machine: the blocks of a search space and some whole networks.
+    """Measure this machine or one over ssh: blocks of a search space and some whole networks.
 
     Example:  ofa latency build ofa_mbv3_d234_e346_k357_w1.0 --out laptop.json
+
+    Example:  ofa latency build runs/digits --target ssh:pi@raspberry --out pi.json
     """
     seconds = parse_budget(budget) or 600.0
     from onceforall.devices import build_table
