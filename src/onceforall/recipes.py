@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from onceforall.errors import ConfigError
 from onceforall.supernets.families import mobilenet_v3, proxylessnas, resnet50d, small_images
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.train.plan import Plan, delayed_plan, sandwich_plan
-from onceforall.train.shrinking import progressive_plan
+from onceforall.train.shrinking import PUBLISHED_RATE, progressive_plan, published_plan
 
 
 class Section(BaseModel):
@@ -102,12 +103,19 @@ class TrainConfig(Section):
     """Training.
 
     Attributes:
-        plan: One-stage ``sandwich``, ``progressive`` shrinking, or ``delayed`` shrinking.
+        plan: One-stage ``sandwich``, ``progressive`` or ``delayed`` shrinking, or progressive
+            shrinking as ``published``.
         epochs: Passes over the training images, all phases together.
         batch_size: Images per batch and rank.
         learning_rate: Peak, for ``reference_batch`` images a step.
         reference_batch: Global batch that ``learning_rate`` is meant for.
         subnets_per_step: Subnets of a sandwich.
+        distillation: Loss of the sandwich's other subnets towards the largest: soft targets, or
+            the adaptive ``alpha`` divergence.
+        attentive: Of a sandwich, train the ``best`` or ``worst`` of a few random subnets of like
+            MACs.
+        autocast: Forward passes in bfloat16.
+        micro_batches: Parts that a batch is split into to save memory.
         threads: CPU threads; part of what makes a run repeat bit by bit. 0 for all cores.
         init: Weights to start from: a supernet of this package or a published checkpoint of the
             same stage table; empty for fresh weights.
@@ -116,7 +124,7 @@ class TrainConfig(Section):
         head_factor: Learning rate of the classifier over that of the rest.
     """
 
-    plan: Literal["sandwich", "progressive", "delayed"] = "sandwich"
+    plan: Literal["sandwich", "progressive", "delayed", "published"] = "sandwich"
     epochs: int = Field(ge=1)
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(0.3, gt=0)
@@ -126,6 +134,7 @@ class TrainConfig(Section):
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     ema_decay: float = Field(0.0, ge=0, lt=1)
     distillation: Literal["soft_targets", "alpha"] = "soft_targets"
+    attentive: Literal["none", "best", "worst"] = "none"
     autocast: bool = False
     micro_batches: int = Field(1, ge=1)
     threads: int = Field(0, ge=0)
@@ -227,6 +236,16 @@ class RunConfig(Section):
                 label_smoothing=train.label_smoothing,
                 ema_decay=train.ema_decay,
                 distillation=train.distillation,
+                attentive=train.attentive,
+            )
+        if train.plan == "published":
+            return published_plan(
+                spec.space,
+                epochs=train.epochs,
+                learning_rate=train.learning_rate,
+                reference_batch=train.reference_batch,
+                weight_decay=train.weight_decay,
+                label_smoothing=train.label_smoothing,
             )
         if train.plan == "delayed":
             return delayed_plan(
@@ -245,6 +264,79 @@ class RunConfig(Section):
             weight_decay=train.weight_decay,
             label_smoothing=train.label_smoothing,
         )
+
+
+_IMAGENET_SIDES = tuple(range(128, 225, 4))
+RECIPES = (
+    "auto",
+    "imagenet-ofa",
+    "imagenet-ofa-proxylessnas",
+    "imagenet-ofa-resnet50d",
+    "imagenet-sandwich",
+)
+
+
+def named_recipe(
+    name: str, source: str, *, image_side: int, num_train: int, num_classes: int, seed: int = 0
+) -> RunConfig:
+    """Return one of ``RECIPES``; their data settings suit the data set.
+
+    ``imagenet-ofa`` is progressive shrinking of MobileNetV3 with the published hyper-parameters,
+    from the full network to the last width, in one go; the other two ``imagenet-ofa-`` recipes
+    are the same for the spaces whose training was never released. ``imagenet-sandwich`` is one
+    stage: sandwich rule, in-place distillation with the adaptive alpha-divergence.
+
+    Args:
+        name: A recipe; ``auto`` is `recipe_for`.
+        source: As for `recipe_for`, like the rest.
+
+    Raises:
+        ConfigError: If there is no such recipe.
+
+    Source: Cai et al., *Once-for-All*, ICLR 2020, and the released script; Yu et al., *BigNAS*,
+    ECCV 2020; Wang et al., *AlphaNet*, ICML 2021 (losses; rate and length are our choice).
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"recipe {name!r} is not one of {', '.join(RECIPES)}")
+    usual = recipe_for(
+        source, image_side=image_side, num_train=num_train, num_classes=num_classes, seed=seed
+    )
+    if name == "auto":
+        return usual
+    data = usual.data.model_copy(
+        update={
+            "color": "tf",
+            "min_scale": 0.08,
+            "flip": True,
+            "num_workers": min(8, os.cpu_count() or 1),
+        }
+    )
+    if name == "imagenet-sandwich":
+        net = SupernetConfig(family="mobilenet_v3", resolutions=(128, 160, 192, 224), dropout=0.2)
+        train = TrainConfig(
+            epochs=360,
+            batch_size=64,
+            learning_rate=0.1,
+            reference_batch=256,
+            weight_decay=1e-5,
+            distillation="alpha",
+            autocast=True,
+        )
+    else:
+        family = {"imagenet-ofa": "mobilenet_v3", "imagenet-ofa-proxylessnas": "proxylessnas"}
+        net = SupernetConfig(
+            family=family.get(name, "resnet50d"),
+            resolutions=_IMAGENET_SIDES,
+            dropout=0.1,
+        )
+        train = TrainConfig(
+            plan="published", epochs=1, learning_rate=PUBLISHED_RATE, weight_decay=3e-5
+        )
+        config = RunConfig(data=data, supernet=net, train=train)
+        epochs = published_plan(config.spec(num_classes).space).epochs
+        train = train.model_copy(update={"epochs": epochs})
+    evaluate = EvaluateConfig(num_archs=1000)
+    return RunConfig(data=data, supernet=net, train=train, evaluate=evaluate, seed=seed)
 
 
 def recipe_for(

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import os
 import platform
 import random
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,16 @@ import yaml
 from onceforall.data import DataBundle
 from onceforall.encoding import Encoding
 from onceforall.errors import CheckpointError, ConfigError, Interrupted
-from onceforall.files import append_jsonl, read_json, write_text
+from onceforall.files import append_jsonl, read_json, write_json, write_text
 from onceforall.measure.subnet import evaluate_arch
-from onceforall.recipes import RunConfig, recipe_for, resolve, validated
+from onceforall.recipes import RunConfig, named_recipe, recipe_for, resolve, validated
 from onceforall.session import DataSession, image_side, open_data, start_session
 from onceforall.supernets.published import load_published, read_weights
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.supernet import Supernet
 from onceforall.supernets.weights import load_saved_supernet, save_supernet
 from onceforall.train.engine import Callbacks, TrainOptions, train
-from onceforall.train.ranks import Ranks, wait_for_all
+from onceforall.train.ranks import Ranks, agree, sum_over_ranks, wait_for_all
 from onceforall.train.step import Trainable
 
 Event = dict[str, Any]
@@ -56,6 +57,11 @@ class RunFolder:
     def events(self) -> Path:
         """One line per event."""
         return self.path / "events.jsonl"
+
+    @property
+    def progress(self) -> Path:
+        """The latest training step shown, for who looks on from outside."""
+        return self.path / "progress.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -104,6 +110,7 @@ class Request:
     flags: tuple[str, ...] = ()
     budget_s: float | None = None
     seed: int = 0
+    recipe: str = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +157,10 @@ class Run:
         """Show an event, and keep it if it is a fact rather than progress."""
         if not self.ranks.is_main:
             return
-        if event["event"] not in ("progress", "step"):
+        if event["event"] == "step":
+            where = {"pid": os.getpid(), "host": platform.node(), "time": round(time.time(), 3)}
+            write_json(self.folder.progress, {**event, **where})
+        elif event["event"] != "progress":
             append_jsonl(self.folder.events, {**event, "time": round(time.time(), 3)})
         self.tell(event)
 
@@ -218,7 +228,8 @@ def _resolved(request: Request) -> RunConfig:
             update={"root": request.root, "on_bad_image": request.on_bad_image}
         )
     )
-    recipe = recipe_for(
+    recipe = named_recipe(
+        request.recipe,
         request.source,
         image_side=image_side(probe.test),
         num_train=probe.num_train,
@@ -357,24 +368,6 @@ def train_step(run: Run) -> None:
         torch.manual_seed(run.config.seed)
         net = new_supernet(run)
     _load_initial_weights(run, net)
-    space = run.spec.space
-    probes = {"smallest": space.smallest, "largest": space.largest}
-
-    def after_epoch(_: Trainable, epochs_done: int) -> Event:
-        # A tenth of the epochs is watched: probing costs time, and the last one always counts.
-        every = max(1, run.config.train.epochs // 10)
-        is_due = epochs_done % every == 0 or epochs_done == run.config.train.epochs
-        if not (is_due and run.ranks.is_main):
-            return {}
-        return {
-            "probes": {
-                name: evaluate_arch(
-                    net, arch, calibration=session.calibration_batches, images=session.valid
-                ).top1
-                for name, arch in probes.items()
-            }
-        }
-
     train(
         net,
         run.config.plan(run.spec),
@@ -388,7 +381,7 @@ def train_step(run: Run) -> None:
         callbacks=Callbacks(
             on_event=run.emit,
             should_stop=run.should_stop,
-            after_epoch=after_epoch,
+            after_epoch=Probes(run=run, session=session),
             change_batch=session.change_batch,
         ),
         ranks=run.ranks,
@@ -404,6 +397,53 @@ def train_step(run: Run) -> None:
         }
         save_supernet(net, run.folder.supernet, facts=facts)
     wait_for_all(run.ranks)
+
+
+@dataclass(slots=True, kw_only=True)
+class Probes:
+    """Watches three subnets while a supernet trains: smallest, largest and a random one.
+
+    Each is extracted, recalibrated and measured on the validation images after every epoch, as
+    long as that takes at most a tenth of the time, and after the last. Ranks share the work.
+
+    Attributes:
+        run: The run that trains.
+        session: Its data.
+        started: When training started here.
+        spent_s: Seconds spent on probes.
+    """
+
+    run: Run
+    session: DataSession
+    started: float = field(default_factory=time.monotonic)
+    spent_s: float = 0.0
+
+    def __call__(self, net: Trainable, epochs_done: int) -> Event:
+        """Return ``{"probes": {name: top-1}}`` for the epoch's event, or nothing."""
+        run, started = self.run, time.monotonic()
+        is_due = self.spent_s <= 0.1 * (started - self.started)
+        is_last = epochs_done == run.config.plan(run.spec).epochs
+        is_due = agree(run.ranks.is_main and is_due, run.ranks, run.device)
+        if not (is_due or is_last) or not isinstance(net, Supernet):
+            return {}
+        space = run.spec.space
+        archs = {
+            "smallest": space.smallest,
+            "random": space.sample(random.Random(f"{run.config.seed}/probe")),
+            "largest": space.largest,
+        }
+        top1 = torch.zeros(len(archs), dtype=torch.float64, device=run.device)
+        for i, arch in enumerate(archs.values()):
+            if i % run.ranks.world_size == run.ranks.rank:
+                top1[i] = evaluate_arch(
+                    net,
+                    arch,
+                    calibration=self.session.calibration_batches,
+                    images=self.session.valid,
+                ).top1
+        found = sum_over_ranks(top1, run.ranks).tolist()
+        self.spent_s += time.monotonic() - started
+        return {"probes": dict(zip(archs, found, strict=True))}
 
 
 def _load_initial_weights(run: Run, net: Supernet) -> None:

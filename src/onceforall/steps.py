@@ -329,7 +329,10 @@ class Done:
         """Return the table of models and the next commands to type."""
         out = self.run.folder.path
         if not self.cards:
-            return [f"next:  the same command without --until goes on in {out}"]
+            return [
+                f"trained: {self.run.folder.supernet}",
+                "next:    the same with  ofa run  goes on from it",
+            ]
         lines = ["", *model_table(self.cards), ""]
         middle = sorted(card["latency_ms"] for card in self.cards)[len(self.cards) // 2]
         lines.append(f"report:  {self.report}")

@@ -56,6 +56,11 @@ CASES = {
         "--caution needs a RUN",
     ),
     "no models": (["verify", "OUT"], "neither a model folder"),
+    "unknown recipe": (["run", "IMAGES", "--out", "OUT", "--recipe", "best"], "imagenet-ofa"),
+    "no weights": (["train", "IMAGES", "--out", "OUT", "--init", "none.pt"], "is not a file"),
+    "frozen nothing": (["train", "IMAGES", "--out", "OUT", "--freeze-backbone"], "need --init"),
+    "train nothing": (["train", "--out", "OUT"], "DATA and --out, or --status RUN"),
+    "status of nothing": (["train", "--status", "OUT"], "not the folder of a run"),
     "unknown step": (["run", "IMAGES", "--out", "OUT", "--until", "lunch"], "'lunch' is not one"),
 }
 

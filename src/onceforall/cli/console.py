@@ -59,7 +59,11 @@ class Screen:
         """Show an event."""
         kind = event["event"]
         if kind == "step":
-            note = f"{event['phase']}  loss {event['loss']:.3f}  top-1 {event['top1'] * 100:.1f} %"
+            losses = "/".join(f"{loss:.2f}" for loss in event["subnet_losses"])
+            note = (
+                f"{event['phase']}  loss {losses}  top-1 {event['top1'] * 100:.1f} %  "
+                f"{event['images_per_s']:.0f} images/s"
+            )
             self._advance("train", event["step"], event["steps"], note)
         elif kind == "progress":
             self._advance(event["what"], event["done"], event["total"], event.get("note", ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,6 +20,9 @@ Data = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run", show_default=False)]
+OptionalOut = Annotated[
+    Path | None, typer.Option("--out", help="Folder of the run", show_default=False)
+]
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder of a run", show_default=False)
 ]
@@ -33,6 +37,30 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. train.epochs=20"),
 ]
+Recipe = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        help="auto, imagenet-ofa, imagenet-ofa-proxylessnas, imagenet-ofa-resnet50d, "
+        "imagenet-sandwich",
+    ),
+]
+Init = Annotated[
+    str, typer.Option("--init", metavar="FILE", help="Start from a supernet's weights")
+]
+ReinitHead = Annotated[
+    bool, typer.Option("--reinit-head", help="With --init: a fresh classifier for other classes")
+]
+FreezeBackbone = Annotated[
+    bool, typer.Option("--freeze-backbone", help="With --init: train the classifier only")
+]
+HeadFactor = Annotated[
+    float | None,
+    typer.Option("--head-factor", help="Learning rate of the classifier over that of the rest"),
+]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write scalars to the run's tensorboard/ too")
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything")]
 Budget = Annotated[
     str | None,
@@ -45,6 +73,24 @@ Limit = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output")]
+
+
+def transfer_flags(
+    init: str, *, reinit_head: bool, freeze_backbone: bool, head_factor: float | None
+) -> list[str]:
+    """Return the settings that options for transfer stand for.
+
+    Raises:
+        ConfigError: If the file is not there, or an option needs one.
+    """
+    if not init and (reinit_head or freeze_backbone):
+        raise ConfigError("--reinit-head and --freeze-backbone need --init FILE")
+    if init and not Path(init).is_file():
+        raise ConfigError(f"--init {init!r} is not a file")
+    flags = [f"train.init={json.dumps(init)}"] if init else []
+    flags += ["train.reinit_head=true"] if reinit_head else []
+    flags += ["train.freeze_backbone=true"] if freeze_backbone else []
+    return flags + ([] if head_factor is None else [f"train.head_factor={head_factor}"])
 
 
 def parse_budget(text: str | None) -> float | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,17 +16,28 @@ from onceforall.cli.options import (
     Budget,
     Config,
     Data,
+    FreezeBackbone,
+    HeadFactor,
+    Init,
     Json,
     Limit,
     OnBadImage,
+    OptionalOut,
     Out,
+    Recipe,
+    ReinitHead,
     Root,
     Seed,
     Set,
+    TensorBoard,
     parse_budget,
     parse_limits,
+    transfer_flags,
 )
 from onceforall.errors import ConfigError
+
+if TYPE_CHECKING:
+    from onceforall.run import Request, Tell
 
 Until = Annotated[
     str, typer.Option("--until", help="Last step to do: plan, train, ..., report", hidden=True)
@@ -34,13 +47,19 @@ Until = Annotated[
 def run(
     data: Data,
     out: Out,
+    recipe: Recipe = "auto",
     budget: Budget = None,
     limit: Limit = None,
     config: Config = None,
     set_: Set = None,
+    init: Init = "",
+    reinit_head: ReinitHead = False,
+    freeze_backbone: FreezeBackbone = False,
+    head_factor: HeadFactor = None,
     root: Root = "",
     on_bad_image: OnBadImage = "refuse",
     seed: Seed = 0,
+    tensorboard: TensorBoard = False,
     json: Json = False,
     until: Until = "report",
 ) -> None:
@@ -51,18 +70,35 @@ def run(
 
     Example:  ofa run digits --out runs/digits
     """
-    _run(data, out, budget, limit, config, set_, root, on_bad_image, seed, json, until)
+    limits = parse_limits(limit)
+    transfer = transfer_flags(
+        init, reinit_head=reinit_head, freeze_backbone=freeze_backbone, head_factor=head_factor
+    )
+    bounds = [f"search.limits.{name}={values[0]!r}" for name, values in limits.items()]
+    request = _request(data, recipe, budget, config, [*(set_ or []), *transfer, *bounds])
+    request = dataclasses.replace(request, root=root, on_bad_image=on_bad_image, seed=seed)
+    _run(request, out, until=until, tensorboard=tensorboard, json=json)
 
 
 def train(
-    data: Data,
-    out: Out,
+    data: Data = "",
+    out: OptionalOut = None,
+    status: Annotated[
+        Path | None,
+        typer.Option("--status", metavar="RUN", help="Say how a training stands, and do no more"),
+    ] = None,
+    recipe: Recipe = "auto",
     budget: Budget = None,
     config: Config = None,
     set_: Set = None,
+    init: Init = "",
+    reinit_head: ReinitHead = False,
+    freeze_backbone: FreezeBackbone = False,
+    head_factor: HeadFactor = None,
     root: Root = "",
     on_bad_image: OnBadImage = "refuse",
     seed: Seed = 0,
+    tensorboard: TensorBoard = False,
     json: Json = False,
 ) -> None:
     """Train a supernet; ``ofa run`` with the same arguments goes on from it.
@@ -70,52 +106,80 @@ def train(
     Several processes: torchrun --nproc-per-node 4 -m onceforall train ... (also mpirun, srun).
 
     Example:  ofa train images/ --out runs/images --set train.epochs=100
+
+    Example:  ofa train imagenet/ --out runs/ofa --recipe imagenet-ofa
+
+    Example:  ofa train --status runs/images
     """
-    _run(data, out, budget, None, config, set_, root, on_bad_image, seed, json, "train")
+    if status is not None:
+        _show_status(status, json=json)
+        return
+    if not data or out is None:
+        raise ConfigError("ofa train needs DATA and --out, or --status RUN")
+    transfer = transfer_flags(
+        init, reinit_head=reinit_head, freeze_backbone=freeze_backbone, head_factor=head_factor
+    )
+    request = _request(data, recipe, budget, config, [*(set_ or []), *transfer])
+    request = dataclasses.replace(request, root=root, on_bad_image=on_bad_image, seed=seed)
+    _run(request, out, until="train", tensorboard=tensorboard, json=json)
 
 
-def _run(
-    data: str,
-    out: Path,
-    budget: str | None,
-    limit: list[str] | None,
-    config: Path | None,
-    set_: list[str] | None,
-    root: str,
-    on_bad_image: str,
-    seed: int,
-    json: bool,
-    until: str,
-) -> None:
-    limits = parse_limits(limit)
+def _show_status(folder: Path, *, json: bool) -> None:
+    from onceforall.run import RunFolder
+    from onceforall.status import read_status, status_lines
+
+    found = read_status(RunFolder(path=folder))
+    if json:
+        print_json(found.to_json())
+        return
+    for line in status_lines(found):
+        print(line)
+
+
+def _request(
+    data: str, recipe: str, budget: str | None, config: Path | None, flags: list[str]
+) -> Request:
+    """Return what the options ask for."""
     seconds = parse_budget(budget)
-    from onceforall.run import Request, default_device
+    from onceforall.run import Request
+
+    return Request(
+        source=data,
+        recipe=recipe,
+        config_text=None if config is None else config.read_text(),
+        flags=tuple(flags),
+        budget_s=seconds,
+    )
+
+
+def _run(request: Request, out: Path, *, until: str, tensorboard: bool, json: bool) -> None:
+    from onceforall.run import default_device
     from onceforall.steps import run_all, summary
+    from onceforall.tensorboard import tensorboard_writer
     from onceforall.train.ranks import (
         ranks_from_environment,
         start_process_group,
         stop_process_group,
     )
 
-    flags = list(set_ or [])
-    flags += [f"search.limits.{name}={bounds[0]!r}" for name, bounds in limits.items()]
-    request = Request(
-        source=data,
-        root=root,
-        on_bad_image=on_bad_image,
-        config_text=None if config is None else config.read_text(),
-        flags=tuple(flags),
-        budget_s=seconds,
-        seed=seed,
-    )
     ranks = ranks_from_environment(os.environ)
     device = default_device(ranks)
     start_process_group(ranks, device)
-    with Screen(quiet=not ranks.is_main) as screen, stop_on_signals() as should_stop:
+    with contextlib.ExitStack() as stack:
+        screen = stack.enter_context(Screen(quiet=not ranks.is_main))
+        should_stop = stack.enter_context(stop_on_signals())
+        tells: list[Tell] = [screen]
+        if tensorboard and ranks.is_main:
+            tells.append(stack.enter_context(tensorboard_writer(out / "tensorboard")))
+
+        def tell(event: dict[str, Any]) -> None:
+            for each in tells:
+                each(event)
+
         done = run_all(
             request,
             out,
-            tell=screen,
+            tell=tell,
             should_stop=should_stop,
             until=until,
             ranks=ranks,

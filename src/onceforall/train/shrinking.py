@@ -10,6 +10,15 @@ from dataclasses import dataclass, replace
 from onceforall.space import SearchSpace
 from onceforall.train.plan import Opened, Phase, Plan
 
+# Peak rate of the full network for 64 images.
+PUBLISHED_RATE = 2.6 * 64 / 2048
+# Published lengths and warm-ups in epochs, and learning rates for 64 images. The paper
+# gives the full network's 2.6 for 2048 images and no warm-up: that one is our choice.
+_FULL_LENGTH, _FULL_RATE = (180, 5), PUBLISHED_RATE
+_KERNEL_LENGTH, _KERNEL_RATE = (120, 5), 3e-2
+_FIRST_LENGTH, _FIRST_RATE = (25, 0), 2.5e-3
+_LAST_LENGTH, _LAST_RATE = (120, 5), 7.5e-3
+
 
 def progressive_plan(
     space: SearchSpace,
@@ -54,15 +63,15 @@ def progressive_plan(
     )
 
 
-# Published lengths and warm-ups in epochs, and learning rates for 64 images. The full network's
-# rate is 2.6 for 2048 images; only its warm-up is our choice, the paper gives none.
-_FULL_LENGTH, _FULL_RATE = (180, 5), 2.6 * 64 / 2048
-_KERNEL_LENGTH, _KERNEL_RATE = (120, 5), 3e-2
-_FIRST_LENGTH, _FIRST_RATE = (25, 0), 2.5e-3
-_LAST_LENGTH, _LAST_RATE = (120, 5), 7.5e-3
-
-
-def published_plan(space: SearchSpace, *, epochs: int | None = None) -> Plan:
+def published_plan(
+    space: SearchSpace,
+    *,
+    epochs: int | None = None,
+    learning_rate: float = PUBLISHED_RATE,
+    reference_batch: int = 64,
+    weight_decay: float = 3e-5,
+    label_smoothing: float = 0.1,
+) -> Plan:
     """Return progressive shrinking with the published hyper-parameters, from the full network on.
 
     A stage of the published scripts is a phase here, chained from the phase before; the teacher
@@ -73,6 +82,11 @@ def published_plan(space: SearchSpace, *, epochs: int | None = None) -> Plan:
     Args:
         space: Space to open step by step.
         epochs: Length in all, to which every phase is scaled; None for the published length.
+        learning_rate: Peak of the full network, for ``reference_batch`` images; the other phases
+            keep their published share of it.
+        reference_batch: Global batch that ``learning_rate`` is meant for.
+        weight_decay: As of `Plan`.
+        label_smoothing: As of `Plan`.
 
     Source: Cai et al., *Once-for-All*, ICLR 2020; figures of the released training script. The
     gradients of a step's subnets are summed, nothing is clipped, kernel transforms decay.
@@ -86,6 +100,7 @@ def published_plan(space: SearchSpace, *, epochs: int | None = None) -> Plan:
             chosen.append((_LAST_LENGTH, _LAST_RATE))
         else:
             chosen.append((_FIRST_LENGTH, _FIRST_RATE))
+    factor = learning_rate / _FULL_RATE
     published = sum(sum(length) for length, _ in chosen)
     scale = 1.0 if epochs is None else epochs / published
     lengths = [max(1, round(sum(length) * scale)) for length, _ in chosen]
@@ -94,11 +109,15 @@ def published_plan(space: SearchSpace, *, epochs: int | None = None) -> Plan:
         for length, ((cosine, warmup), _) in zip(lengths, chosen, strict=True)
     ]
     phases = [
-        _full_phase(epochs=lengths[0], learning_rate=_FULL_RATE, warmup_epochs=warmups[0]),
+        _full_phase(epochs=lengths[0], learning_rate=learning_rate, warmup_epochs=warmups[0]),
         *(
             # The published warm-up starts from the rate that one device of 64 images would have.
             _shrinking_phase(
-                step, epochs=length, learning_rate=rate, warmup_epochs=warmup, warmup_start=rate
+                step,
+                epochs=length,
+                learning_rate=rate * factor,
+                warmup_epochs=warmup,
+                warmup_start=rate * factor,
             )
             for step, length, warmup, (_, rate) in zip(
                 steps, lengths[1:], warmups[1:], chosen[1:], strict=True
@@ -108,10 +127,10 @@ def published_plan(space: SearchSpace, *, epochs: int | None = None) -> Plan:
     return Plan(
         name="published",
         phases=tuple(phases),
-        reference_batch=64,
-        weight_decay=3e-5,
+        reference_batch=reference_batch,
+        weight_decay=weight_decay,
         decay_transforms=True,
-        label_smoothing=0.1,
+        label_smoothing=label_smoothing,
         published_draws=True,
     )
 
