@@ -1,12 +1,14 @@
-"""Latency models on disk: built, listed, shown and compared."""
+"""Latency models on disk: built, listed, shown, compared, and given to a search by device."""
 
 from __future__ import annotations
 
+import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onceforall.blueprint import Layer
 from onceforall.errors import ConfigError, MeasurementError
 from onceforall.files import read_json_file, write_json
 from onceforall.measure.latency_model import LatencyModel, build_latency_model
@@ -14,9 +16,12 @@ from onceforall.measure.latency_table import space_entries
 from onceforall.measure.latency_targets import make_target
 from onceforall.measure.ranking import kendall_tau
 from onceforall.recipes import validated
-from onceforall.run import RunFolder, read_settings
+from onceforall.run import RunFolder, check_limits, read_settings
 from onceforall.supernets.families import published_spec
 from onceforall.supernets.spec import SupernetSpec
+
+_LATENCY = "latency_ms"
+_NAME = re.compile(r"[A-Za-z][\w-]*", re.ASCII)
 
 
 def spec_of(net: str) -> SupernetSpec:
@@ -140,3 +145,60 @@ def compare_tables(first: Path, second: Path) -> dict[str, Any]:
         "kendall_tau": kendall_tau([a for a, _ in pairs], [b for _, b in pairs]),
         "median_ratio": statistics.median(b / a for a, b in pairs),
     }
+
+
+def named_tables(texts: Sequence[str]) -> dict[str, Path]:
+    """Return the tables of ``NAME=PATH`` texts by name; a plain ``PATH`` has the name ``""``.
+
+    A path that itself looks like ``NAME=...`` is written ``./NAME=...``.
+
+    Raises:
+        ConfigError: If a name comes twice.
+    """
+    tables: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not (equals and _NAME.fullmatch(name)):
+            name, path = "", text
+        if name in tables or not path:
+            raise ConfigError(f"latency table {text!r} is not of the form NAME=PATH, once per name")
+        tables[name] = Path(path)
+    return tables
+
+
+def cost_of(name: str) -> str:
+    """Return the cost that a device's table gives: ``latency_ms@NAME``, or ``latency_ms``."""
+    return f"{_LATENCY}@{name}" if name else _LATENCY
+
+
+def device_costs(tables: Mapping[str, Path]) -> dict[str, Callable[[Layer, int], float]]:
+    """Return the layer costs of devices, for ``compile_costs``.
+
+    Args:
+        tables: Files of latency models by the name of the device.
+
+    Raises:
+        ConfigError: If a name cannot be one, or a file is not there or not JSON.
+        MeasurementError: If a file is not a latency model, or damaged.
+    """
+    for name in tables:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"device {name!r} is not a name of letters, digits, - and _")
+    return {cost_of(name): read_table(path).layer_ms for name, path in tables.items()}
+
+
+def check_device_limits(limits: Mapping[str, float], devices: Sequence[str]) -> None:
+    """Raise ConfigError if a limit is of no known cost or device, or not positive."""
+    check_limits({name: bound for name, bound in limits.items() if "@" not in name})
+    known = [cost_of(name) for name in devices]
+    for name, bound in limits.items():
+        if "@" not in name:
+            continue
+        if name not in known:
+            device = name.partition("@")[2]
+            raise ConfigError(
+                f"limit {name!r} needs a latency table of {device!r}; there are tables of "
+                f"{', '.join(devices) or 'no device'}"
+            )
+        if not bound > 0:
+            raise ConfigError(f"limit {name}={bound:g} is not above 0")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onceforall.devices import read_table, spec_of
+from onceforall.devices import check_device_limits, cost_of, device_costs, read_table, spec_of
 from onceforall.errors import ConfigError
 from onceforall.measure.cost_tables import CostTable, compile_costs
 from onceforall.measure.latency_model import LatencyModel
 from onceforall.measure.published_latency import latency_at, read_published_latencies
 from onceforall.predictors.published import MOBILENET_IMAGE_SIZES, read_published_predictor
-from onceforall.run import check_limits
 from onceforall.search.evolution import evolve
 from onceforall.search.problem import Problem
 
@@ -28,6 +27,8 @@ class PublishedRequest:
         predictor: A published predictor file.
         latency: A folder of published tables, or a latency model of ours; None for limits on
             exact costs only.
+        devices: Latency models of further devices by name; each gives the cost
+            ``latency_ms@NAME``, which may be limited too.
         limits: Bounds by name; one name may have several, which gives one result each.
         seed: Decides everything, unless ``budget_s`` ends the search.
         budget_s: Seconds for all limits together; None for the default effort.
@@ -37,6 +38,7 @@ class PublishedRequest:
     predictor: Path
     latency: Path | None
     limits: Mapping[str, Sequence[float]]
+    devices: Mapping[str, Path] = field(default_factory=dict)
     seed: int = 0
     budget_s: float | None = None
 
@@ -50,7 +52,7 @@ def search_published(
 
     Returns:
         ``{"arch", "predicted_top1", "latency_ms", "macs", "evaluations", "seconds"}`` for each
-        limit, with ``"limits"``.
+        limit, with ``"limits"``, and ``"latency_ms@NAME"`` of every named device.
 
     Raises:
         ConfigError: If a file, name or limit is wrong.
@@ -59,7 +61,8 @@ def search_published(
     varied = [name for name, bounds in request.limits.items() if len(bounds) > 1]
     if len(varied) > 1:
         raise ConfigError(f"only one limit may have several bounds, not {' and '.join(varied)}")
-    check_limits({name: min(bounds) for name, bounds in request.limits.items()})
+    bounds_by_name = {name: min(bounds) for name, bounds in request.limits.items()}
+    check_device_limits(bounds_by_name, list(request.devices))
     if "latency_ms" in request.limits and request.latency is None:
         raise ConfigError("a limit on latency_ms needs --latency")
     predictor = read_published_predictor(request.predictor)
@@ -85,6 +88,7 @@ def search_published(
                 "arch": best.arch.to_json(),
                 "predicted_top1": 1 - best.objective,
                 "latency_ms": best.costs.get("latency_ms"),
+                **{cost_of(name): best.costs[cost_of(name)] for name in request.devices},
                 "macs": int(best.costs["macs"]),
                 "params": int(best.costs["params"]),
                 "evaluations": best.evaluations,
@@ -98,15 +102,22 @@ def _costs(request: PublishedRequest) -> CostTable:
     """Return cost tables over the image sizes that predictor and latency share."""
     spec = spec_of(request.net)
     sizes = set(spec.space.resolutions) & set(MOBILENET_IMAGE_SIZES)
+    devices = device_costs(request.devices)
     if request.latency is None:
-        return compile_costs(spec, space=spec.space.restrict(resolution=sorted(sizes)))
+        space = spec.space.restrict(resolution=sorted(sizes))
+        return compile_costs(spec, space=space, layer_costs=devices)
     if request.latency.is_dir():
         tables = read_published_latencies(request.latency)
         common = sorted(sizes & set(tables))
         if not common:
             raise ConfigError(f"{request.latency} has no image size that the predictor knows")
         space = spec.space.restrict(resolution=common)
-        return compile_costs(spec, space=space, layer_costs_at={"latency_ms": latency_at(tables)})
+        return compile_costs(
+            spec,
+            space=space,
+            layer_costs=devices,
+            layer_costs_at={"latency_ms": latency_at(tables)},
+        )
     model: LatencyModel = read_table(request.latency)
     space = spec.space.restrict(resolution=sorted(sizes))
-    return compile_costs(spec, space=space, layer_costs={"latency_ms": model.layer_ms})
+    return compile_costs(spec, space=space, layer_costs={"latency_ms": model.layer_ms, **devices})
