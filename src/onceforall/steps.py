@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from onceforall.arch import Arch
+from onceforall.devices import check_device_limits, device_costs
 from onceforall.encoding import Rows
 from onceforall.errors import CheckpointError, ConfigError
 from onceforall.files import append_jsonl, read_json, read_jsonl, write_json
@@ -30,7 +31,6 @@ from onceforall.run import (
     Request,
     Run,
     Tell,
-    check_limits,
     plan_run,
     read_settings,
     train_step,
@@ -198,24 +198,32 @@ def latency_step(run: Run) -> None:
     write_json(path, model.to_json())
 
 
-def cost_table(run: Run) -> CostTable:
-    """Return exact costs and predicted latency of the run's space."""
+def cost_table(run: Run, devices: Mapping[str, Path] | None = None) -> CostTable:
+    """Return exact costs and predicted latency of the run's space, and of further devices."""
     path = run.folder.latency(run.config)
     if not path.is_file():
         raise CheckpointError(f"{run.folder.path} has no latency model: run  ofa run  first")
     model = LatencyModel.from_json(read_json(path))
-    return compile_costs(run.spec, layer_costs={"latency_ms": model.layer_ms})
+    further = device_costs(devices or {})
+    return compile_costs(run.spec, layer_costs={"latency_ms": model.layer_ms, **further})
 
 
-def problem_of(run: Run, limits: Mapping[str, float], *, caution: float = 0.0) -> Problem:
+def problem_of(
+    run: Run,
+    limits: Mapping[str, float],
+    *,
+    caution: float = 0.0,
+    devices: Mapping[str, Path] | None = None,
+) -> Problem:
     """Return the search problem: predicted error and latency, under limits.
 
     Args:
         run: A run whose latency model and predictor are there.
         limits: Upper bounds by name.
         caution: Standard deviations taken off the predicted top-1.
+        devices: Latency models of further devices by name: the costs ``latency_ms@NAME``.
     """
-    costs = cost_table(run)
+    costs = cost_table(run, devices)
     return Problem(
         encoding=run.encoding,
         objectives={
@@ -239,12 +247,17 @@ def search_step(run: Run) -> None:
 
 
 def _search(
-    run: Run, limits: Mapping[str, float], *, caution: float, journal: Path | None
+    run: Run,
+    limits: Mapping[str, float],
+    *,
+    caution: float,
+    journal: Path | None,
+    devices: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Return the front under limits, as JSON."""
     search = run.config.search
     front = nsga2(
-        problem_of(run, limits, caution=caution),
+        problem_of(run, limits, caution=caution, devices=devices),
         seed=run.config.seed,
         population_size=search.population_size,
         generations=search.generations,
@@ -273,7 +286,11 @@ def _search(
 
 
 def best_under_limits(
-    run: Run, limits: Mapping[str, Sequence[float]], *, caution: float | None = None
+    run: Run,
+    limits: Mapping[str, Sequence[float]],
+    *,
+    caution: float | None = None,
+    devices: Mapping[str, Path] | None = None,
 ) -> list[dict[str, Any]]:
     """Return the best predicted arch of a trained run for each limit.
 
@@ -282,6 +299,8 @@ def best_under_limits(
         limits: Bounds by name; one name may have several bounds, which gives one result each.
         caution: Standard deviations taken off the predicted top-1 before archs are compared; by
             default as the run is configured.
+        devices: Latency models of further devices by name; each gives the cost
+            ``latency_ms@NAME``, which may be limited too.
 
     Raises:
         ConfigError: If several names have several bounds, or the caution is below 0.
@@ -293,13 +312,13 @@ def best_under_limits(
     varied = [name for name, bounds in limits.items() if len(bounds) > 1]
     if len(varied) > 1:
         raise ConfigError(f"only one limit may have several bounds, not {' and '.join(varied)}")
-    check_limits({name: min(bounds) for name, bounds in limits.items()})
+    check_device_limits({name: min(b) for name, b in limits.items()}, list(devices or {}))
     count = len(limits[varied[0]]) if varied else 1
     found = []
     for i in range(count):
         chosen = {name: b[i] if len(b) > 1 else b[0] for name, b in limits.items()}
         started = time.monotonic()
-        front = _search(run, chosen, caution=caution, journal=None)
+        front = _search(run, chosen, caution=caution, journal=None, devices=devices)
         best = max(front["points"], key=lambda p: (p["cautious_top1"], -p["latency_ms"]))
         seconds = round(time.monotonic() - started, 3)
         extra = {"limits": chosen, "evaluations": front["evaluations"], "seconds": seconds}

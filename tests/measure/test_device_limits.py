@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from onceforall import published_search
+from onceforall import published_search, steps
 from onceforall.arch import Arch
 from onceforall.blueprint import Layer
 from onceforall.devices import cost_of, device_costs, named_tables
@@ -173,3 +173,38 @@ def test_both_devices_are_compiled_at_once(tables: dict[str, Path]) -> None:
         arch = costs.encoding.to_archs(row[None])[0]
         expected = times({"arch": arch.to_json()}, tables)
         assert (phone, laptop) == pytest.approx((expected["phone"], expected["laptop"]))
+
+
+def test_a_run_is_searched_under_limits_of_other_devices(
+    monkeypatch: pytest.MonkeyPatch, tables: dict[str, Path]
+) -> None:
+    macs = compile_costs(SPEC)
+    monkeypatch.setattr(
+        steps,
+        "predict_top1",
+        lambda run: (
+            lambda rows: (
+                0.5 + 1e-8 * macs.evaluate(rows, ("macs",))["macs"],
+                np.zeros(len(rows)),
+            )
+        ),
+    )
+    folder = SimpleNamespace(path=Path("r"), latency=lambda config: tables["laptop"])
+    search = SimpleNamespace(caution=0.0, population_size=32, generations=10)
+    run = SimpleNamespace(
+        folder=folder,
+        spec=SPEC,
+        encoding=macs.encoding,
+        config=SimpleNamespace(seed=0, search=search),
+        progress=lambda what, done, total: None,
+    )
+    phone = {"phone": tables["phone"]}
+    (free,) = steps.best_under_limits(run, {"latency_ms": [1e9]}, devices=phone)
+    bound = 0.5 * free["latency_ms@phone"]
+    (kept,) = steps.best_under_limits(run, {"latency_ms@phone": [bound]}, devices=phone)
+    found = times(kept, tables)
+    assert kept["latency_ms@phone"] == pytest.approx(found["phone"]) and found["phone"] <= bound
+    assert kept["latency_ms"] == pytest.approx(found["laptop"])
+    assert kept["predicted_top1"] < free["predicted_top1"]
+    with pytest.raises(ConfigError, match="needs a latency table of 'phone'"):
+        steps.best_under_limits(run, {"latency_ms@phone": [bound]})
