@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
+import re
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from onceforall import devices
 from onceforall.cli import _status
+from onceforall.cli.measuring import latency
+from onceforall.measure.latency_fit import LatencyReport
+from onceforall.measure.latency_ssh import SSH_VARIABLE
+from onceforall.measure.latency_targets import TARGETS
 from onceforall.supernets import families
 from tests.measure.fake_ssh import fake_ssh, num_calls, without
 
@@ -104,3 +112,21 @@ def test_a_broken_connection_writes_no_table_and_the_same_command_goes_on(
     (fake_ssh / "lives").write_text("1000000")
     assert ofa(*build)[0] == 0
     assert out.with_suffix(".jsonl").read_text().startswith(kept) and len(kept) > 100
+
+
+def test_the_page_about_latency_names_what_there_is() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "latency.md").read_text()
+    assert len(page.splitlines()) <= 120
+    for target in (*TARGETS, "ssh:USER@HOST"):
+        assert f"| `{target}` |" in page
+    verbs = {command.name for command in latency.registered_commands}
+    assert set(re.findall(r"ofa latency (\w+)", page)) == verbs
+    for name in ("entries", *(f"unseen_{field.name}" for field in fields(LatencyReport))):
+        assert f"| `{name}` |" in page
+    for variable in re.findall(r"`([A-Z]+_[A-Z]+)`", page):
+        assert variable == SSH_VARIABLE
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, alias.name) for alias in node.names)
