@@ -190,7 +190,7 @@ def test_a_run_is_searched_under_limits_of_other_devices(
         ),
     )
     folder = SimpleNamespace(path=Path("r"), latency=lambda config: tables["laptop"])
-    search = SimpleNamespace(caution=0.0, population_size=32, generations=10)
+    search = SimpleNamespace(caution=0.0, population_size=32, generations=10, refine_evaluations=0)
     run = SimpleNamespace(
         folder=folder,
         spec=SPEC,

@@ -17,7 +17,7 @@ import pytest
 
 from onceforall.errors import ConfigError, MeasurementError
 from onceforall.measure import latency_journal, latency_model, latency_worker
-from onceforall.measure.latency import measure_latency
+from onceforall.measure.latency import SENTINEL, measure_latency
 from onceforall.measure.latency_model import build_latency_model
 from onceforall.measure.latency_ssh import SshOrt, without_weights
 from onceforall.measure.latency_targets import Candidate, OrtCpu, make_target
@@ -53,6 +53,16 @@ def test_two_networks_are_measured_there(fake_ssh: Path) -> None:
     assert num_calls(fake_ssh) == 1
     (call,) = (fake_ssh / "calls").read_text().splitlines()
     assert "-o BatchMode=yes -o ConnectTimeout=10" in call and "-- pi@board python3 -c" in call
+
+
+def test_the_sentinel_is_sampled_in_between_and_no_candidate(fake_ssh: Path) -> None:
+    sentinel, *others = SshOrt(host="board").sample_group(
+        [SENTINEL, SMALL, LARGE], batch_size=1, repeats=4, max_seconds=None, seed=0
+    )
+    assert [len(one.samples) for one in others] == [4, 4]
+    assert len(sentinel.samples) == 4 + 1
+    moments = [moment for one in (sentinel, *others) for moment, _ in one.samples]
+    assert min(moments) == sentinel.samples[0][0] and max(moments) == sentinel.samples[-1][0]
 
 
 def test_real_weights_and_files_are_sent_whole(fake_ssh: Path) -> None:
