@@ -8,8 +8,10 @@ one JSON object a line are appended to; a line cut by a crash is dropped on the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any, BinaryIO
 from onceforall.errors import ConfigError
 
 Json = Any
+_PARTIAL = ".tmp"
 
 
 @contextlib.contextmanager
@@ -31,7 +34,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         OSError: If the disk is full or the folder is not writable. ``path`` is then as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PARTIAL)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -46,9 +49,32 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path``, atomically."""
-    with atomic_writer(path) as file:
+    """Write ``data`` to ``path``, atomically.
+
+    Raises:
+        OSError: If the disk is full: naming the file, the bytes it needs and those that are free.
+    """
+    with naming_full_disk(path, len(data)), atomic_writer(path) as file:
         file.write(data)
+
+
+@contextlib.contextmanager
+def naming_full_disk(path: Path, num_bytes: int) -> Iterator[None]:
+    """Make the error of a full disk or quota say which file of which size did not fit."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+        reason = f"{os.strerror(error.errno)}: {num_bytes:,} bytes needed, {free:,} free"
+        raise OSError(error.errno, reason, str(path)) from error
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what a killed :func:`atomic_writer` left; nobody may be writing in ``folder``."""
+    for path in folder.glob(f".*{_PARTIAL}"):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -87,8 +113,9 @@ def append_jsonl(path: Path, record: Json) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     trim_partial_line(path)
-    with path.open("ab") as file:
-        file.write(json.dumps(record).encode() + b"\n")
+    line = json.dumps(record).encode() + b"\n"
+    with naming_full_disk(path, len(line)), path.open("ab") as file:
+        file.write(line)
         file.flush()
         os.fsync(file.fileno())
 

@@ -36,6 +36,8 @@ def _status() -> int:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         result = app(arguments, standalone_mode=False)
+        if result == 130:  # how newer Typer returns KeyboardInterrupt
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except typer.Exit as error:
         return int(error.exit_code)

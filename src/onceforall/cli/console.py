@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import sys
 import time
@@ -139,14 +140,17 @@ def _warning(event: Event) -> str:
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
     """Give a function that says whether SIGINT or SIGTERM came; a second one stops at once."""
-    came = False
+    came, owner = False, os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal came
+        if os.getpid() != owner:
+            return  # a data worker: Ctrl-C reaches it too, and this process ends it in good time
         if came:
             raise KeyboardInterrupt
         came = True
-        print("ofa: stopping at the next safe point (once more to stop at once)", file=sys.stderr)
+        # Not print: the signal may have come in the middle of one, which may not be entered twice.
+        os.write(2, b"ofa: stopping at the next safe point (once more to stop at once)\n")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

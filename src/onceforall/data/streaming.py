@@ -10,6 +10,8 @@ Shape legend: `B` images, `R` side in pixels.
 from __future__ import annotations
 
 import collections
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -340,11 +342,27 @@ def _read_all(
     """Yield one batch a step; a worker that died is one line."""
     plan.set(steps, keys_of)
     try:
-        yield from loader
+        yield from _iterate_without_handler(loader)
     except RuntimeError as error:
         if not any(sign in str(error) for sign in _DEATH_SIGNS):
             raise
         raise DataError(f"a data worker process died: {str(error).splitlines()[0]}") from error
+
+
+def _iterate_without_handler(loader: DataLoader[_Raw]) -> Iterator[_Raw]:
+    """Return the loader's iterator; keep it from setting a handler of SIGCHLD.
+
+    That handler raises the error of a dead worker wherever the main thread is: in the middle of a
+    training step or of writing a file. Without it the loader notices when it is asked for the
+    next batch, which takes it 5 seconds.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return iter(loader)  # signals, and so that handler, are the main thread's
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if before is not None and signal.getsignal(signal.SIGCHLD) is not before:
+        signal.signal(signal.SIGCHLD, before)
+    return batches
 
 
 def _handle_bad(raw: RawTrainBatch | RawEvalBatch, mode: OnBadImage, report: Report | None) -> None:

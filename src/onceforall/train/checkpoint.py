@@ -17,14 +17,14 @@ from typing import Any
 import torch
 
 from onceforall.errors import CheckpointError
-from onceforall.files import write_bytes
+from onceforall.files import remove_partial_files, write_bytes
 
 State = dict[str, Any]
 _NAME = re.compile(r"step-(\d{8})\.([0-9a-f]{16})\.pt")
 
 
 def save_checkpoint(folder: Path, state: State, *, step: int, keep: int = 2) -> Path:
-    """Write ``state`` and drop all but the ``keep`` newest checkpoints.
+    """Write ``state`` and drop all but the ``keep`` newest checkpoints, and unfinished ones.
 
     Args:
         folder: Folder of the run's checkpoints.
@@ -39,6 +39,7 @@ def save_checkpoint(folder: Path, state: State, *, step: int, keep: int = 2) -> 
     torch.save(state, buffer)
     data = buffer.getvalue()
     path = folder / f"step-{step:08d}.{_digest(data)}.pt"
+    remove_partial_files(folder)  # of a process that was killed while it wrote
     write_bytes(path, data)
     others = [old for old in _by_age(folder) if old != path]
     for old in [o for o in others if _step_of(o) >= step] + others[keep - 1 :]:

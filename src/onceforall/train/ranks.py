@@ -11,17 +11,18 @@ between ranks, and are recalibrated before any use.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from onceforall.errors import ConfigError
+from onceforall.errors import ConfigError, TrainingError
 
 # (rank, number of ranks, rank on this machine) as each launcher spells them.
 _LAUNCHERS = (
@@ -78,18 +79,40 @@ def start_process_group(ranks: Ranks, device: torch.device, *, timeout_minutes: 
 
     ``MASTER_ADDR`` and ``MASTER_PORT`` say where rank 0 listens. torchrun sets them; under
     ``srun`` the default is the first node of the step, else this machine.
+
+    Args:
+        ranks: This process among all.
+        device: Where this rank computes.
+        timeout_minutes: How long a collective waits for the others.
+
+    Raises:
+        TrainingError: If the others do not come in time.
     """
     if ranks.world_size == 1:
         return
     nodes = os.environ.get("SLURM_STEP_NODELIST", "")
     os.environ.setdefault("MASTER_ADDR", first_host(nodes) or "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        timeout=datetime.timedelta(minutes=timeout_minutes),
-    )
+    with _together(ranks):
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            timeout=datetime.timedelta(minutes=timeout_minutes),
+        )
+
+
+@contextlib.contextmanager
+def _together(ranks: Ranks) -> Iterator[None]:
+    """Say in one line that a collective failed, as it does when another rank is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).splitlines()[:1])
+        raise TrainingError(
+            f"rank {ranks.rank} of {ranks.world_size} lost the other ranks ({reason}); "
+            "look for the first error among them; the same command goes on"
+        ) from error
 
 
 def first_host(nodes: str) -> str:
@@ -121,7 +144,8 @@ def sum_gradients(parameters: Sequence[Tensor], extra: Tensor, ranks: Ranks) -> 
     gradients = [p.grad for p in parameters if p.grad is not None]
     dtype = gradients[0].dtype
     flat = torch.cat([*(g.reshape(-1) for g in gradients), extra.to(dtype)])
-    dist.all_reduce(flat)
+    with _together(ranks):
+        dist.all_reduce(flat)
     start = 0
     for gradient in gradients:
         part = flat[start : start + gradient.numel()].view_as(gradient)
@@ -135,7 +159,8 @@ def agree(flag: bool, ranks: Ranks, device: torch.device) -> bool:
     if ranks.world_size == 1:
         return flag
     votes = torch.tensor([float(flag)], device=device)
-    dist.all_reduce(votes)
+    with _together(ranks):
+        dist.all_reduce(votes)
     return bool(votes.item() > 0)
 
 
@@ -143,11 +168,13 @@ def sum_over_ranks(values: Tensor, ranks: Ranks) -> Tensor:
     """Return the sum of ``values`` over ranks."""
     if ranks.world_size > 1:
         values = values.clone()
-        dist.all_reduce(values)
+        with _together(ranks):
+            dist.all_reduce(values)
     return values
 
 
 def wait_for_all(ranks: Ranks) -> None:
     """Wait until every rank is here."""
     if ranks.world_size > 1:
-        dist.barrier()
+        with _together(ranks):
+            dist.barrier()
