@@ -182,7 +182,7 @@ def device_costs(tables: Mapping[str, Path]) -> dict[str, Callable[[Layer, int],
         MeasurementError: If a file is not a latency model, or damaged.
     """
     for name in tables:
-        if not _NAME.fullmatch(name):
+        if name and not _NAME.fullmatch(name):
             raise ConfigError(f"device {name!r} is not a name of letters, digits, - and _")
     return {cost_of(name): read_table(path).layer_ms for name, path in tables.items()}
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onceforall.devices import check_device_limits, cost_of, device_costs, read_table, spec_of
+from onceforall.devices import check_device_limits, cost_of, device_costs, spec_of
 from onceforall.errors import ConfigError
 from onceforall.measure.cost_tables import CostTable, compile_costs
-from onceforall.measure.latency_model import LatencyModel
 from onceforall.measure.published_latency import latency_at, read_published_latencies
 from onceforall.predictors.published import MOBILENET_IMAGE_SIZES, read_published_predictor
 from onceforall.search.evolution import evolve
@@ -99,25 +98,19 @@ def search_published(
 
 
 def _costs(request: PublishedRequest) -> CostTable:
-    """Return cost tables over the image sizes that predictor and latency share."""
+    """Return cost tables over the image sizes that predictor and latency tables share."""
     spec = spec_of(request.net)
+    tables = dict(request.devices) | ({} if request.latency is None else {"": request.latency})
     sizes = set(spec.space.resolutions) & set(MOBILENET_IMAGE_SIZES)
-    devices = device_costs(request.devices)
-    if request.latency is None:
-        space = spec.space.restrict(resolution=sorted(sizes))
-        return compile_costs(spec, space=space, layer_costs=devices)
-    if request.latency.is_dir():
-        tables = read_published_latencies(request.latency)
-        common = sorted(sizes & set(tables))
-        if not common:
-            raise ConfigError(f"{request.latency} has no image size that the predictor knows")
-        space = spec.space.restrict(resolution=common)
-        return compile_costs(
-            spec,
-            space=space,
-            layer_costs=devices,
-            layer_costs_at={"latency_ms": latency_at(tables)},
-        )
-    model: LatencyModel = read_table(request.latency)
-    space = spec.space.restrict(resolution=sorted(sizes))
-    return compile_costs(spec, space=space, layer_costs={"latency_ms": model.layer_ms, **devices})
+    published = {n: read_published_latencies(path) for n, path in tables.items() if path.is_dir()}
+    for name, found in published.items():
+        sizes &= set(found)
+        if not sizes:
+            raise ConfigError(f"{tables[name]} has no image size that the others know")
+    models = {name: path for name, path in tables.items() if not path.is_dir()}
+    return compile_costs(
+        spec,
+        space=spec.space.restrict(resolution=sorted(sizes)),
+        layer_costs=device_costs(models),
+        layer_costs_at={cost_of(name): latency_at(found) for name, found in published.items()},
+    )

@@ -205,8 +205,13 @@ def search(
         Path | None, typer.Option("--predictor", help="Published predictor file")
     ] = None,
     latency: Annotated[
-        Path | None,
-        typer.Option("--latency", help="Folder of published tables, or a latency model"),
+        list[str] | None,
+        typer.Option(
+            "--latency",
+            metavar="[NAME=]PATH",
+            help="Folder of published tables, or a latency model; a NAME, for several devices, "
+            "makes it the limit latency_ms@NAME",
+        ),
     ] = None,
     budget: Annotated[
         str | None, typer.Option("--budget", metavar="TIME", help="Search for this long in all")
@@ -231,6 +236,9 @@ def search(
 
     Example:  ofa search --net ofa_mbv3_d234_e346_k357_w1.2 --predictor acc_predictor.pth
     --latency note10/ --limit latency_ms=25
+
+    Example:  ofa search runs/digits --latency phone=phone.json --limit latency_ms=1
+    --limit latency_ms@phone=3
     """
     limits, seconds = parse_limits(limit), parse_budget(budget)
     if (run is None) == (not net) or (run is None and predictor is None):
@@ -239,19 +247,27 @@ def search(
         raise ConfigError(
             "--caution needs a RUN: published predictors do not say how sure they are"
         )
+    from onceforall.devices import named_tables
     from onceforall.published_search import PublishedRequest, search_published
     from onceforall.run import open_run
     from onceforall.steps import best_under_limits
 
+    tables = named_tables(latency or [])
+    own = tables.pop("", None)
+    if run is not None and own is not None:
+        raise ConfigError(
+            f"--latency {own} needs a name, as in phone={own}: a RUN has a table of its own"
+        )
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
         if run is not None:
             trained = open_run(run, tell=screen, should_stop=should_stop)
-            found = best_under_limits(trained, limits, caution=caution)
+            found = best_under_limits(trained, limits, caution=caution, devices=tables)
         elif predictor is not None:
             request = PublishedRequest(
                 net=net,
                 predictor=predictor,
-                latency=latency,
+                latency=own,
+                devices=tables,
                 limits=limits,
                 seed=seed,
                 budget_s=seconds,
@@ -266,8 +282,15 @@ def search(
         print(
             f"{_bounds(best['limits'])}: predicted top-1 {best['predicted_top1'] * 100:.2f} %, "
             + ("" if milliseconds is None else f"{milliseconds:.3f} ms, ")
+            + "".join(f"{ms:.3f} ms on {name}, " for name, ms in _elsewhere(best))
             + f"{best['macs'] / 1e6:.3g} M MACs  {Arch.from_json(best['arch'])}"
         )
+
+
+def _elsewhere(best: dict[str, Any]) -> list[tuple[str, float]]:
+    """Return the latency on each further device."""
+    names = [name for name in best if name.startswith("latency_ms@")]
+    return [(name.partition("@")[2], best[name]) for name in names]
 
 
 def _bounds(limits: dict[str, float]) -> str:
