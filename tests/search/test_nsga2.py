@@ -130,3 +130,18 @@ def test_limits_that_only_conflict_together_say_so() -> None:
 def test_a_limit_on_nothing_known_is_refused() -> None:
     with pytest.raises(ConfigError, match="'speed' is not one of cost, error"):
         problem(speed=1)
+
+
+def test_the_front_holds_what_it_began_with(tmp_path: Path) -> None:
+    rows = everything()
+    best = rows[np.argsort(error(rows) + cost(rows) / 1000)[:40]]
+    journal = tmp_path / "journal.jsonl"
+    tiny = {"seed": 1, "population_size": 4, "generations": 2}
+    front = nsga2(problem(), **tiny, start=best, journal=journal)
+    scores = np.stack([error(best), cost(best)], axis=1)
+    found = np.array([list(p.objectives.values()) for p in front.points])
+    assert (found <= scores[:, None] + 1e-12).all(axis=2).any(axis=1).all()
+    journal.write_bytes(journal.read_bytes()[:-5])
+    assert nsga2(problem(), **tiny, start=best, journal=journal) == front
+    with pytest.raises(ConfigError, match="is of another search: its start is"):
+        nsga2(problem(), **tiny, start=best[:3], journal=journal)

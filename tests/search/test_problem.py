@@ -15,7 +15,7 @@ KERNEL = ENCODING.gene_index("kernel_size", 0, 0)
 
 
 def predict(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Top-1 with its spread: the larger first kernel promises 0.0001 more, and is unsure by 0.01."""
+    """Top-1 with its spread: the larger first kernel gives 0.0001 more, unsure by 0.01."""
     large = rows[:, KERNEL] == 1
     return 0.9 - error(rows) / 10 + 0.0001 * large, np.where(large, 0.01, 0.001)
 

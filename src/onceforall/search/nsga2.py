@@ -5,6 +5,7 @@ Shape legend: ``N`` archs, ``G`` genes, ``M`` objectives.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,7 @@ def nsga2(
     population_size: int = 128,
     generations: int = 60,
     mutation_probability: float | None = None,
+    start: Rows | None = None,
     journal: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Front:
@@ -156,6 +158,7 @@ def nsga2(
         population_size: Archs that survive a generation; at least 2.
         generations: Generations.
         mutation_probability: For each gene; by default two genes of each child on average.
+        start: Further archs to begin with, ``(N, G)``; the front is at least as good as theirs.
         journal: File of one line per generation. A search that finds it goes on from the last
             complete line and ends with the same front as an undisturbed one.
         progress: Told about generations done.
@@ -174,10 +177,13 @@ def nsga2(
     feasible = problem.feasible_row()
     genes = max(1, problem.encoding.num_genes)
     probability = min(0.5, 2 / genes) if mutation_probability is None else mutation_probability
+    known = feasible if start is None else np.concatenate([feasible, start])
     header = _header(problem, seed, population_size, probability)
+    if start is not None:
+        header["start"] = hashlib.sha256(start.tobytes()).hexdigest()
     state = _resumed(problem, header, journal)
     if state is None:
-        state = _first(problem, seed, population_size, feasible)
+        state = _first(problem, seed, population_size, known)
         _write(journal, header)
         _write(journal, state.to_json())
     while state.generation < generations:
@@ -189,7 +195,10 @@ def nsga2(
         state.generation += 1
         state.volumes.append(_volume(state))
         _write(journal, state.to_json())
-    rows, extra = polish_front(problem, state.population.rows, seed=seed)
+    last = state.population.rows
+    if start is not None:  # what the generations crowded out counts as well
+        last = problem.encoding.unique(np.concatenate([last, start]))
+    rows, extra = polish_front(problem, last, seed=seed)
     state.evaluations += extra
     state.population = _evaluated(problem, rows).join(state.population).front()
     state.volumes.append(_volume(state))
@@ -206,12 +215,12 @@ def _evaluated(problem: Problem, rows: Rows) -> _Population:
     )
 
 
-def _first(problem: Problem, seed: int, population_size: int, feasible: Rows) -> _State:
+def _first(problem: Problem, seed: int, population_size: int, known: Rows) -> _State:
     encoding, rng = problem.encoding, np.random.default_rng(seed)
     drawn = encoding.sample(4 * population_size, rng)
     pool = _evaluated(
         problem,
-        encoding.unique(np.concatenate([feasible, encoding.smallest(), encoding.largest(), drawn])),
+        encoding.unique(np.concatenate([known, encoding.smallest(), encoding.largest(), drawn])),
     )
     finite = np.where(np.isfinite(pool.scores), pool.scores, -np.inf).max(axis=0)
     state = _State(
