@@ -26,7 +26,7 @@ LAYERS = [
     ["recipes", "evaluating", "zoo_table"],
     ["session"],
     ["run"],
-    ["shipping", "devices", "status", "tensorboard"],
+    ["shipping", "devices", "predicting", "status", "tensorboard"],
     ["steps", "published_search"],
     ["cli"],
     ["__main__"],

@@ -177,6 +177,8 @@ class SearchConfig(Section):
         num_models: Winners to ship from the front; with limits there is one.
         caution: Standard deviations taken off each predicted top-1 before archs are compared;
             0 compares the predictions themselves.
+        refine_evaluations: Subnets measured during the search, where they may improve the front
+            most; the predictor is fitted again in between.
     """
 
     population_size: int = Field(128, ge=8)
@@ -184,6 +186,7 @@ class SearchConfig(Section):
     limits: dict[str, float] = Field(default_factory=dict)
     num_models: int = Field(8, ge=1)
     caution: float = Field(0.0, ge=0, allow_inf_nan=False)
+    refine_evaluations: int = Field(0, ge=0)
 
 
 class RunConfig(Section):

@@ -291,7 +291,8 @@ def _start(run: Run, request: Request, asked: dict[str, Any]) -> Run:
 
 def _other_seconds(config: RunConfig) -> float:
     """Return a rough estimate of the seconds of all steps but training."""
-    return 0.15 * config.evaluate.num_archs + config.latency.budget_s + 30.0
+    measured = config.evaluate.num_archs + config.search.refine_evaluations
+    return 0.15 * measured + config.latency.budget_s + 30.0
 
 
 def probe_epoch_seconds(run: Run) -> float:
@@ -488,7 +489,8 @@ def use_threads(config: RunConfig) -> None:
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
-    for package in ("onceforall", "torch", "torchvision", "numpy", "onnx", "onnxruntime"):
+    packages = "onceforall torch torchvision numpy pillow simplejpeg onnx onnxruntime"
+    for package in packages.split():
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from onceforall.arch import Arch
 from onceforall.devices import check_device_limits, device_costs
-from onceforall.encoding import Rows
 from onceforall.errors import CheckpointError, ConfigError
-from onceforall.files import append_jsonl, read_json, read_jsonl, write_json
+from onceforall.files import read_json, write_json
 from onceforall.measure.cost_tables import CostTable, compile_costs
-from onceforall.measure.costs import count_macs
 from onceforall.measure.latency_model import LatencyModel, build_latency_model
 from onceforall.measure.latency_targets import make_target
-from onceforall.measure.subnet import evaluate_arch
-from onceforall.predictors.accuracy import AccuracyPredictor, PredictorReport, fit_and_report
-from onceforall.predictors.sampling import LearningCurve, learning_curve, stratified_rows
+from onceforall.predicting import (
+    evaluate_step,
+    predict_top1,
+    predictor_step,
+    refine_step,
+    refined_archs,
+)
 from onceforall.report import write_report
 from onceforall.run import (
     Request,
@@ -34,148 +33,15 @@ from onceforall.run import (
     plan_run,
     read_settings,
     train_step,
-    trained_supernet,
 )
 from onceforall.search import Problem, nsga2
 from onceforall.search.problem import cautious_error
-from onceforall.session import DataSession
 from onceforall.shipping import model_table, models_step, read_cards
-from onceforall.supernets.supernet import Supernet
 from onceforall.train.ranks import Ranks, wait_for_all
-
-Floats = NDArray[np.floating[Any]]
 
 # Steps that every rank takes part in; the others are rank 0's.
 _SHARED_STEPS = ("train", "evaluate")
 STEPS = ("plan", "train", "evaluate", "predictor", "latency", "search", "models", "report")
-
-
-# -- evaluate and predict -------------------------------------------------------------------------
-
-
-def archs_to_evaluate(run: Run) -> list[Arch]:
-    """Return the subnets whose accuracy is measured: the ends, and others spread over MACs."""
-    encoding = run.encoding
-    costs = compile_costs(run.spec)
-    rng = np.random.default_rng(run.config.seed)
-    count = min(run.config.evaluate.num_archs, run.spec.space.size)
-    rows = stratified_rows(encoding.sample, costs.macs, count=count, rng=rng)
-    rows = np.concatenate([encoding.smallest(), encoding.largest(), rows])
-    return encoding.to_archs(encoding.unique(rows))
-
-
-def evaluate_step(run: Run) -> None:
-    """Measure sampled subnets on the validation images, shared out between the ranks."""
-    archs = archs_to_evaluate(run)
-    done = {Arch.from_json(line["arch"]) for line in read_evaluations(run)}
-    mine = [a for a in archs if a not in done][run.ranks.rank :: run.ranks.world_size]
-    if mine:
-        session, net = run.session(), trained_supernet(run)
-        for position, arch in enumerate(mine, start=len(archs) - len(mine)):
-            run.progress("evaluate", position, len(archs))
-            append_jsonl(_evaluations_file(run), _evaluation(run, session, net, arch))
-        run.progress("evaluate", len(archs), len(archs))
-    wait_for_all(run.ranks)
-
-
-def _evaluations_file(run: Run) -> Path:
-    """Return the file that this rank appends to."""
-    path, rank = run.folder.evaluations, run.ranks.rank
-    return path if rank == 0 else path.with_name(f"evaluations.rank{rank}.jsonl")
-
-
-def read_evaluations(run: Run) -> list[dict[str, Any]]:
-    """Return the measurements of all ranks, each arch once, in an order of their own."""
-    paths = sorted(run.folder.path.glob("evaluations*.jsonl"))
-    lines = {json.dumps(line["arch"]): line for path in paths for line in read_jsonl(path)}
-    return [lines[key] for key in sorted(lines)]
-
-
-def _evaluation(run: Run, session: DataSession, net: Supernet, arch: Arch) -> dict[str, Any]:
-    """Measure one subnet on the validation images; return the line that says so."""
-    accuracy = evaluate_arch(
-        net, arch, calibration=session.calibration_batches, images=session.valid
-    )
-    return {
-        "arch": arch.to_json(),
-        "top1": accuracy.top1,
-        "top5": accuracy.top5,
-        "loss": round(accuracy.loss, 6),
-        "images": accuracy.images,
-        "macs": count_macs(net.blueprint(arch), resolution=arch.resolution),
-        "resolution": arch.resolution,
-    }
-
-
-def evaluate_more(run: Run, count: int) -> dict[str, Any]:
-    """Evaluate further sampled subnets of a run, up to ``count`` in all or until none helps.
-
-    Returns:
-        The number of evaluations, the learning curve (rank correlation on archs left out, from
-        half and from all of them), and why it stopped.
-    """
-    encoding, costs = run.encoding, compile_costs(run.spec)
-    session, net = run.session(), trained_supernet(run)
-    done = {Arch.from_json(line["arch"]) for line in read_evaluations(run)}
-    rng = np.random.default_rng([run.config.seed, len(done)])
-    rows = stratified_rows(encoding.sample, costs.macs, count=count, rng=rng)
-    left = [arch for arch in encoding.to_archs(rows) if arch not in done]
-    stopped = f"{count} evaluations reached"
-    for position, arch in enumerate(left[: max(0, count - len(done))]):
-        total = len(done) + position
-        if position and position % 50 == 0 and not _curve(run).more_help:
-            stopped = "more evaluations no longer help"
-            break
-        run.progress("evaluate", total, count)
-        append_jsonl(run.folder.evaluations, _evaluation(run, session, net, arch))
-    curve = _curve(run)
-    lines = len(read_evaluations(run))
-    return {"evaluations": lines, **asdict(curve), "stopped": stopped}
-
-
-def _curve(run: Run) -> LearningCurve:
-    return learning_curve(*_measured(run), seed=run.config.seed)
-
-
-def _measured(run: Run) -> tuple[Floats, Floats]:
-    """Return features and top-1 of everything evaluated so far."""
-    lines = read_evaluations(run)
-    if len(lines) < 10:
-        raise CheckpointError(f"{run.folder.path} has {len(lines)} evaluations, fewer than 10")
-    rows = run.encoding.from_archs([Arch.from_json(line["arch"]) for line in lines])
-    return run.encoding.features(rows), np.array([line["top1"] for line in lines])
-
-
-def predictor_step(run: Run) -> None:
-    """Fit the accuracy predictor to what was measured."""
-    path = run.folder.predictor
-    if not (path.is_file() and path.with_suffix(".json").is_file()):
-        fit_predictor(run)
-
-
-def fit_predictor(run: Run) -> PredictorReport:
-    """Fit the accuracy predictor and write it; return its report on archs left out."""
-    predictor, report = fit_and_report(*_measured(run), seed=run.config.seed)
-    predictor.save(run.folder.predictor, report)
-    return report
-
-
-def predictor_facts(run: Run) -> dict[str, Any]:
-    """Return the report of the run's predictor.
-
-    Raises:
-        CheckpointError: If there is none yet.
-    """
-    path = run.folder.predictor.with_suffix(".json")
-    if not path.is_file():
-        raise CheckpointError(f"{run.folder.path} has no predictor yet: run  ofa predictor train")
-    return dict(read_json(path)["report"])
-
-
-def predict_top1(run: Run) -> Callable[[Rows], tuple[Floats, Floats]]:
-    """Return the function from rows to the mean and standard deviation of predicted top-1."""
-    predictor, encoding = AccuracyPredictor.load(run.folder.predictor), run.encoding
-    return lambda rows: predictor.predict(encoding.features(rows))
 
 
 # -- latency and search ---------------------------------------------------------------------------
@@ -236,11 +102,15 @@ def problem_of(
 
 
 def search_step(run: Run) -> None:
-    """Search the Pareto front of predicted accuracy and latency."""
+    """Search the Pareto front of predicted accuracy and latency; refine it first if asked for."""
     path = run.folder.search / "front.json"
     if path.is_file():
         return
     search = run.config.search
+    if search.refine_evaluations:
+        problem = problem_of(run, search.limits)
+        latency = {"latency_ms": problem.objectives["latency_ms"]}
+        refine_step(run, replace(problem, objectives=latency))
     journal = run.folder.search / "journal.jsonl"
     front = _search(run, search.limits, caution=search.caution, journal=journal)
     write_json(path, front)
@@ -255,12 +125,13 @@ def _search(
     devices: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Return the front under limits, as JSON."""
-    search = run.config.search
+    search, known = run.config.search, refined_archs(run)
     front = nsga2(
         problem_of(run, limits, caution=caution, devices=devices),
         seed=run.config.seed,
         population_size=search.population_size,
         generations=search.generations,
+        start=None if known is None else known.rows,
         journal=journal,
         progress=lambda done, total: run.progress("search", done, total),
     )

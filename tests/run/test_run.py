@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from onceforall.deploy.model_folder import model_folders, verify_folder
+from onceforall.files import read_jsonl
 from onceforall.run import RunFolder, read_front
 from tests.run.tiny_run import ENVIRONMENT, ROOT, command, write_images
 
@@ -99,3 +101,36 @@ def test_a_cautious_search_compares_lower_bounds(straight: Path) -> None:
     # The best bound is at least that of the arch that a plain search prefers.
     assert cautious["cautious_top1"] >= plain["predicted_top1"] - 3 * plain["predicted_top1_std"]
     assert read_front(RunFolder(path=straight))["caution"] == 0
+
+
+def test_a_refined_search_measures_so_many_and_resumes(straight: Path, tmp_path: Path) -> None:
+    """Interrupted by a kill or not, the same subnets are measured, and none twice."""
+    images = straight.parent / "images.npz"
+    refined, killed = tmp_path / "refined", tmp_path / "killed"
+    for folder, is_killed in ((refined, False), (killed, True)):
+        arguments = [*command(images, folder), "--set", "search.refine_evaluations=10"]
+        shutil.copytree(straight, folder)
+        settings = yaml.safe_load((folder / "run.yaml").read_text())
+        settings["config"]["search"]["refine_evaluations"] = 10
+        settings["request"]["flags"].append("search.refine_evaluations=10")
+        (folder / "run.yaml").write_text(yaml.safe_dump(settings))
+        shutil.rmtree(folder / "search")
+        if is_killed:
+            kill_during(arguments, "search", 2.0)
+        run_to_end([*arguments, "--until", "search"])
+    lines = read_jsonl(refined / "evaluations.jsonl")
+    assert sum("refines" in line for line in lines) == 10
+    assert len({json.dumps(line["arch"]) for line in lines}) == len(lines)
+    for name in ("evaluations.jsonl", "search/front.json", "predictor.json"):
+        assert (killed / name).read_bytes() == (refined / name).read_bytes(), name
+    # Measured subnets stand on the front with what was measured.
+    measured = {json.dumps(line["arch"]): line["top1"] for line in lines}
+    on_front = [
+        point
+        for point in read_front(RunFolder(path=refined))["points"]
+        if json.dumps(point["arch"]) in measured
+    ]
+    assert on_front
+    for point in on_front:
+        assert point["predicted_top1"] == pytest.approx(measured[json.dumps(point["arch"])])
+        assert point["predicted_top1_std"] == 0

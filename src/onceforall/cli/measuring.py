@@ -120,8 +120,8 @@ def predictor_build(
 
     Example:  ofa predictor build runs/digits --archs 300
     """
+    from onceforall.predicting import evaluate_more
     from onceforall.run import open_run
-    from onceforall.steps import evaluate_more
 
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
         facts = evaluate_more(open_run(run, tell=screen, should_stop=should_stop), archs)
@@ -134,8 +134,8 @@ def predictor_train(run: RunArgument, json: Json = False) -> None:
 
     Example:  ofa predictor train runs/digits
     """
+    from onceforall.predicting import fit_predictor
     from onceforall.run import open_run
-    from onceforall.steps import fit_predictor
 
     with Screen(quiet=json) as screen:
         report = fit_predictor(open_run(run, tell=screen))
@@ -148,8 +148,8 @@ def predictor_eval(run: RunArgument, json: Json = False) -> None:
 
     Example:  ofa predictor eval runs/digits
     """
+    from onceforall.predicting import predictor_facts
     from onceforall.run import open_run
-    from onceforall.steps import predictor_facts
 
     with Screen(quiet=json) as screen:
         facts = predictor_facts(open_run(run, tell=screen))
