@@ -24,7 +24,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[onnx,quickstart,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[onnx,jpeg,quickstart,dev]'
 	touch $(STAMP)
 
 clean:

@@ -11,14 +11,16 @@ normalised float batch on the CPU:
   where a GPU does the rest (colours and normalisation).
 
 The time is CPU time of the thread, median over rounds, so that other programs on the machine
-count less. The pictures are mosaics of six photographs at their own scale (quality 92, about
-80 KB, which is the usual size), from ``imagenet_val1300`` below ``ONCEFORALL_TEST_DATA`` where
-that is present, otherwise grained smooth noise of about the same size.
+count less. Ordinary JPEG files are decoded by simplejpeg where it is installed (it comes with
+``pip install 'onceforall[jpeg]'``), else by Pillow, which ``--decoder pillow`` measures. The
+pictures are mosaics of six photographs at their own scale (quality 92, about 80 KB, which is the
+usual size), from ``imagenet_val1300`` below ``ONCEFORALL_TEST_DATA`` where that is present,
+otherwise grained smooth noise of about the same size.
 
-Recorded on two virtual x86-64 cores that others were using (torch 2.15, Pillow 13), mean over the
-four sizes: published 345, ours 662 (1.9 times; 1.87 to 2.00 in nine runs), workers 769 images a
-second (2.2 times; 2.09 to 2.25). Decoding JPEG is 0.9 of our 1.5 ms, and most of that is entropy
-decoding, which only `lower_height` makes less of.
+Recorded on two quiet virtual x86-64 cores (torch 2.15, Pillow 13, simplejpeg 1.9), mean over the
+four sizes: published 359, ours 783 (2.18 times; 2.0 to 2.3 by size), workers 893 images a second
+(2.49 times). With Pillow 1.82 and 2.04 times. Decoding JPEG is 0.9 of our 1.3 ms, and most of that
+is entropy decoding, which only `lower_height` makes less of.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from PIL import Image
 from torch.utils.data import default_collate
 from torchvision import transforms
 
+from onceforall.data import pixels
 from onceforall.data.augmentation import PUBLISHED_PHOTOS
 from onceforall.data.bundle import IMAGENET_MEAN, IMAGENET_STD, ImageFiles, PackedNames
 from onceforall.data.readers import TrainKey, TrainReader
@@ -56,15 +59,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=int, default=64, help="files, and batch size")
+    parser.add_argument("--decoder", choices=("simplejpeg", "pillow"), default="simplejpeg")
     parser.add_argument("--rounds", type=int, default=8, help="epochs of each kind and size")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    if options.decoder == "pillow":
+        pixels.simplejpeg = None
+    decoder = "pillow" if pixels.simplejpeg is None else "simplejpeg"
     with tempfile.TemporaryDirectory() as folder:
         files, content = write_files(Path(folder), options.images)
         size_kb = sum(Path(files.path(i)).stat().st_size for i in range(len(files))) / 1e3
         size_kb /= len(files)
         print(f"{len(files)} files of {content}, {SIZE[0]} x {SIZE[1]}, {size_kb:.0f} KB each")
-        print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}")
+        print(f"{platform.machine()}, torch {torch.__version__}, decoder {decoder}")
         print("size  published   ours  workers   images/s of one core;   ratio  ratio of workers")
         rows = [measure(files, resolution, options.rounds) for resolution in RESOLUTIONS]
     mean = {

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 
+END_OF_IMAGE = b"\xff\xd9"
 _START = b"\xff\xd8"
 _MCU_ROWS = 16
 _NEIGHBOUR_ROWS = 2

@@ -20,9 +20,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+try:
+    import simplejpeg
+except ImportError:  # an extra: Pillow does the same a little slower
+    simplejpeg = None
+
 from onceforall.data.augmentation import Augmentation
 from onceforall.data.decode import DAMAGE, ORIENTATION_TAG, decode_rgb, to_rgb, unreadable, upright
-from onceforall.data.jpeg import JpegHeader, lower_height, read_header
+from onceforall.data.jpeg import END_OF_IMAGE, JpegHeader, lower_height, read_header
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels of the upright image."""
@@ -33,6 +38,8 @@ NUM_BOX_DRAWS = 2 + 2 * 10
 """A place, and ten tries of an area and a shape."""
 
 _SCALES = (8, 4, 2)
+# Cameras and servers append a few bytes after the end of the image.
+_TAIL_BYTES = 64
 
 
 def random_box(width: int, height: int, augmentation: Augmentation, draws: Sequence[float]) -> Box:
@@ -82,12 +89,12 @@ def read_crop(
             data = file.readall()
         header = read_header(data) if allow_ycc else None
         if header is None or (header.has_exif and _orientation(data) != 1):
-            crop, is_ycc = _crop_any(data, choose_box, resolution), False
+            crop, is_ycc = _four_bytes(_crop_any(data, choose_box, resolution)), False
         else:
-            crop, is_ycc = _crop_jpeg(data, header, choose_box, resolution), True
+            crop, is_ycc = _crop_jpeg(data, header, choose_box, resolution)
     except DAMAGE as error:
         raise unreadable(path, error) from error
-    pixels = _resize(_four_bytes(crop), resolution)
+    pixels = _resize(crop, resolution)
     if not is_ycc:
         pixels[..., 3] = 255
     return pixels, is_ycc
@@ -136,17 +143,31 @@ def _centre(
 
 def _crop_jpeg(
     data: bytes, header: JpegHeader, choose_box: ChooseBox, resolution: int
-) -> Image.Image:
-    """Crop an ordinary upright JPEG file, in YCbCr."""
+) -> tuple[Tensor, bool]:
+    """Crop an ordinary upright JPEG file: ``(H, W, 4)`` uint8, and whether it is YCbCr."""
     box = choose_box(header.width, header.height)
     scale = _scale(box, resolution)
     lower, height = lower_height(data, header, min(header.height, box[3] + 2 * scale))
     size = (-(-header.width // scale), -(-height // scale))
-    # The header is known: this is the decoder of Image.open without its Python. Where the crop
-    # shrinks, chroma is repeated and not interpolated: about one level of 255, and faster.
-    plain_chroma = int(min(box[2] - box[0], box[3] - box[1]) > scale * resolution)
-    image = Image.frombytes("YCbCr", size, lower, "jpeg", "YCbCr", "", scale, plain_chroma)
-    return image.crop(_shrink(box, scale, size))
+    # Where the crop shrinks, chroma is repeated and not interpolated: about one level of 255.
+    plain_chroma = min(box[2] - box[0], box[3] - box[1]) > scale * resolution
+    crop = _shrink(box, scale, size)
+    if simplejpeg is not None:
+        # What follows the rows that are needed counts as damage, unless the file is whole.
+        is_whole = height < header.height and END_OF_IMAGE in data[-_TAIL_BYTES:]
+        pixels = simplejpeg.decode_jpeg(
+            lower,
+            "RGBX",
+            fastupsample=plain_chroma,
+            min_width=size[0] if scale > 1 else 0,
+            min_height=size[1] if scale > 1 else 0,
+            strict=not is_whole,
+        )
+        left, top, right, bottom = crop
+        return torch.from_numpy(pixels)[top:bottom, left:right], False
+    # The header is known: this is the decoder of Image.open without its Python.
+    image = Image.frombytes("YCbCr", size, lower, "jpeg", "YCbCr", "", scale, int(plain_chroma))
+    return _four_bytes(image.crop(crop)), True
 
 
 def _crop_any(data: bytes, choose_box: ChooseBox, resolution: int) -> Image.Image:
@@ -189,7 +210,7 @@ def _four_bytes(image: Image.Image) -> Tensor:
 
 def _resize(pixels: Tensor, resolution: int) -> Tensor:
     if pixels.shape[:2] == (resolution, resolution):
-        return pixels
+        return pixels.contiguous()
     # A channels_last view, strides included, stays in the vectorised kernel to the end.
     planes = pixels[None].permute(0, 3, 1, 2)
     resized = F.interpolate(planes, (resolution, resolution), mode="bilinear", antialias=True)
