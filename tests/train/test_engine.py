@@ -12,9 +12,11 @@ import torch
 from onceforall.errors import CheckpointError, Interrupted, TrainingError
 from onceforall.measure.subnet import evaluate_arch
 from onceforall.supernets.supernet import Supernet
+from onceforall.train import engine
 from onceforall.train.engine import Callbacks, TrainOptions, train
 from onceforall.train.plan import Opened, Phase, Plan, sandwich_plan
 from onceforall.train.shrinking import progressive_plan
+from onceforall.train.step import StepResult, accumulate_gradients
 from tests.train.tiny import SPEC, tiny_batches, tiny_eval, tiny_net
 
 SANDWICH = sandwich_plan(
@@ -181,6 +183,29 @@ def test_a_loss_that_is_not_a_number_rolls_back(tmp_path: Path) -> None:
     assert rollback["learning_rate_factor"] == 0.5
     assert "nan" in str(rollback["reason"])
     assert all(torch.isfinite(t).all() for t in net.state_dict().values())
+
+
+def test_a_smaller_subnet_without_a_finite_loss_rolls_back(tmp_path: Path, monkeypatch) -> None:
+    events: list[dict[str, object]] = []
+    calls = iter(range(10_000))
+
+    def accumulate(*arguments: object) -> StepResult:
+        result = accumulate_gradients(*arguments)
+        if next(calls) != 8:
+            return result
+        return dataclasses.replace(result, losses=(result.losses[0], float("inf"), 1.0))
+
+    monkeypatch.setattr(engine, "accumulate_gradients", accumulate)
+    train(
+        tiny_net(),
+        SANDWICH,
+        tiny_batches(),
+        folder=tmp_path,
+        options=TrainOptions(seed=0),
+        callbacks=Callbacks(on_event=events.append),
+    )
+    (rollback,) = [event for event in events if event["event"] == "rollback"]
+    assert "the loss is inf" in str(rollback["reason"])
 
 
 def test_training_that_keeps_diverging_gives_up(tmp_path: Path) -> None:

@@ -234,7 +234,10 @@ def _run_epoch(run: _Run) -> None:
         archs = draw_archs(phase, space, _moment(run, step), resolution=images.shape[-1])
         result = _train_step(run, phase, images, labels, archs)
         run.position.step += 1
-        problem = run.watch.verdict(result.losses[0])
+        # The leading subnet tells whether training collapses; a loss that is no number counts in
+        # any of them, because the step was not taken.
+        broken = [loss for loss in result.losses if not math.isfinite(loss)]
+        problem = run.watch.verdict(broken[0] if broken else result.losses[0])
         if problem is not None:
             raise _DivergedError(f"phase {phase.name}, step {run.global_step - 1}: {problem}")
         sums.add(result, len(images) * run.ranks.world_size)
