@@ -27,7 +27,8 @@ from onceforall.predictors.sampling import stratified_rows
 from onceforall.recipes import RunConfig, recipe_for, resolve
 from onceforall.session import start_session
 from onceforall.supernets.supernet import Supernet
-from onceforall.train.engine import TrainOptions, train
+from onceforall.train.engine import train
+from onceforall.train.settings import TrainOptions
 
 PLANS = {"sandwich": 0.3, "delayed": 0.3, "progressive": 0.3}
 

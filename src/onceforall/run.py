@@ -34,8 +34,9 @@ from onceforall.supernets.published import load_published, read_weights
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.supernet import Supernet
 from onceforall.supernets.weights import load_saved_supernet, save_supernet
-from onceforall.train.engine import Callbacks, TrainOptions, train
+from onceforall.train.engine import train
 from onceforall.train.ranks import Ranks, agree, sum_over_ranks, wait_for_all
+from onceforall.train.settings import Callbacks, TrainOptions
 from onceforall.train.step import Trainable
 
 Event = dict[str, Any]

@@ -33,7 +33,7 @@ from onceforall.session import DataSession
 from onceforall.supernets.static import StaticNet
 from onceforall.supernets.supernet import Supernet
 from onceforall.supernets.weights import blueprint_from_json, load_plain
-from onceforall.train.engine import Callbacks, TrainOptions
+from onceforall.train.settings import Callbacks, TrainOptions
 
 Point = dict[str, Any]
 _CHECK_IMAGES = 16

@@ -10,11 +10,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from onceforall.train.engine import Callbacks, TrainOptions, train
+from onceforall.train.engine import train
 from onceforall.train.optimizer import make_optimizer, set_learning_rate
+from onceforall.train.pace import Timer
 from onceforall.train.plan import sandwich_plan
 from onceforall.train.ranks import ranks_from_environment, start_process_group, stop_process_group
 from onceforall.train.sampling import Moment, draw_archs
+from onceforall.train.settings import Callbacks, TrainOptions
 from onceforall.train.shrinking import progressive_plan
 from onceforall.train.step import StepContext, accumulate_gradients
 from tests.train.tiny import SPEC, tiny_batches, tiny_net
@@ -90,8 +92,34 @@ def whole_plan(name: str, out: Path, die_after: int) -> None:
     stop_process_group(ranks)
 
 
+def contrary_clocks(out: Path) -> None:
+    """Train while only the second rank's clock says that a checkpoint is due, count collectives."""
+    ranks = ranks_from_environment(os.environ)
+    start_process_group(ranks, torch.device("cpu"), timeout_minutes=0.5)
+    if not ranks.is_main:
+        Timer.is_checkpoint_time = lambda self, step: True
+    collectives = 0
+    reduce = dist.all_reduce
+
+    def counted(*args: object, **kwargs: object) -> object:
+        nonlocal collectives
+        collectives += 1
+        return reduce(*args, **kwargs)
+
+    dist.all_reduce = counted
+    data = tiny_batches(batch_size=8, rank=ranks.rank, world_size=ranks.world_size)
+    options = TrainOptions(seed=0)
+    train(tiny_net(), PLANS["sandwich"], data, folder=out, options=options, ranks=ranks)
+    if ranks.is_main:
+        steps = PLANS["sandwich"].epochs * data.steps_per_epoch
+        torch.save({"collectives": collectives, "steps": steps}, out / "counts.pt")
+    stop_process_group(ranks)
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "five_steps":
         five_steps(Path(sys.argv[2]))
+    elif sys.argv[1] == "contrary_clocks":
+        contrary_clocks(Path(sys.argv[2]))
     else:
         whole_plan(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

@@ -31,9 +31,10 @@ import onceforall.cli
 import onceforall.session
 import onceforall.steps
 from onceforall.errors import OnceForAllError
-from onceforall.train.engine import Callbacks, TrainOptions, train
+from onceforall.train.engine import train
 from onceforall.train.plan import sandwich_plan
 from onceforall.train.ranks import ranks_from_environment, start_process_group, stop_process_group
+from onceforall.train.settings import Callbacks, TrainOptions
 from onceforall.train.shrinking import progressive_plan
 from tests.train.tiny import SPEC, tiny_batches, tiny_net
 

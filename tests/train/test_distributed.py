@@ -84,6 +84,12 @@ def test_two_ranks_equal_one_rank_with_twice_the_batch(tmp_path: Path) -> None:
     assert moved > 1e-3
 
 
+def test_a_step_is_one_collective_and_clocks_may_differ(tmp_path: Path) -> None:
+    assert launch("contrary_clocks", str(tmp_path), ranks=2) == [0, 0]
+    counts = torch.load(tmp_path / "counts.pt")
+    assert counts["collectives"] == counts["steps"] > 0
+
+
 @pytest.mark.parametrize("plan", ["sandwich", "progressive"])
 def test_two_killed_ranks_end_with_the_same_bits(plan: str, tmp_path: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"

@@ -13,8 +13,9 @@ from onceforall.errors import CheckpointError, Interrupted, TrainingError
 from onceforall.measure.subnet import evaluate_arch
 from onceforall.supernets.supernet import Supernet
 from onceforall.train import engine
-from onceforall.train.engine import Callbacks, TrainOptions, train
+from onceforall.train.engine import train
 from onceforall.train.plan import Opened, Phase, Plan, sandwich_plan
+from onceforall.train.settings import Callbacks, TrainOptions
 from onceforall.train.shrinking import progressive_plan
 from onceforall.train.step import StepResult, accumulate_gradients
 from tests.train.tiny import SPEC, tiny_batches, tiny_eval, tiny_net
@@ -189,8 +190,8 @@ def test_a_smaller_subnet_without_a_finite_loss_rolls_back(tmp_path: Path, monke
     events: list[dict[str, object]] = []
     calls = iter(range(10_000))
 
-    def accumulate(*arguments: object) -> StepResult:
-        result = accumulate_gradients(*arguments)
+    def accumulate(*arguments: object, **votes: object) -> StepResult:
+        result = accumulate_gradients(*arguments, **votes)
         if next(calls) != 8:
             return result
         return dataclasses.replace(result, losses=(result.losses[0], float("inf"), 1.0))

@@ -11,8 +11,9 @@ from pathlib import Path
 from onceforall.supernets.single import SingleArchNet
 from onceforall.supernets.static import StaticNet
 from onceforall.supernets.supernet import Supernet
-from onceforall.train.engine import Callbacks, TrainData, TrainOptions, train
+from onceforall.train.engine import train
 from onceforall.train.plan import Phase, Plan
+from onceforall.train.settings import Callbacks, TrainData, TrainOptions
 
 
 def finetune_plan(

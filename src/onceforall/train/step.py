@@ -32,10 +32,12 @@ class StepResult:
     Attributes:
         losses: Mean loss of each subnet, in the order of its archs.
         top1: Share of images each subnet got right, in [0, 1].
+        votes: For each vote cast, whether any rank said yes.
     """
 
     losses: tuple[float, ...]
     top1: tuple[float, ...]
+    votes: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,23 +61,33 @@ def accumulate_gradients(
     micro_batches: Sequence[MicroBatch],
     archs: Sequence[Arch],
     context: StepContext,
+    *,
+    votes: Sequence[bool] = (),
 ) -> StepResult:
     """Add the gradients of every subnet on every micro-batch, averaged over ranks.
+
+    Everything that ranks exchange in a step travels in one collective.
 
     Args:
         net: Supernet in training mode; gradients are set to None first.
         micro_batches: Images ``(B, 3, R, R)`` and labels; their gradients are averaged, so that
             several small ones stand for one large one (batch norm works on each alone).
         archs: The step's subnets; in a sandwich the largest is first.
+        context: What stays the same over the phase.
+        votes: Questions that all ranks must answer alike, e.g. whether to stop.
     """
     net.zero_grad(set_to_none=True)
     totals = []
     for images, labels in micro_batches:
         totals.append(_one_batch(net, images, labels, archs, context, 1.0 / len(micro_batches)))
     sums = torch.stack(totals).mean(dim=0)  # (S, 2)
-    flat = sum_gradients(list(net.parameters()), sums.reshape(-1), context.ranks)
-    losses, top1 = (flat.view(-1, 2) / context.ranks.world_size).T.tolist()
-    return StepResult(losses=tuple(losses), top1=tuple(top1))
+    extra = torch.cat([sums.reshape(-1), sums.new_tensor([float(vote) for vote in votes])])
+    extra = sum_gradients(list(net.parameters()), extra, context.ranks)
+    split = sums.numel()
+    losses, top1 = (extra[:split].view(-1, 2) / context.ranks.world_size).T.tolist()
+    return StepResult(
+        losses=tuple(losses), top1=tuple(top1), votes=tuple((extra[split:] > 0).tolist())
+    )
 
 
 def _one_batch(

@@ -1,0 +1,177 @@
+"""Where training stands: everything that a checkpoint holds, and how it is left and entered."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from onceforall.errors import CheckpointError, ConfigError, TrainingError
+from onceforall.supernets.supernet import Supernet
+from onceforall.train.checkpoint import State, load_newest, save_checkpoint
+from onceforall.train.optimizer import make_optimizer, parameters_copy
+from onceforall.train.plan import Plan
+from onceforall.train.ranks import Ranks, wait_for_all
+from onceforall.train.settings import Callbacks, Event, TrainData, TrainOptions
+from onceforall.train.step import Trainable
+from onceforall.train.watch import LossWatch
+
+
+@dataclass(slots=True)
+class Position:
+    """Where training stands; all that a checkpoint holds besides tensors."""
+
+    phase: int = 0
+    epoch: int = 0  # within the phase
+    step: int = 0  # within the epoch
+    rollbacks: int = 0
+    learning_rate_factor: float = 1.0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Standing:
+    """One training under way."""
+
+    net: Trainable
+    plan: Plan
+    data: TrainData
+    folder: Path
+    options: TrainOptions
+    callbacks: Callbacks
+    ranks: Ranks
+    position: Position
+    watch: LossWatch
+    optimizer: torch.optim.Optimizer
+    average: dict[str, Tensor]
+    teacher: Trainable | None = None
+    has_own_teacher: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the network lives."""
+        return next(self.net.parameters()).device
+
+    @property
+    def global_epoch(self) -> int:
+        """Return the epochs done over all phases."""
+        before = sum(phase.epochs for phase in self.plan.phases[: self.position.phase])
+        return before + self.position.epoch
+
+    @property
+    def global_step(self) -> int:
+        """Return the steps done over all phases."""
+        return self.global_epoch * self.data.steps_per_epoch + self.position.step
+
+
+def new_optimizer(net: Trainable, plan: Plan) -> torch.optim.Optimizer:
+    """Return a fresh optimizer as the plan wants it."""
+    return make_optimizer(
+        net,
+        momentum=plan.momentum,
+        weight_decay=plan.weight_decay,
+        decay_transforms=plan.decay_transforms,
+        head=net.layers[-1] if isinstance(net, Supernet) else net.plain.head[-1],
+        head_factor=plan.head_factor,
+    )
+
+
+def start_phase(run: Standing) -> None:
+    """Sort channels if the phase says so, freeze a teacher, start with a fresh optimizer."""
+    phase = run.plan.phases[run.position.phase]
+    if phase.teacher == "frozen" and run.teacher is None:
+        if run.position.phase == 0:
+            raise ConfigError(f"phase {phase.name} learns from a teacher, but there is none")
+        run.teacher = copy.deepcopy(run.net).requires_grad_(False)
+        run.teacher.zero_grad(set_to_none=True)
+    if phase.sort_channels is not None:
+        run.net.sort_channels(num_opened=phase.sort_channels)
+        if run.average:
+            run.average = parameters_copy(run.net)
+    run.optimizer = new_optimizer(run.net, run.plan)
+    run.watch = LossWatch(num_classes=run.net.spec.num_classes)
+
+
+def save(run: Standing) -> None:
+    """Write a checkpoint on rank 0, for which all ranks wait."""
+    if run.ranks.is_main:
+        position = run.position
+        state: State = {
+            "plan": repr(run.plan),
+            "spec": repr(run.net.spec),
+            "net": run.net.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "average": run.average,
+            "teacher": _kept_teacher(run),
+            "watch": [run.watch.smoothed, run.watch.best],
+            "position": [getattr(position, name) for name in Position.__slots__],
+        }
+        path = save_checkpoint(run.folder, state, step=run.global_step)
+        tell(run, {"event": "checkpoint", "step": run.global_step, "file": path.name})
+    wait_for_all(run.ranks)
+
+
+def _kept_teacher(run: Standing) -> dict[str, Tensor]:
+    if run.teacher is None or run.has_own_teacher:
+        return {}
+    return run.teacher.state_dict()
+
+
+def restore(run: Standing) -> bool:
+    """Load the newest good checkpoint; return whether there was one."""
+    state = load_newest(
+        run.folder,
+        device=run.device,
+        on_damaged=lambda path: tell(run, {"event": "damaged_checkpoint", "file": path.name}),
+    )
+    if state is None:
+        return False
+    for name, value in (("plan", repr(run.plan)), ("network", repr(run.net.spec))):
+        if state["spec" if name == "network" else name] != value:
+            raise CheckpointError(
+                f"the checkpoint in {run.folder} is of another {name}; "
+                "use another output folder or the settings it was started with"
+            )
+    run.position = Position(**dict(zip(Position.__slots__, state["position"], strict=True)))
+    run.net.load_state_dict(state["net"])
+    run.average = dict(state["average"])
+    if state["teacher"]:
+        run.teacher = copy.deepcopy(run.net).requires_grad_(False)
+        run.teacher.load_state_dict(state["teacher"])
+    run.optimizer = new_optimizer(run.net, run.plan)
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.watch.smoothed, run.watch.best = state["watch"]
+    return True
+
+
+def roll_back(run: Standing, problem: str) -> None:
+    """Return to the newest good checkpoint with half the learning rate."""
+    rollbacks = run.position.rollbacks + 1
+    factor = run.position.learning_rate_factor * 0.5
+    if rollbacks > run.options.max_rollbacks or not restore(run):
+        raise TrainingError(
+            f"training diverged {rollbacks} times ({problem}); "
+            "lower the learning rate (--set train.learning_rate=...) and start again"
+        )
+    wait_for_all(run.ranks)
+    run.position.rollbacks, run.position.learning_rate_factor = rollbacks, factor
+    run.watch = LossWatch(num_classes=run.net.spec.num_classes)
+    tell(
+        run,
+        {
+            "event": "rollback",
+            "reason": problem,
+            "step": run.global_step,
+            "learning_rate_factor": factor,
+        },
+    )
+    save(run)
+
+
+def tell(run: Standing, event: Event) -> None:
+    """Pass an event to the caller, on rank 0."""
+    if run.ranks.is_main:
+        run.callbacks.on_event(event)
