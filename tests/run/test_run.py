@@ -79,7 +79,8 @@ def test_killed_in_every_step_it_ends_with_the_same_files(straight: Path, tmp_pa
             shutil.copytree(straight / "latency", killed / "latency")
         kill_during(arguments, step, rng.uniform(0, 0.6))
     run_to_end(arguments)
-    for name in ("checkpoints/supernet.safetensors", "evaluations.jsonl", "search/front.json"):
+    names = ["checkpoints/supernet.safetensors", "evaluations.jsonl", "predictor.safetensors"]
+    for name in (*names, "search/front.json"):
         assert (killed / name).read_bytes() == (straight / name).read_bytes(), name
 
 
@@ -121,7 +122,7 @@ def test_a_refined_search_measures_so_many_and_resumes(straight: Path, tmp_path:
     lines = read_jsonl(refined / "evaluations.jsonl")
     assert sum("refines" in line for line in lines) == 10
     assert len({json.dumps(line["arch"]) for line in lines}) == len(lines)
-    for name in ("evaluations.jsonl", "search/front.json", "predictor.json"):
+    for name in ("evaluations.jsonl", "search/front.json", "predictor.safetensors"):
         assert (killed / name).read_bytes() == (refined / name).read_bytes(), name
     # Measured subnets stand on the front with what was measured.
     measured = {json.dumps(line["arch"]): line["top1"] for line in lines}

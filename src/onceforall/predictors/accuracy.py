@@ -38,6 +38,7 @@ _MAX_FOLDS = 8
 # Half the width of a 90 % interval in standard deviations, for a normal distribution.
 Z90 = 1.6449
 _FORMAT = "onceforall.accuracy-predictor.1"
+_KEY = "onceforall"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,11 +224,10 @@ class AccuracyPredictor:
         tensors["ridge"] = torch.from_numpy(self.ridge)
         tensors["feature_mean"] = torch.from_numpy(self.feature_mean)
         numbers = {name: getattr(self, name) for name in _NUMBERS}
-        # One file is enough to load; the JSON beside it is for readers.
-        files.write_bytes(
-            path, save(tensors, metadata={"format": _FORMAT, "numbers": json.dumps(numbers)})
-        )
         described = {"format": _FORMAT, **numbers}
+        # One file is enough to load; the JSON beside it is for readers. Several keys of metadata
+        # would come in any order: with one, equal predictors are equal bytes.
+        files.write_bytes(path, save(tensors, metadata={_KEY: json.dumps(described)}))
         described["report"] = None if report is None else report.to_json()
         files.write_json(path.with_suffix(".json"), described)
 
@@ -244,9 +244,9 @@ class AccuracyPredictor:
             # The header: its length in 8 bytes, then JSON.
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             metadata = header.get("__metadata__", {})
-            if metadata.get("format") != _FORMAT:
+            numbers = json.loads(metadata.get(_KEY, "{}"))
+            if numbers.get("format") != _FORMAT:
                 raise CheckpointError(f"{path} is not an accuracy predictor ({_FORMAT})")
-            numbers = json.loads(metadata["numbers"])
             return cls(
                 members={k: v for k, v in tensors.items() if k[:4] in ("weig", "bias")},
                 ridge=tensors["ridge"].numpy(),
