@@ -21,6 +21,7 @@ from onceforall.arch import Arch
 from onceforall.encoding import Encoding
 from onceforall.predictors.accuracy import AccuracyPredictor, PredictorReport
 from onceforall.predictors.sampling import learning_curve
+from onceforall.published_archs import arch_from_published
 from onceforall.space import SearchSpace
 from onceforall.supernets.families import mobilenet_v3
 
@@ -30,7 +31,7 @@ def read_log(path: Path, space: SearchSpace) -> dict[Arch, list[float]]:
     measured: dict[Arch, list[float]] = {}
     with path.open() as file:
         for line in csv.DictReader(file):
-            arch = space.from_published(ast.literal_eval(line["Sub-network"]))
+            arch = arch_from_published(space, ast.literal_eval(line["Sub-network"]))
             measured.setdefault(arch, []).append(float(line["Top-1 Acc (%)"]) / 100)
     return measured
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from onceforall.encoding import Encoding
 from onceforall.errors import ArchError
 from onceforall.features import published_mobilenet_layout
+from onceforall.published_archs import arch_from_published
 from onceforall.supernets.families import mobilenet_v3
 from tests.spaces import SPACES
 
@@ -87,7 +88,7 @@ def test_a_restricted_space_converts_both_ways() -> None:
 
 def test_the_published_layout_has_its_ones_where_published() -> None:
     space = mobilenet_v3().space.restrict(resolution=(128, 160, 192, 224))
-    arch = space.from_published({"ks": 3, "e": 6, "d": [2, 3, 4, 2, 2]}, resolution=192)
+    arch = arch_from_published(space, {"ks": 3, "e": 6, "d": [2, 3, 4, 2, 2]}, resolution=192)
     encoding = Encoding(space)
     layout = published_mobilenet_layout(encoding, (128, 160, 192, 224))
     (features,) = layout.features(encoding.from_archs([arch]))

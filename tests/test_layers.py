@@ -15,7 +15,7 @@ LAYERS = [
     ["files", "records"],
     ["arch"],
     ["space"],
-    ["blueprint"],
+    ["blueprint", "published_archs"],
     ["encoding", "pareto"],
     ["features"],
     ["ops"],
@@ -32,7 +32,7 @@ LAYERS = [
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-PURE = ["errors", "files", "records", "arch", "space", "blueprint"]
+PURE = ["errors", "files", "records", "arch", "space", "blueprint", "published_archs"]
 FILES = sorted(ROOT.rglob("*.py"))
 
 

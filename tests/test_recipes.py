@@ -75,3 +75,23 @@ def test_every_recipe_suits_a_small_folder(name: str) -> None:
 def test_an_unknown_recipe_is_named() -> None:
     with pytest.raises(ConfigError, match="'imagenet' is not one of auto, imagenet-ofa"):
         recipe("imagenet")
+
+
+@pytest.mark.parametrize("name", ["sandwich", "delayed", "progressive", "published"])
+def test_every_plan_averages_weights_if_asked_to(name: str) -> None:
+    flags = [f"train.plan={name}", "train.epochs=20", "train.ema_decay=0.9"]
+    config = resolve(recipe("auto"), flags=flags)
+    assert config.plan(config.spec(5)).ema_decay == 0.9
+
+
+@pytest.mark.parametrize("flag", ["train.attentive=best", "train.distillation=alpha"])
+def test_what_only_a_sandwich_has_is_refused_elsewhere(flag: str) -> None:
+    config = resolve(recipe("auto"), flags=[flag, "train.plan=progressive"])
+    name, _, value = flag.partition("=")
+    with pytest.raises(ConfigError, match=f"{name} '{value}' needs train.plan sandwich, not prog"):
+        config.plan(config.spec(5))
+
+
+def test_a_key_without_its_section_is_found() -> None:
+    with pytest.raises(ConfigError, match="unknown key epochs; did you mean train.epochs?"):
+        resolve(recipe("auto"), flags=["epochs=3"])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from onceforall.arch import Arch
 from onceforall.errors import ArchError
+from onceforall.published_archs import arch_from_published
 from onceforall.space import SearchSpace, StageChoices
 from tests.spaces import SPACES, TINY
 
@@ -301,22 +302,24 @@ def test_impossible_stages_are_refused(fields: dict[str, Any], message: str) -> 
 )
 def test_published_settings_are_checked(name: str, published: dict[str, Any], message: str) -> None:
     with pytest.raises(ArchError, match=message):
-        SPACES[name].from_published(published)
+        arch_from_published(SPACES[name], published)
 
 
 def test_published_settings_may_be_scalars_lists_or_absent() -> None:
     space = SPACES["mbv3"]
-    assert space.from_published({}) == space.largest
-    assert space.from_published({"ks": 3, "e": 3, "d": 2, "image_size": 128}) == space.smallest
-    assert space.from_published(
-        {"ks": [3] * 20, "wid": None, "r": [128], "e": 3, "d": [2] * 5}
+    assert arch_from_published(space, {}) == space.largest
+    assert (
+        arch_from_published(space, {"ks": 3, "e": 3, "d": 2, "image_size": 128}) == space.smallest
+    )
+    assert arch_from_published(
+        space, {"ks": [3] * 20, "wid": None, "r": [128], "e": 3, "d": [2] * 5}
     ) == (space.smallest)
-    rigid = SPACES["proxyless"].from_published({"d": 4})
+    rigid = arch_from_published(SPACES["proxyless"], {"d": 4})
     assert rigid.depth == (4, 4, 4, 4, 4, 1)
 
 
 def test_a_restricted_resnet_counts_from_the_same_fewest_blocks() -> None:
     space = SPACES["resnet"].keep_largest(depth=2)
-    assert space.from_published({"d": [2, 2, 1, 2, 1]}).depth == (4, 3, 6, 3)
+    assert arch_from_published(space, {"d": [2, 2, 1, 2, 1]}).depth == (4, 3, 6, 3)
     with pytest.raises(ArchError, match=r"d 0 of stage 0 is not one of \(1, 2\)"):
-        space.from_published({"d": [2, 0, 1, 2, 1]})
+        arch_from_published(space, {"d": [2, 0, 1, 2, 1]})

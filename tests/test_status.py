@@ -79,6 +79,15 @@ def test_a_dead_training(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize(("age_s", "state"), [(3.0, "running"), (1000.0, "silent")])
+def test_a_checkpoint_may_be_newer_than_the_last_step_told(folder: RunFolder) -> None:
+    tell(folder, pid=dead_pid())
+    with folder.events.open("a") as events:
+        events.write(json.dumps({"event": "checkpoint", "step": 17, "time": time.time()}) + "\n")
+    status = read_status(folder)
+    assert (status.step, status.checkpoint_step) == (17, 17)
+    assert "step 17/40" in status_lines(status)[1]
+
+
 def test_a_training_on_another_machine_is_judged_by_its_last_word(
     folder: RunFolder, age_s: float, state: str
 ) -> None:

@@ -28,6 +28,7 @@ from onceforall.errors import ConfigError
 from onceforall.files import read_json, read_json_file
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.costs import count_macs, count_params
+from onceforall.published_archs import arch_from_published
 from onceforall.supernets.static import StaticNet
 from onceforall.supernets.supernet import Supernet
 from onceforall.supernets.weights import blueprint_from_json, load_plain, load_saved_supernet
@@ -180,7 +181,7 @@ def _arch(request: EvalRequest, net: StaticNet | Supernet) -> Arch | None:
         return net.space.sample(random.Random(request.seed))
     value = read_json_file(request.arch)
     if isinstance(value, dict) and ("d" in value or "ks" in value):
-        return net.space.from_published(value, resolution=request.resolution)
+        return arch_from_published(net.space, value, resolution=request.resolution)
     return Arch.from_json(value)
 
 

@@ -105,13 +105,14 @@ class TrainConfig(Section):
     Attributes:
         plan: One-stage ``sandwich``, ``progressive`` or ``delayed`` shrinking, or progressive
             shrinking as ``published``.
-        epochs: Passes over the training images, all phases together.
+        epochs: Passes over the training images, all phases together; every phase has at least
+            one, and ``published`` rounds each, so it may come to a few more or fewer.
         batch_size: Images per batch and rank.
         learning_rate: Peak, for ``reference_batch`` images a step.
         reference_batch: Global batch that ``learning_rate`` is meant for.
-        subnets_per_step: Subnets of a sandwich.
+        subnets_per_step: Subnets of a sandwich, of ``sandwich`` and ``delayed`` plans.
         distillation: Loss of the sandwich's other subnets towards the largest: soft targets, or
-            the adaptive ``alpha`` divergence.
+            the adaptive ``alpha`` divergence, of the ``sandwich`` plan.
         attentive: Of a sandwich, train the ``best`` or ``worst`` of a few random subnets of like
             MACs.
         autocast: Forward passes in bfloat16.
@@ -225,7 +226,16 @@ class RunConfig(Section):
 
     def plan(self, spec: SupernetSpec) -> Plan:
         """Return the training plan."""
-        return dataclasses.replace(self._plan(spec), head_factor=self.train.head_factor)
+        train = self.train
+        for name in ("attentive", "distillation"):
+            value = getattr(train, name)
+            if train.plan != "sandwich" and value != TrainConfig.model_fields[name].default:
+                raise ConfigError(
+                    f"train.{name} {value!r} needs train.plan sandwich, not {train.plan}"
+                )
+        return dataclasses.replace(
+            self._plan(spec), head_factor=train.head_factor, ema_decay=train.ema_decay
+        )
 
     def _plan(self, spec: SupernetSpec) -> Plan:
         train = self.train
@@ -237,7 +247,6 @@ class RunConfig(Section):
                 subnets_per_step=train.subnets_per_step,
                 weight_decay=train.weight_decay,
                 label_smoothing=train.label_smoothing,
-                ema_decay=train.ema_decay,
                 distillation=train.distillation,
                 attentive=train.attentive,
             )
@@ -433,6 +442,11 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any], prefix: str) -> N
     """Change ``values`` in place; keys that are not there are errors."""
     for key, change in changes.items():
         if key not in values and prefix != "search.limits.":
+            inner = [
+                name for name, part in values.items() if isinstance(part, dict) and key in part
+            ]
+            if inner:
+                raise ConfigError(f"unknown key {prefix}{key}; did you mean {inner[0]}.{key}?")
             near = difflib.get_close_matches(str(key), values, n=1, cutoff=0.0)
             hint = f"; did you mean {prefix}{near[0]}?" if near else ""
             raise ConfigError(f"unknown key {prefix}{key}{hint}")

@@ -204,7 +204,9 @@ def plan_run(
     if saved is None and out.is_dir() and any(out.iterdir()):
         raise ConfigError(f"output folder {out} is not empty and holds no run; use another --out")
     config = _resolved(request) if saved is None else validated(saved["config"])
-    bundle = open_data(config.data, image_size=config.supernet.resolutions[-1])
+    # Learned and random policies work on photographs read from files, not on decoded squares.
+    side = config.supernet.resolutions[-1] if config.data.policy == "none" else None
+    bundle = open_data(config.data, image_size=side)
     if saved is not None and saved["data"]["fingerprint"] != bundle.fingerprint:
         raise ConfigError(f"the images of {request.source} changed since {out} was started")
     run = Run(
@@ -268,7 +270,7 @@ def _start(run: Run, request: Request, asked: dict[str, Any]) -> Run:
         )
         config = config.model_copy(update={"train": train_config})
         run = dataclasses.replace(run, config=config)
-    estimate = seconds_per_epoch * config.train.epochs
+    estimate = seconds_per_epoch * config.plan(run.spec).epochs
     settings = {
         "request": asked,
         "config": config.model_dump(mode="json"),
@@ -304,6 +306,7 @@ def probe_epoch_seconds(run: Run) -> float:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = new_supernet(run)
+    _load_initial_weights(run, net)  # before anything is written: they may not fit
     space = run.spec.space
     archs = [space.largest, space.smallest, space.sample(random.Random(0))]
     batches = data.iterate(0, resolution_of=lambda step: space.resolutions[-1])

@@ -223,7 +223,9 @@ def finetune_model(
     start = run.folder.models / name
     if not (start / "card.json").is_file():
         known = ", ".join(card["name"] for card in read_cards(run.folder.models))
-        raise ConfigError(f"model {name!r} is not one of {known or 'none: run  ofa run  first'}")
+        if not known:
+            raise ConfigError(f"{run.folder.path} has no models yet: run  ofa run")
+        raise ConfigError(f"model {name!r} is not one of {known}")
     card = read_json(start / "card.json")
     arch, plan = Arch.from_json(card["arch"]), blueprint_from_json(card["blueprint"])
     tuned = run.folder.models / f"{name}-finetune{epochs}"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from onceforall.arch import PUBLISHED_EXTRA_BLOCKS, PUBLISHED_WIDTH_MULTS, Arch
+from onceforall.arch import Arch
 from onceforall.errors import ArchError
 
 Axis = Literal["resolution", "stem_depth", "width_mult", "depth", "kernel_size", "expand_ratio"]
@@ -320,78 +320,6 @@ class SearchSpace:
                 raise ArchError(f"{axis} {value} is not one of {allowed}")
         return arch
 
-    def from_published(
-        self, published: Mapping[str, Any], *, resolution: int | None = None
-    ) -> Arch:
-        """Return the arch of a published spelling.
-
-        Args:
-            published: ``{"ks", "e", "d"}`` or, for ResNet50D, ``{"d", "e", "w"}``; each a list
-                over all physical blocks or stages, or one value for all. ``image_size`` or ``r``
-                may give the resolution. ``wid`` (always null in published files) is ignored.
-            resolution: Input side; by default the published one, else the largest.
-
-        Raises:
-            ArchError: If a key is unknown, a list has the wrong length, or a value is outside.
-        """
-        known = {"ks", "e", "d", "w", "image_size", "r", "wid"}
-        if unknown := sorted(set(published) - known):
-            raise ArchError(f"unknown key {unknown[0]!r}; published archs have {sorted(known)}")
-        counts = [stage.num_blocks for stage in self.stages]
-        largest = self.largest
-        expand = published.get("e", [r for stage in largest.expand_ratio for r in stage])
-        kernel = published.get("ks", [k for stage in largest.kernel_size for k in stage])
-        size = published.get("image_size", published.get("r", self.resolutions[-1]))
-        size = size[0] if isinstance(size, list | tuple) else size
-        depth, stem_depth = self._published_depth(published.get("d"))
-        arch = Arch(
-            resolution=int(size if resolution is None else resolution),
-            depth=depth,
-            kernel_size=_split("ks", kernel, counts),
-            expand_ratio=_split("e", expand, counts),
-            width_mult=self._published_widths(published.get("w")),
-            stem_depth=stem_depth,
-        )
-        return self.check(arch)
-
-    def _published_depth(self, value: Any) -> tuple[tuple[int, ...], int | None]:
-        if value is None:
-            return self.largest.depth, self.largest.stem_depth
-        flat = _broadcast("d", value, len(self.stages) + bool(self.stem_depths))
-        flat = [_whole("d", d) for d in flat]
-        fewest = [0] * len(self.stages)
-        stem_depth = None
-        if self.stem_depths:  # ResNet50D: a stem switch, then blocks beyond the fewest
-            stem, *flat = flat
-            switch = tuple(range(PUBLISHED_EXTRA_BLOCKS + 1))
-            if stem not in switch:
-                raise ArchError(f"d[0] {stem} (the stem switch) is not one of {switch}")
-            stem_depth = int(stem == PUBLISHED_EXTRA_BLOCKS)
-            fewest = [s.num_blocks - PUBLISHED_EXTRA_BLOCKS for s in self.stages]
-        depths = []
-        options = {d for stage in self.stages for d in stage.depths}
-        for i, (d, base, s) in enumerate(zip(flat, fewest, self.stages, strict=True)):
-            # A rigid stage (the last one of ProxylessNAS) has one depth whatever is asked for, as
-            # published; elsewhere nothing is clipped.
-            rigid = s.num_blocks == 1 and d in options
-            depths.append(s.num_blocks if rigid else base + d)
-            if depths[-1] not in s.depths:
-                allowed = tuple(depth - base for depth in s.depths)
-                raise ArchError(f"d {d} of stage {i} is not one of {allowed}")
-        return tuple(depths), stem_depth
-
-    def _published_widths(self, value: Any) -> tuple[float, ...]:
-        sites = self.width_sites
-        if value is None:
-            return self.largest.width_mult
-        if not sites:
-            raise ArchError(f"w {value}: no width of this space is elastic")
-        indices = _broadcast("w", value, len(sites))
-        for index in indices:
-            if index not in range(len(PUBLISHED_WIDTH_MULTS)):
-                raise ArchError(f"w {index} is not an index into {PUBLISHED_WIDTH_MULTS}")
-        return tuple(PUBLISHED_WIDTH_MULTS[int(index)] for index in indices)
-
     # -- restrictions ---------------------------------------------------------------------------
 
     def restrict(
@@ -505,26 +433,3 @@ def _only(
     if not left:
         raise ArchError(f"{axis} {keep} leaves nothing of {choices}")
     return left
-
-
-def _whole(name: str, value: Any) -> int:
-    if value != int(value):
-        raise ArchError(f"{name} {value} is not a whole number")
-    return int(value)
-
-
-def _broadcast(name: str, value: Any, count: int) -> list[Any]:
-    if not isinstance(value, list | tuple):
-        return [value] * count
-    if len(value) != count:
-        raise ArchError(f"{name} has {len(value)} entries where the space has {count}")
-    return list(value)
-
-
-def _split(name: str, value: Any, counts: Sequence[int]) -> tuple[tuple[Any, ...], ...]:
-    flat = _broadcast(name, value, sum(counts))
-    stages, start = [], 0
-    for count in counts:
-        stages.append(tuple(flat[start : start + count]))
-        start += count
-    return tuple(stages)

@@ -79,7 +79,8 @@ def read_status(folder: RunFolder) -> Status:
         epochs=latest.get("epochs", settings["config"]["train"]["epochs"]),
         epoch=latest.get("epoch", 0),
         phase=latest.get("phase", ""),
-        step=latest.get("step", 0),
+        # Not every step is written down; a checkpoint may be further than the last one that was.
+        step=max(latest.get("step", 0), saved[-1] if saved else 0),
         steps=latest.get("steps", 0),
         images_per_s=latest.get("images_per_s", 0.0),
         seconds_left=latest.get("seconds_left", 0.0),

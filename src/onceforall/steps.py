@@ -266,7 +266,10 @@ def run_all(
         wait_for_all(ranks)
     _announce(run, 1, "plan", plan_text(run))
     work: dict[str, tuple[Callable[[Run], None], str]] = {
-        "train": (train_step, f"{run.config.train.plan}, {run.config.train.epochs} epochs"),
+        "train": (
+            train_step,
+            f"{run.config.train.plan}, {run.config.plan(run.spec).epochs} epochs",
+        ),
         "evaluate": (evaluate_step, f"{run.config.evaluate.num_archs} sampled subnets"),
         "predictor": (predictor_step, "accuracy from the architecture"),
         "latency": (latency_step, f"{run.config.latency.target} on this machine"),
@@ -295,9 +298,10 @@ def plan_text(run: Run) -> str:
     config, bundle = run.config, run.bundle
     estimate = settings["estimate_s"]
     sides = ", ".join(map(str, config.supernet.resolutions))
+    left_out = f", {len(bundle.skipped)} unreadable left out" if bundle.skipped else ""
     return (
         f"{bundle.name}, {bundle.num_classes} classes, {bundle.num_train} + {bundle.num_test} "
-        f"images; {config.supernet.family} with {run.spec.space.size:.2g} subnets at {sides} px; "
+        f"images{left_out}; {config.supernet.family} with {run.spec.space.size:.2g} subnets at {sides} px; "
         f"about {minutes(estimate['train'])} of training, {minutes(estimate['rest'])} for the rest"
     )
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from onceforall.cli import _status
 
@@ -36,6 +38,11 @@ def images(tmp_path: Path) -> Path:
 
 
 CASES = {
+    "sandwich only": (
+        ["train", "IMAGES", "--out", "OUT", "--set", "train.plan=progressive"]
+        + ["--set", "train.attentive=best"],
+        "train.attentive 'best' needs train.plan sandwich, not progressive",
+    ),
     "wrong path": (["run", "no/such/folder", "--out", "OUT"], "no such folder"),
     "unknown data set": (["run", "digitz", "--out", "OUT"], "did you mean digits"),
     "unknown verb": (["rnu"], "No such command"),
@@ -75,6 +82,16 @@ def test_one_line_and_status_two(case: str, ofa, images: Path, tmp_path: Path) -
     assert expected in stderr
     assert stderr.startswith(REPLY) and stderr.count("\n") == 1, stderr
     assert stdout == ""
+    assert not out.exists()
+
+
+def test_initial_weights_that_do_not_fit_leave_the_folder_free(
+    ofa, images: Path, tmp_path: Path
+) -> None:
+    wrong, out = tmp_path / "wrong.safetensors", tmp_path / "out"
+    safetensors.torch.save_file({"x": torch.zeros(2)}, wrong)
+    status, _, stderr = ofa("train", images, "--out", out, "--init", wrong)
+    assert status == 2 and "does not fit" in stderr and stderr.count("\n") == 1, stderr
     assert not out.exists()
 
 

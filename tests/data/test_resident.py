@@ -226,7 +226,10 @@ def test_flip_can_be_switched_off():
     ("change", "message"),
     [
         ({"batch_size": 0}, "batch_size 0 is not at least 1"),
-        ({"augmentation": Augmentation(policy="randaugment")}, "policy randaugment needs streamed"),
+        (
+            {"augmentation": Augmentation(policy="randaugment")},
+            "policy randaugment needs photographs",
+        ),
     ],
 )
 def test_refused_training_settings(change, message):

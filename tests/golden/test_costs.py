@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onceforall.measure.costs import count_macs, count_params
+from onceforall.published_archs import arch_from_published
 from onceforall.supernets.published_keys import static_keys, supernet_keys
 from onceforall.supernets.static_families import (
     mobilenet_v2,
@@ -80,7 +81,7 @@ def test_a_subnet_has_the_published_costs(
     name: str, setting: dict[str, object], params: int, macs: int
 ) -> None:
     spec = SPECS[name]()
-    plan = spec.blueprint(spec.space.from_published(setting))
+    plan = spec.blueprint(arch_from_published(spec.space, setting))
     assert (count_params(plan), count_macs(plan, resolution=224)) == (params, macs)
 
 

@@ -11,6 +11,7 @@ import pytest
 from onceforall.encoding import Encoding
 from onceforall.measure.cost_tables import compile_costs
 from onceforall.predictors.published import read_published_predictor
+from onceforall.published_archs import arch_from_published
 from onceforall.supernets.families import mobilenet_v3, resnet50d
 from tests.shared_data import shared_data
 
@@ -24,7 +25,7 @@ def test_every_measured_subnet_has_our_params_and_macs() -> None:
     assert len(rows) == 2373
     spec = mobilenet_v3()
     archs = [
-        spec.space.from_published(ast.literal_eval(row["Sub-network"]), resolution=224)
+        arch_from_published(spec.space, ast.literal_eval(row["Sub-network"]), resolution=224)
         for row in rows
     ]
     assert len(set(archs)) == 2162

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from onceforall.published_archs import arch_from_published
 from onceforall.space import SearchSpace
 from onceforall.supernets.supernet import Supernet
 from onceforall.zoo.hub import HubSupernet
@@ -50,7 +51,7 @@ def test_a_space_draws_the_published_arch_from_a_private_generator(name: str) ->
     state = random.getstate()
     arch = space.sample(random.Random(0))
     assert random.getstate() == state
-    assert space.from_published(SAMPLES[name], resolution=arch.resolution) == arch
+    assert arch_from_published(space, SAMPLES[name], resolution=arch.resolution) == arch
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_a_rigid_depth_is_drawn_as_well_so_that_later_subnets_agree() -> None:
 
 def test_published_resnet_settings_mean_blocks_beyond_the_fewest() -> None:
     space: SearchSpace = SPECS["resnet50"]().space
-    arch = space.from_published({"d": [1, 0, 1, 2, 0], "e": 0.2, "w": [0, 1, 2, 0, 1, 2]})
+    arch = arch_from_published(space, {"d": [1, 0, 1, 2, 0], "e": 0.2, "w": [0, 1, 2, 0, 1, 2]})
     assert arch.stem_depth == 0  # only d[0] = 2 keeps the stem's residual convolution
     assert arch.depth == (2, 3, 6, 2)
     assert arch.width_mult == (0.65, 0.8, 1.0, 0.65, 0.8, 1.0)

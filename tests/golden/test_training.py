@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.ops.functional import banded_order, center_crop, channel_importance
+from onceforall.published_archs import arch_from_published
 from onceforall.supernets.supernet import Supernet
 from tests.golden.conftest import filled_supernet
 from tests.golden.recipe import images
@@ -30,7 +31,7 @@ def all_close(values: torch.Tensor, *expected: float, decimals: int = 7) -> bool
 
 def test_bn_recalibration_gives_the_published_statistics_and_logits() -> None:
     net = filled_supernet("mbv3_w1.0")
-    arch = net.space.from_published({"ks": 5, "e": 4, "d": 3})
+    arch = arch_from_published(net.space, {"ks": 5, "e": 4, "d": 3})
     x = images(6, 3, 64, 64)
     recalibrate_bn(net, [x[:4], 1.5 * x[4:, :, :48, :48]], arch=arch, estimator="published")
     state = net.published_state_dict()
@@ -58,7 +59,7 @@ def test_bn_recalibration_gives_the_published_statistics_and_logits() -> None:
 
 def test_a_training_forward_normalises_by_the_batch_and_moves_the_statistics_that_ran() -> None:
     net = filled_supernet("mbv3_w1.0").train()
-    arch = net.space.from_published({"ks": 5, "e": 4, "d": 3})
+    arch = arch_from_published(net.space, {"ks": 5, "e": 4, "d": 3})
     with torch.no_grad():
         y = net(images(2, 3, 64, 64), arch)
     assert all_close(y[0, :4], -0.080720, 0.060376, -0.083779, 0.117235, decimals=6)
@@ -74,7 +75,7 @@ def test_a_training_forward_normalises_by_the_batch_and_moves_the_statistics_tha
 
 def test_gradients_are_the_published_ones() -> None:
     net = filled_supernet("mbv3_w1.0").train()
-    arch = net.space.from_published({"ks": 3, "e": 3, "d": 2})
+    arch = arch_from_published(net.space, {"ks": 3, "e": 3, "d": 2})
     logits = net(images(4, 3, 64, 64), arch)
     loss = F.cross_entropy(logits, torch.tensor([1, 2, 3, 4]), label_smoothing=0.1)
     loss.backward()

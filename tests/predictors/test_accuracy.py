@@ -16,6 +16,7 @@ from onceforall.predictors.accuracy import (
     fit_and_report,
 )
 from onceforall.predictors.ensemble import predict_members, ridge, run_ridge, train_members
+from onceforall.published_archs import arch_from_published
 from onceforall.supernets.families import mobilenet_v3
 
 DATA = Path(
@@ -186,7 +187,7 @@ def test_one_draw_of_measured_imagenet_subnets() -> None:
     for log in logs:
         with log.open() as file:
             for line in csv.DictReader(file):
-                arch = space.from_published(ast.literal_eval(line["Sub-network"]))
+                arch = arch_from_published(space, ast.literal_eval(line["Sub-network"]))
                 measured.setdefault(arch.key, []).append(float(line["Top-1 Acc (%)"]) / 100)
                 if arch.key not in features:
                     features[arch.key] = [

@@ -14,6 +14,8 @@ from onceforall.cli import _status
 from onceforall.errors import InfeasibleError
 from onceforall.measure.published_latency import read_published_latencies
 from onceforall.predictors.published import read_published_predictor
+from onceforall.published_archs import arch_from_published
+from onceforall.search import evolution
 from onceforall.search.evolution import evolve
 from onceforall.search.problem import Problem
 from onceforall.supernets.families import mobilenet_v3, published_spec
@@ -73,7 +75,7 @@ def test_the_published_predictor_gives_its_figures(
 ) -> None:
     predictor = read_published_predictor(shared_data("published", "acc_predictor.pth"))
     space = mobilenet_v3().space.restrict(resolution=(160, 192, 224))
-    arch = space.from_published(setting, resolution=resolution)
+    arch = arch_from_published(space, setting, resolution=resolution)
     assert float(predictor.predict([arch], space)[0]) == pytest.approx(expected, abs=6e-6)
 
 
@@ -113,3 +115,9 @@ def test_the_published_search_from_the_command_line(monkeypatch, capsys) -> None
         arch = Arch.from_json(best["arch"])
         table = read_published_latencies(folder / "note10")[arch.resolution]
         assert np.isclose(table.network_ms(W12.blueprint(arch)), best["latency_ms"])
+
+
+def test_time_is_the_only_bound_where_it_is_given(monkeypatch) -> None:
+    monkeypatch.setattr(evolution, "_DEFAULT_EVALUATIONS", 50)
+    assert evolve(problem(15.0), seed=0).evaluations < 50 + 200
+    assert evolve(problem(15.0), seed=0, max_seconds=0.5).evaluations > 300

@@ -12,6 +12,7 @@ import pytest
 
 from onceforall.blueprint import Blueprint, Identity, Linear, MBConv
 from onceforall.errors import ArchError, BlueprintError, ConfigError
+from onceforall.published_archs import arch_from_published
 from onceforall.supernets.families import proxylessnas, small_images
 from onceforall.supernets.published_config import blueprint_from_config
 from onceforall.supernets.published_config_writing import config_from_blueprint
@@ -67,7 +68,7 @@ def test_static_networks_survive_the_round_trip(name: str, spelling: Any) -> Non
 
 def test_the_published_example_is_what_we_write() -> None:
     spec = SPECS["mbv3_w1.0"]()
-    plan = spec.blueprint(spec.space.from_published({"ks": 5, "e": 4, "d": 3}))
+    plan = spec.blueprint(arch_from_published(spec.space, {"ks": 5, "e": 4, "d": 3}))
     config = config_from_blueprint(plan)
     assert list(config) == [
         "name", "bn", "first_conv", "blocks", "final_expand_layer", "feature_mix_layer",

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from onceforall.errors import ArchError
+from onceforall.published_archs import arch_from_published
 from onceforall.supernets.families import published_spec, resnet50d
 from onceforall.supernets.published_config import blueprint_from_config
 from onceforall.supernets.published_config_writing import config_from_blueprint
@@ -152,7 +153,7 @@ def test_the_active_configuration_is_json_and_the_subnet(
 def test_sampling_uses_the_global_generator_and_activates(mobilenet: HubSupernet) -> None:
     random.seed(5)
     first = mobilenet.sample_active_subnet()
-    assert mobilenet.net.space.from_published(first, resolution=224).key == mobilenet.arch.key
+    assert arch_from_published(mobilenet.net.space, first, resolution=224).key == mobilenet.arch.key
     second = mobilenet.sample_active_subnet()
     assert first != second
     random.seed(5)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from onceforall.errors import CheckpointError, ConfigError, ZooError
+from onceforall.published_archs import arch_from_published
 from onceforall.supernets.families import published_spec
 from onceforall.supernets.published_config_writing import config_from_blueprint
 from onceforall.supernets.static import StaticNet, build
@@ -150,7 +151,9 @@ def test_resize_follows_the_published_rule() -> None:
 
 def resnet_files(folder: Path) -> StaticNet:
     spec = published_spec("ofa_resnet50")
-    arch = spec.space.from_published({"d": [0, 0, 1, 0, 1], "e": 0.2, "w": [0, 0, 1, 0, 1, 0]})
+    arch = arch_from_published(
+        spec.space, {"d": [0, 0, 1, 0, 1], "e": 0.2, "w": [0, 0, 1, 0, 1, 0]}
+    )
     plan = spec.blueprint(arch)
     model = build(plan)
     save(model, folder / "init")

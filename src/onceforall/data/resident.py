@@ -62,7 +62,9 @@ class ResidentBatches:
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size} is not at least 1")
         if augmentation.policy != "none":
-            raise ConfigError(f"policy {augmentation.policy} needs streamed data, not resident")
+            raise ConfigError(
+                f"policy {augmentation.policy} needs photographs read from files, not small images"
+            )
         self._images = arrays.images.to(device)
         self._labels = arrays.labels.to(device)
         self._augmentation = augmentation

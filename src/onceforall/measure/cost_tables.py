@@ -24,7 +24,8 @@ from onceforall.encoding import Encoding, Place, Rows, only_choice
 from onceforall.errors import ConfigError
 from onceforall.measure.costs import layer_macs, layer_params, layer_peak_bytes, output_channels
 from onceforall.space import Axis, Gene, SearchSpace
-from onceforall.supernets.spec import Slot, SupernetSpec
+from onceforall.supernets.slots import Slot
+from onceforall.supernets.spec import SupernetSpec
 
 LayerCost = Callable[[Layer, int], float]
 EXACT_COSTS = ("macs", "params", "peak_activation_bytes")

@@ -24,7 +24,8 @@ from onceforall.blueprint import (
 )
 from onceforall.errors import MeasurementError
 from onceforall.space import SearchSpace
-from onceforall.supernets.spec import GeneKey, SupernetSpec
+from onceforall.supernets.slots import GeneKey
+from onceforall.supernets.spec import SupernetSpec
 
 _LAYER_TYPES = {kind.__name__: kind for kind in (Conv, MBConv, Bottleneck, Linear)}
 _LAYER_READERS = {name: TypeAdapter[Any](kind) for name, kind in _LAYER_TYPES.items()}

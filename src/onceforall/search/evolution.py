@@ -31,6 +31,8 @@ from onceforall.search.problem import Problem
 
 # Rounds of copying genes of a feasible arch into infeasible ones before they are replaced by it.
 _MAX_REPAIRS = 40
+_DEFAULT_EVALUATIONS = 70_000
+_NO_BOUND = 2**62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,7 @@ def evolve(
     problem: Problem,
     *,
     seed: int,
-    max_evaluations: int = 70_000,
+    max_evaluations: int | None = None,
     max_seconds: float | None = None,
     settings: Evolution | None = None,
     start: Rows | None = None,
@@ -114,7 +116,8 @@ def evolve(
     Args:
         problem: Genes, exactly one objective, limits.
         seed: Decides everything, unless ``max_seconds`` ends the search.
-        max_evaluations: Evaluations of the objective after which no new step starts.
+        max_evaluations: Evaluations of the objective after which no new step starts; None is
+            70,000, or as many as there is time for where ``max_seconds`` is given.
         max_seconds: Seconds after which no new step starts; None for no such end.
         settings: Settings of the evolution.
         start: Further archs to begin with, ``(N, G)``; they may exceed limits.
@@ -129,6 +132,8 @@ def evolve(
     """
     if len(problem.objectives) != 1:
         raise ConfigError(f"evolve minimises one objective, got {', '.join(problem.objectives)}")
+    if max_evaluations is None:
+        max_evaluations = _DEFAULT_EVALUATIONS if max_seconds is None else _NO_BOUND
     (objective,) = problem.objectives.values()
     settings = settings or Evolution()
     if journal is not None:

@@ -8,8 +8,7 @@ your own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any
 
 from onceforall.arch import Arch
@@ -27,32 +26,7 @@ from onceforall.blueprint import (
 )
 from onceforall.errors import ArchError
 from onceforall.space import SearchSpace, StageChoices
-
-# A gene's place: (axis, stage or width site, block), as in ``space.Gene``.
-GeneKey = tuple[str, int, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
-    """One layer position of a supernet and the choices that decide what runs there.
-
-    Attributes:
-        genes: The gene keys the layer depends on. Keys of rigid choices are there too.
-        layer: Maps the values of those genes to the layer that runs, or None where depth switches
-            the position off.
-        stride_before: Strides of all layers that come before, in order: they give the input side.
-    """
-
-    genes: tuple[GeneKey, ...]
-    layer: Callable[[Mapping[GeneKey, Any]], Layer | None]
-    stride_before: tuple[int, ...]
-
-    def input_size(self, resolution: int) -> int:
-        """Return the side of this position's input, in pixels."""
-        size = resolution
-        for stride in self.stride_before:
-            size = (size - 1) // stride + 1
-        return size
+from onceforall.supernets.slots import GeneKey, Slot, assemble, block_keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +139,7 @@ class MBConvSpec:
         Raises:
             ArchError: If ``arch`` does not fit the stage table.
         """
-        return _assemble(self, arch, num_stem=1, fixed=self.fixed_block is not None)
+        return assemble(self, arch, num_stem=1, fixed=self.fixed_block is not None)
 
     # -- layers at one position -----------------------------------------------------------------
 
@@ -230,7 +204,7 @@ class MBConvSpec:
     def _block_slot(self, stage: int, block: int, strides: tuple[int, ...]) -> Slot:
         table = self.stages[stage]
         first = block == 0
-        keys = _block_keys(stage, block, self._width_key(stage - first), self._width_key(stage))
+        keys = block_keys(stage, block, self._width_key(stage - first), self._width_key(stage))
         # A block with one ratio of 1 has no expansion; where 1 is one choice of several it stays.
         has_expansion = table.expand_ratios != (1,)
 
@@ -403,7 +377,7 @@ class ResNetSpec:
         Raises:
             ArchError: If ``arch`` does not fit the stage table.
         """
-        return _assemble(self, arch, num_stem=4, fixed=False)
+        return assemble(self, arch, num_stem=4, fixed=False)
 
     def _mid(self, values: Mapping[GeneKey, Any]) -> int:
         stem = make_divisible(self.stem_width * values["width_mult", 0, -1], self.divisor)
@@ -432,7 +406,7 @@ class ResNetSpec:
     def _block_slot(self, stage: int, block: int, strides: tuple[int, ...]) -> Slot:
         first = block == 0
         before = (("width_mult", stage + 1 + (not first), -1),)
-        keys = _block_keys(stage, block, before, (("width_mult", stage + 2, -1),))
+        keys = block_keys(stage, block, before, (("width_mult", stage + 2, -1),))
 
         def layer(values: Mapping[GeneKey, Any]) -> Layer | None:
             if values[keys[0]] <= block:
@@ -453,66 +427,3 @@ class ResNetSpec:
 
 
 SupernetSpec = MBConvSpec | ResNetSpec
-
-
-@lru_cache(maxsize=65536)
-def active_slots(spec: SupernetSpec, arch: Arch) -> tuple[tuple[int, Layer], ...]:
-    """Return the positions that run for ``arch``, each with its slot index and layer.
-
-    Raises:
-        ArchError: If ``arch`` does not fit the stage table; its resolution may be any.
-    """
-    space, slots = _structure(spec)
-    # Specialised nets may be fine-tuned beyond the elastic resolutions; the layers are the same.
-    space.check(replace(arch, resolution=space.resolutions[-1]))
-    values = gene_values(space, arch)
-    layers = ((index, slot.layer(values)) for index, slot in enumerate(slots))
-    return tuple((index, layer) for index, layer in layers if layer is not None)
-
-
-@lru_cache(maxsize=64)
-def _structure(spec: SupernetSpec) -> tuple[SearchSpace, tuple[Slot, ...]]:
-    return spec.space, spec.slots
-
-
-def gene_values(space: SearchSpace, arch: Arch) -> dict[GeneKey, Any]:
-    """Return the value of every choice of ``arch``, rigid ones included."""
-    values: dict[GeneKey, Any] = {
-        ("resolution", -1, -1): arch.resolution,
-        ("stem_depth", -1, -1): arch.stem_depth,
-    }
-    for site, mult in enumerate(arch.width_mult):
-        values["width_mult", site, -1] = mult
-    for stage, choices in enumerate(space.stages):
-        values["depth", stage, -1] = arch.depth[stage]
-        for block in range(choices.num_blocks):
-            on = block < arch.depth[stage]
-            values["kernel_size", stage, block] = arch.kernel_size[stage][block] if on else None
-            values["expand_ratio", stage, block] = arch.expand_ratio[stage][block] if on else None
-    return values
-
-
-def _block_keys(
-    stage: int, block: int, before: tuple[GeneKey, ...], after: tuple[GeneKey, ...]
-) -> tuple[GeneKey, ...]:
-    """Return the gene keys of a block: depth, kernel size, expand ratio, then widths."""
-    return (
-        ("depth", stage, -1),
-        ("kernel_size", stage, block),
-        ("expand_ratio", stage, block),
-        *dict.fromkeys(before + after),
-    )
-
-
-def _assemble(spec: SupernetSpec, arch: Arch, *, num_stem: int, fixed: bool) -> Blueprint:
-    """Split the active layers into stem, blocks and head."""
-    active = active_slots(spec, arch)
-    num_blocks = sum(stage.num_blocks for stage in spec.stages) + fixed
-    return Blueprint(
-        stem=tuple(layer for i, layer in active if i < num_stem),
-        blocks=tuple(layer for i, layer in active if num_stem <= i < num_stem + num_blocks),
-        head=tuple(layer for i, layer in active if i >= num_stem + num_blocks),
-        stage_sizes=((1,) if fixed else ()) + arch.depth,
-        norm_eps=spec.norm_eps,
-        norm_momentum=spec.norm_momentum,
-    )

@@ -35,7 +35,8 @@ from onceforall.supernets.blocks import (
 )
 from onceforall.supernets.published import published_state_dict
 from onceforall.supernets.published_keys import supernet_keys, supernet_spellings
-from onceforall.supernets.spec import SupernetSpec, active_slots, gene_values
+from onceforall.supernets.slots import active_slots, gene_values
+from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.static import StaticNet, build
 
 ELASTIC_OPS = (

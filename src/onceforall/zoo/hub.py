@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from onceforall.arch import PUBLISHED_WIDTH_MULTS, Arch
 from onceforall.errors import ArchError
+from onceforall.published_archs import arch_from_published
 from onceforall.supernets.published_config_writing import config_from_blueprint
 from onceforall.supernets.spec import ResNetSpec
 from onceforall.supernets.static import StaticNet, build
@@ -104,7 +105,7 @@ class HubSupernet(nn.Module):
             if name not in current:
                 raise ArchError(f"{name} {value}: this network has no elastic width")
             current[name] = _merged(name, value, current[name])
-        self.arch = self.net.space.from_published(current)
+        self.arch = arch_from_published(self.net.space, current)
 
     def sample_active_subnet(self) -> dict[str, list[Any]]:
         """Make a random subnet active; return it in the published spelling.
