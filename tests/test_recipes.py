@@ -93,5 +93,5 @@ def test_what_only_a_sandwich_has_is_refused_elsewhere(flag: str) -> None:
 
 
 def test_a_key_without_its_section_is_found() -> None:
-    with pytest.raises(ConfigError, match="unknown key epochs; did you mean train.epochs?"):
+    with pytest.raises(ConfigError, match=r"unknown key epochs; did you mean train\.epochs\?"):
         resolve(recipe("auto"), flags=["epochs=3"])

@@ -70,15 +70,6 @@ def test_a_live_training(folder: RunFolder) -> None:
     ]
 
 
-def test_a_dead_training(folder: RunFolder) -> None:
-    tell(folder, pid=dead_pid())
-    status = read_status(folder)
-    assert status.state == "stopped"
-    assert "the same command goes on" in status_lines(status)[-1]
-    assert not any(" left" in line for line in status_lines(status))
-
-
-@pytest.mark.parametrize(("age_s", "state"), [(3.0, "running"), (1000.0, "silent")])
 def test_a_checkpoint_may_be_newer_than_the_last_step_told(folder: RunFolder) -> None:
     tell(folder, pid=dead_pid())
     with folder.events.open("a") as events:
@@ -88,6 +79,15 @@ def test_a_checkpoint_may_be_newer_than_the_last_step_told(folder: RunFolder) ->
     assert "step 17/40" in status_lines(status)[1]
 
 
+def test_a_dead_training(folder: RunFolder) -> None:
+    tell(folder, pid=dead_pid())
+    status = read_status(folder)
+    assert status.state == "stopped"
+    assert "the same command goes on" in status_lines(status)[-1]
+    assert not any(" left" in line for line in status_lines(status))
+
+
+@pytest.mark.parametrize(("age_s", "state"), [(3.0, "running"), (1000.0, "silent")])
 def test_a_training_on_another_machine_is_judged_by_its_last_word(
     folder: RunFolder, age_s: float, state: str
 ) -> None:

@@ -301,7 +301,8 @@ def plan_text(run: Run) -> str:
     left_out = f", {len(bundle.skipped)} unreadable left out" if bundle.skipped else ""
     return (
         f"{bundle.name}, {bundle.num_classes} classes, {bundle.num_train} + {bundle.num_test} "
-        f"images{left_out}; {config.supernet.family} with {run.spec.space.size:.2g} subnets at {sides} px; "
+        f"images{left_out}; {config.supernet.family} with {run.spec.space.size:.2g} subnets "
+        f"at {sides} px; "
         f"about {minutes(estimate['train'])} of training, {minutes(estimate['rest'])} for the rest"
     )
 

@@ -39,8 +39,7 @@ def images(tmp_path: Path) -> Path:
 
 CASES = {
     "sandwich only": (
-        ["train", "IMAGES", "--out", "OUT", "--set", "train.plan=progressive"]
-        + ["--set", "train.attentive=best"],
+        ["train", "IMAGES", "--out", "OUT", "--config", "PROGRESSIVE"],
         "train.attentive 'best' needs train.plan sandwich, not progressive",
     ),
     "wrong path": (["run", "no/such/folder", "--out", "OUT"], "no such folder"),
@@ -76,7 +75,9 @@ CASES = {
 def test_one_line_and_status_two(case: str, ofa, images: Path, tmp_path: Path) -> None:
     arguments, expected = CASES[case]
     out = tmp_path / "out"
-    places = {"OUT": out, "IMAGES": images}
+    progressive = tmp_path / "progressive.yaml"
+    progressive.write_text("train: {plan: progressive, attentive: best}\n")
+    places = {"OUT": out, "IMAGES": images, "PROGRESSIVE": progressive}
     status, stdout, stderr = ofa(*(places.get(a, a) for a in arguments))
     assert status == 2
     assert expected in stderr
