@@ -144,7 +144,7 @@ def _classes_hint(
         if key in found and len(found[key]) != len(targets[key]):
             return [
                 f"it has {len(found[key])} classes where the network has {len(targets[key])}; "
-                f"reinit_head=True keeps the network's own classifier"
+                f"reinit_head=True (--reinit-head) keeps the network's own classifier"
             ]
     return []
 
