@@ -26,6 +26,7 @@ LAYERS = [
     ["recipes", "evaluating", "zoo_table"],
     ["session"],
     ["run"],
+    ["training"],
     ["shipping", "devices", "predicting", "status", "tensorboard"],
     ["steps", "published_search"],
     ["cli"],

@@ -20,12 +20,13 @@ from onceforall.measure.costs import count_macs
 from onceforall.measure.subnet import evaluate_arch
 from onceforall.predictors.accuracy import AccuracyPredictor, PredictorReport, fit_and_report
 from onceforall.predictors.sampling import LearningCurve, learning_curve, stratified_rows
-from onceforall.run import Run, trained_supernet
+from onceforall.run import Run
 from onceforall.search import Problem
 from onceforall.search.refine import Measured, Predict, Refinement, refine
 from onceforall.session import DataSession
 from onceforall.supernets.supernet import Supernet
 from onceforall.train.ranks import wait_for_all
+from onceforall.training import trained_supernet
 
 Floats = NDArray[np.floating[Any]]
 

@@ -16,7 +16,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,12 @@ from onceforall.data import DataBundle
 from onceforall.encoding import Encoding
 from onceforall.errors import CheckpointError, ConfigError, Interrupted
 from onceforall.files import append_jsonl, read_json, write_json, write_text
-from onceforall.measure.subnet import evaluate_arch
 from onceforall.recipes import RunConfig, named_recipe, recipe_for, resolve, validated
 from onceforall.session import DataSession, image_side, open_data, start_session
 from onceforall.supernets.published import load_published, read_weights
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.supernet import Supernet
-from onceforall.supernets.weights import load_saved_supernet, save_supernet
-from onceforall.train.engine import train
-from onceforall.train.ranks import Ranks, agree, sum_over_ranks, wait_for_all
-from onceforall.train.settings import Callbacks, TrainOptions
-from onceforall.train.step import Trainable
+from onceforall.train.ranks import Ranks
 
 Event = dict[str, Any]
 Tell = Callable[[Event], None]
@@ -298,6 +293,21 @@ def _other_seconds(config: RunConfig) -> float:
     return 0.15 * measured + config.latency.budget_s + 30.0
 
 
+def new_supernet(run: Run) -> Supernet:
+    """Return a fresh supernet on the run's device, drawn from PyTorch's current generator."""
+    return Supernet(run.spec).to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def load_initial_weights(run: Run, net: Supernet) -> None:
+    """Start from a checkpoint if the configuration names one, and freeze what it says."""
+    config = run.config.train
+    if config.init:
+        load_published(net, read_weights(Path(config.init)), reinit_head=config.reinit_head)
+    if config.freeze_backbone:
+        net.requires_grad_(False)
+        net.layers[-1].requires_grad_(True)
+
+
 def probe_epoch_seconds(run: Run) -> float:
     """Return the seconds that an epoch takes, from a few real steps on a throw-away copy."""
     session = run.session()
@@ -306,7 +316,7 @@ def probe_epoch_seconds(run: Run) -> float:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = new_supernet(run)
-    _load_initial_weights(run, net)  # before anything is written: they may not fit
+    load_initial_weights(run, net)  # before anything is written: they may not fit
     space = run.spec.space
     archs = [space.largest, space.smallest, space.sample(random.Random(0))]
     batches = data.iterate(0, resolution_of=lambda step: space.resolutions[-1])
@@ -354,123 +364,6 @@ def open_run(
     asked = settings["request"]
     request = Request(**{**asked, "flags": tuple(asked["flags"])})
     return plan_run(request, out, tell=tell, should_stop=should_stop, device=device)
-
-
-# -- train -------------------------------------------------------------------------------------
-
-
-def new_supernet(run: Run) -> Supernet:
-    """Return a fresh supernet on the run's device, drawn from PyTorch's current generator."""
-    return Supernet(run.spec).to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def train_step(run: Run) -> None:
-    """Train the supernet, or go on training it."""
-    if run.folder.supernet.is_file():
-        return
-    session = run.session()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.config.seed)
-        net = new_supernet(run)
-    _load_initial_weights(run, net)
-    train(
-        net,
-        run.config.plan(run.spec),
-        session.train,
-        folder=run.folder.checkpoints,
-        options=TrainOptions(
-            seed=run.config.seed,
-            autocast=run.config.train.autocast,
-            micro_batches=run.config.train.micro_batches,
-        ),
-        callbacks=Callbacks(
-            on_event=run.emit,
-            should_stop=run.should_stop,
-            after_epoch=Probes(run=run, session=session),
-            change_batch=session.change_batch,
-        ),
-        ranks=run.ranks,
-    )
-    if run.ranks.is_main:
-        bundle = run.bundle
-        facts = {
-            "classes": list(bundle.class_names),
-            "mean": list(bundle.mean),
-            "std": list(bundle.std),
-            "crop_ratio": bundle.eval_crop_ratio,
-            "data": bundle.name,
-        }
-        save_supernet(net, run.folder.supernet, facts=facts)
-    wait_for_all(run.ranks)
-
-
-@dataclass(slots=True, kw_only=True)
-class Probes:
-    """Watches three subnets while a supernet trains: smallest, largest and a random one.
-
-    Each is extracted, recalibrated and measured on the validation images after every epoch, as
-    long as that takes at most a tenth of the time, and after the last. Ranks share the work.
-
-    Attributes:
-        run: The run that trains.
-        session: Its data.
-        started: When training started here.
-        spent_s: Seconds spent on probes.
-    """
-
-    run: Run
-    session: DataSession
-    started: float = field(default_factory=time.monotonic)
-    spent_s: float = 0.0
-
-    def __call__(self, net: Trainable, epochs_done: int) -> Event:
-        """Return ``{"probes": {name: top-1}}`` for the epoch's event, or nothing."""
-        run, started = self.run, time.monotonic()
-        is_due = self.spent_s <= 0.1 * (started - self.started)
-        is_last = epochs_done == run.config.plan(run.spec).epochs
-        is_due = agree(run.ranks.is_main and is_due, run.ranks, run.device)
-        if not (is_due or is_last) or not isinstance(net, Supernet):
-            return {}
-        space = run.spec.space
-        archs = {
-            "smallest": space.smallest,
-            "random": space.sample(random.Random(f"{run.config.seed}/probe")),
-            "largest": space.largest,
-        }
-        top1 = torch.zeros(len(archs), dtype=torch.float64, device=run.device)
-        for i, arch in enumerate(archs.values()):
-            if i % run.ranks.world_size == run.ranks.rank:
-                top1[i] = evaluate_arch(
-                    net,
-                    arch,
-                    calibration=self.session.calibration_batches,
-                    images=self.session.valid,
-                ).top1
-        found = sum_over_ranks(top1, run.ranks).tolist()
-        self.spent_s += time.monotonic() - started
-        return {"probes": dict(zip(archs, found, strict=True))}
-
-
-def _load_initial_weights(run: Run, net: Supernet) -> None:
-    """Start from a checkpoint if the configuration names one, and freeze what it says."""
-    config = run.config.train
-    if config.init:
-        load_published(net, read_weights(Path(config.init)), reinit_head=config.reinit_head)
-    if config.freeze_backbone:
-        net.requires_grad_(False)
-        net.layers[-1].requires_grad_(True)
-
-
-def trained_supernet(run: Run) -> Supernet:
-    """Return the run's trained supernet, in eval mode, on its device.
-
-    Raises:
-        CheckpointError: If it is not trained yet.
-    """
-    if not run.folder.supernet.is_file():
-        raise CheckpointError(f"{run.folder.path} has no trained supernet yet: run  ofa train")
-    net, _ = load_saved_supernet(run.folder.supernet)
-    return net.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 # -- facts about this process ---------------------------------------------------------------------

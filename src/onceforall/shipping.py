@@ -28,12 +28,13 @@ from onceforall.measure.costs import count_macs, count_params, peak_activation_b
 from onceforall.measure.latency import Latency, measure_latency
 from onceforall.measure.latency_targets import Candidate, Target, make_target
 from onceforall.measure.subnet import evaluate_arch
-from onceforall.run import Run, read_front, trained_supernet, versions
+from onceforall.run import Run, read_front, versions
 from onceforall.session import DataSession
 from onceforall.supernets.static import StaticNet
 from onceforall.supernets.supernet import Supernet
 from onceforall.supernets.weights import blueprint_from_json, load_plain
 from onceforall.train.settings import Callbacks, TrainOptions
+from onceforall.training import trained_supernet
 
 Point = dict[str, Any]
 _CHECK_IMAGES = 16

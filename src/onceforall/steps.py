@@ -32,12 +32,12 @@ from onceforall.run import (
     Tell,
     plan_run,
     read_settings,
-    train_step,
 )
 from onceforall.search import Problem, nsga2
 from onceforall.search.problem import cautious_error
 from onceforall.shipping import model_table, models_step, read_cards
 from onceforall.train.ranks import Ranks, wait_for_all
+from onceforall.training import train_step
 
 # Steps that every rank takes part in; the others are rank 0's.
 _SHARED_STEPS = ("train", "evaluate")

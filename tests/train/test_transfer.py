@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from onceforall.errors import CheckpointError
-from onceforall.run import Request, Run, _load_initial_weights, new_supernet, plan_run, train_step
+from onceforall.run import Request, Run, load_initial_weights, new_supernet, plan_run
 from onceforall.supernets.weights import load_saved_supernet, save_supernet
 from onceforall.train.optimizer import make_optimizer, set_learning_rate
+from onceforall.training import train_step
 from tests.run.tiny_run import SETTINGS, write_images
 from tests.train.tiny import tiny_net
 
@@ -60,7 +61,7 @@ def started(run: Run) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.config.seed)
         net = new_supernet(run)
-    _load_initial_weights(run, net)
+    load_initial_weights(run, net)
     return net.state_dict()
 
 

@@ -1,0 +1,119 @@
+"""The train step of a run: weights to start from, probes along the way, the supernet at the end."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from onceforall.errors import CheckpointError
+from onceforall.measure.subnet import evaluate_arch
+from onceforall.run import Event, Run, load_initial_weights, new_supernet
+from onceforall.session import DataSession
+from onceforall.supernets.supernet import Supernet
+from onceforall.supernets.weights import load_saved_supernet, save_supernet
+from onceforall.train.engine import train
+from onceforall.train.ranks import agree, sum_over_ranks, wait_for_all
+from onceforall.train.settings import Callbacks, TrainOptions
+from onceforall.train.step import Trainable
+
+
+def train_step(run: Run) -> None:
+    """Train the supernet, or go on training it."""
+    if run.folder.supernet.is_file():
+        return
+    session = run.session()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.config.seed)
+        net = new_supernet(run)
+    load_initial_weights(run, net)
+    train(
+        net,
+        run.config.plan(run.spec),
+        session.train,
+        folder=run.folder.checkpoints,
+        options=TrainOptions(
+            seed=run.config.seed,
+            autocast=run.config.train.autocast,
+            micro_batches=run.config.train.micro_batches,
+        ),
+        callbacks=Callbacks(
+            on_event=run.emit,
+            should_stop=run.should_stop,
+            after_epoch=Probes(run=run, session=session),
+            change_batch=session.change_batch,
+        ),
+        ranks=run.ranks,
+    )
+    if run.ranks.is_main:
+        bundle = run.bundle
+        facts = {
+            "classes": list(bundle.class_names),
+            "mean": list(bundle.mean),
+            "std": list(bundle.std),
+            "crop_ratio": bundle.eval_crop_ratio,
+            "data": bundle.name,
+        }
+        save_supernet(net, run.folder.supernet, facts=facts)
+    wait_for_all(run.ranks)
+
+
+@dataclass(slots=True, kw_only=True)
+class Probes:
+    """Watches three subnets while a supernet trains: smallest, largest and a random one.
+
+    Each is extracted, recalibrated and measured on the validation images after every epoch, as
+    long as that takes at most a tenth of the time, and after the last. Ranks share the work.
+
+    Attributes:
+        run: The run that trains.
+        session: Its data.
+        started: When training started here.
+        spent_s: Seconds spent on probes.
+    """
+
+    run: Run
+    session: DataSession
+    started: float = field(default_factory=time.monotonic)
+    spent_s: float = 0.0
+
+    def __call__(self, net: Trainable, epochs_done: int) -> Event:
+        """Return ``{"probes": {name: top-1}}`` for the epoch's event, or nothing."""
+        run, started = self.run, time.monotonic()
+        is_due = self.spent_s <= 0.1 * (started - self.started)
+        is_last = epochs_done == run.config.plan(run.spec).epochs
+        is_due = agree(run.ranks.is_main and is_due, run.ranks, run.device)
+        if not (is_due or is_last) or not isinstance(net, Supernet):
+            return {}
+        space = run.spec.space
+        archs = {
+            "smallest": space.smallest,
+            "random": space.sample(random.Random(f"{run.config.seed}/probe")),
+            "largest": space.largest,
+        }
+        top1 = torch.zeros(len(archs), dtype=torch.float64, device=run.device)
+        for i, arch in enumerate(archs.values()):
+            if i % run.ranks.world_size == run.ranks.rank:
+                top1[i] = evaluate_arch(
+                    net,
+                    arch,
+                    calibration=self.session.calibration_batches,
+                    images=self.session.valid,
+                ).top1
+        found = sum_over_ranks(top1, run.ranks).tolist()
+        self.spent_s += time.monotonic() - started
+        return {"probes": dict(zip(archs, found, strict=True))}
+
+
+def trained_supernet(run: Run) -> Supernet:
+    """Return the run's trained supernet, in eval mode, on its device.
+
+    Raises:
+        CheckpointError: If it is not trained yet.
+    """
+    if not run.folder.supernet.is_file():
+        raise CheckpointError(f"{run.folder.path} has no trained supernet yet: run  ofa train")
+    net, _ = load_saved_supernet(run.folder.supernet)
+    return net.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
