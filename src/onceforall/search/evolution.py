@@ -31,7 +31,7 @@ from onceforall.search.problem import Problem
 
 # Rounds of copying genes of a feasible arch into infeasible ones before they are replaced by it.
 _MAX_REPAIRS = 40
-_DEFAULT_EVALUATIONS = 70_000
+_DEFAULT_EVALUATIONS = 64_000
 _NO_BOUND = 2**62
 
 
@@ -117,7 +117,7 @@ def evolve(
         problem: Genes, exactly one objective, limits.
         seed: Decides everything, unless ``max_seconds`` ends the search.
         max_evaluations: Evaluations of the objective after which no new step starts; None is
-            70,000, or as many as there is time for where ``max_seconds`` is given.
+            64,000, or as many as there is time for where ``max_seconds`` is given.
         max_seconds: Seconds after which no new step starts; None for no such end.
         settings: Settings of the evolution.
         start: Further archs to begin with, ``(N, G)``; they may exceed limits.

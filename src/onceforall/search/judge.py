@@ -49,15 +49,21 @@ class Judge:
 
     def values(self, rows: Rows) -> Floats:
         """Return the objective of canonical rows ``(N, G)``, ``(N,)``; NaN counts as infinite."""
-        keys = [row.tobytes() for row in rows]
-        new = {key: i for i, key in enumerate(keys) if key not in self.known}
+        data, width = rows.tobytes(), rows.shape[1]  # a byte a gene
+        keys = [data[i : i + width] for i in range(0, len(data), width)]
+        known = self.known
+        new = {key: i for i, key in enumerate(keys) if key not in known}
         if new:
-            if len(self.known) > _MAX_KNOWN:
-                self.known = {key: self.known[key] for key in keys if key in self.known}
-            values = np.asarray(self.objective(rows[list(new.values())]), dtype=np.float64)
-            self.known.update(zip(new, np.where(np.isnan(values), np.inf, values), strict=True))
+            if len(known) > _MAX_KNOWN:
+                known = self.known = {key: known[key] for key in keys if key in known}
+            fresh = rows if len(new) == len(rows) else rows[list(new.values())]
+            values = np.asarray(self.objective(fresh), dtype=np.float64)
+            values = np.where(np.isnan(values), np.inf, values)
+            known.update(zip(new, values.tolist(), strict=True))
             self.evaluations += len(new)
-        return np.array([self.known[key] for key in keys], dtype=np.float64)
+            if len(new) == len(rows):
+                return values
+        return np.array([known[key] for key in keys], dtype=np.float64)
 
     def costs(self, rows: Rows) -> Floats:
         """Return the limited costs of rows, ``(N, L)``."""

@@ -27,7 +27,7 @@ _OVERSHOOT = 1e-3
 # Units that one jump may change.
 _MAX_UNITS = 10
 # Single moves that pairs are made of: their number squared is the work of ranking.
-_MAX_PAIRED = 80
+_MAX_PAIRED = 60
 # Gains from or to an infinite objective: sums of them stay finite, also in float32.
 _MAX_GAIN = 1e30
 _PRICE_QUANTILES = (0.3, 0.5, 0.65, 0.8, 0.9, 0.97)
@@ -230,7 +230,7 @@ def _evaluate(judge: Judge, around: _Around, wanted: NDArray[np.bool_]) -> None:
 
 def _worth(around: _Around) -> Floats:
     """Return gains less a middling price on costs; unknown gains count as 0."""
-    gains = np.nan_to_num(around.gains, nan=0.0, neginf=-1e300)
+    gains = np.where(np.isnan(around.gains), 0.0, around.gains)
     paid = around.extra.sum(axis=1)
     worth: Floats = gains - _prices(gains, paid)[-1 - len(_PRICE_QUANTILES) // 3] * paid
     return worth
