@@ -303,6 +303,8 @@ def load_initial_weights(run: Run, net: Supernet) -> None:
     config = run.config.train
     if config.init:
         load_published(net, read_weights(Path(config.init)), reinit_head=config.reinit_head)
+    elif config.freeze_backbone:
+        raise ConfigError("train.freeze_backbone needs train.init: random weights would stay")
     if config.freeze_backbone:
         net.requires_grad_(False)
         net.layers[-1].requires_grad_(True)

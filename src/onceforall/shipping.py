@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from onceforall.measure.costs import count_macs, count_params, peak_activation_b
 from onceforall.measure.latency import Latency, measure_latency
 from onceforall.measure.latency_targets import Candidate, Target, make_target
 from onceforall.measure.subnet import evaluate_arch
-from onceforall.run import Run, read_front, versions
+from onceforall.run import Event, Run, read_front, versions
 from onceforall.session import DataSession
 from onceforall.supernets.static import StaticNet
 from onceforall.supernets.supernet import Supernet
@@ -218,7 +219,7 @@ def finetune_model(
         The card of ``<name>-finetune<epochs>``.
 
     Raises:
-        ConfigError: If there is no such model.
+        ConfigError: If there is no such model, or it was fine-tuned as long with other settings.
         Interrupted: If it was asked to stop; the same call goes on.
     """
     start = run.folder.models / name
@@ -230,8 +231,16 @@ def finetune_model(
     card = read_json(start / "card.json")
     arch, plan = Arch.from_json(card["arch"]), blueprint_from_json(card["blueprint"])
     tuned = run.folder.models / f"{name}-finetune{epochs}"
+    settings = {"learning_rate": learning_rate, "distill": distill}
     if (tuned / "card.json").is_file():
-        return read_json(tuned / "card.json")  # type: ignore[no-any-return]
+        done = read_json(tuned / "card.json")
+        for key, value in settings.items():
+            if done["finetune_settings"][key] != value:
+                raise ConfigError(
+                    f"{tuned} was fine-tuned with {key} {done['finetune_settings'][key]}, not "
+                    f"{value}; remove it, or use another number of epochs"
+                )
+        return done  # type: ignore[no-any-return]
     session = run.session()
     model = load_plain(plan, start / "model.safetensors").to(run.device)
     finetune(
@@ -248,8 +257,16 @@ def finetune_model(
         resolution=arch.resolution,
         num_classes=run.bundle.num_classes,
         folder=run.folder.checkpoints / tuned.name,
-        options=TrainOptions(seed=run.config.seed),
-        callbacks=Callbacks(on_event=run.emit, should_stop=run.should_stop),
+        options=TrainOptions(
+            seed=run.config.seed,
+            autocast=run.config.train.autocast,
+            micro_batches=run.config.train.micro_batches,
+        ),
+        callbacks=Callbacks(
+            on_event=partial(_tell_finetuning, run, tuned.name),
+            should_stop=run.should_stop,
+            change_batch=session.change_batch,
+        ),
         teacher=trained_supernet(run) if distill else None,
     )
     batches = list(session.calibration_batches(arch.resolution))
@@ -259,8 +276,16 @@ def finetune_model(
     point = {"predicted_top1": None, "predicted_latency_ms": None}
     facts |= _latency_facts(latency) | _predicted(point)
     facts |= {"name": tuned.name, "finetuned_from": name, "finetune_epochs": epochs}
+    facts |= {"finetune_settings": settings}
     write_card(tuned, plan, checks, facts)
     return read_json(tuned / "card.json")  # type: ignore[no-any-return]
+
+
+def _tell_finetuning(run: Run, name: str, event: Event) -> None:
+    """Show an event; keep it as one of this model, beside those of the supernet's training."""
+    run.tell(event)
+    if event["event"] != "step":
+        run.emit({**event, "event": f"finetune_{event['event']}", "model": name})
 
 
 def _target(run: Run) -> Target:

@@ -17,6 +17,7 @@ import yaml
 from onceforall.deploy.model_folder import model_folders, verify_folder
 from onceforall.files import read_jsonl
 from onceforall.run import RunFolder, read_front
+from onceforall.status import read_status, status_lines
 from tests.run.tiny_run import ENVIRONMENT, ROOT, command, write_images
 
 pytest.importorskip("onnxruntime")
@@ -135,3 +136,29 @@ def test_a_refined_search_measures_so_many_and_resumes(straight: Path, tmp_path:
     for point in on_front:
         assert point["predicted_top1"] == pytest.approx(measured[json.dumps(point["arch"])])
         assert point["predicted_top1_std"] == 0
+
+
+def test_a_model_is_finetuned_once_for_its_settings(straight: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(straight, folder)
+    before = status_lines(read_status(RunFolder(path=folder)))
+    start = model_folders(folder)[0].name
+    ofa = [sys.executable, "-m", "onceforall"]
+    tune = [*ofa, "finetune", str(folder), start, "--epochs", "1", "--json"]
+    card = json.loads(run_to_end([*tune, "--learning-rate", "0.01"]))
+    assert card["name"] == f"{start}-finetune1" and card["finetuned_from"] == start
+    assert verify_folder(folder / "models" / card["name"])["onnx_relative_error"] <= 1e-4
+    # The training keeps its own events and status.
+    assert status_lines(read_status(RunFolder(path=folder))) == before
+    kinds = {line["event"] for line in read_jsonl(folder / "events.jsonl") if "model" in line}
+    assert "finetune_epoch" in kinds
+    assert json.loads(run_to_end([*tune, "--learning-rate", "0.01"])) == card
+    other = subprocess.run(
+        [*tune, "--learning-rate", "0.02"],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert other.returncode == 2
+    assert "was fine-tuned with learning_rate 0.01, not 0.02" in other.stderr
