@@ -18,13 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from onceforall.config import RunConfig, resolve
 from onceforall.data import open_dataset
 from onceforall.encoding import Encoding
 from onceforall.measure.cost_tables import compile_costs
 from onceforall.measure.subnet import evaluate_arch
 from onceforall.pareto import hypervolume, pareto_front
 from onceforall.predictors.sampling import stratified_rows
-from onceforall.recipes import RunConfig, recipe_for, resolve
+from onceforall.recipes import recipe_for
 from onceforall.session import start_session
 from onceforall.supernets.supernet import Supernet
 from onceforall.train.engine import train

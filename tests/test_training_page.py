@@ -9,7 +9,8 @@ from typing import get_args
 import pytest
 
 from onceforall.cli.app import app
-from onceforall.recipes import RECIPES, DataConfig, RunConfig, TrainConfig, named_recipe
+from onceforall.config import DataConfig, RunConfig, TrainConfig
+from onceforall.recipes import RECIPES, named_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "training.md").read_text()

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from onceforall.blueprint import Layer
+from onceforall.config import validated
 from onceforall.errors import ConfigError, MeasurementError
 from onceforall.files import read_json_file, write_json
 from onceforall.measure.latency_model import LatencyModel, build_latency_model
 from onceforall.measure.latency_table import space_entries
 from onceforall.measure.latency_targets import make_target
 from onceforall.measure.ranking import kendall_tau
-from onceforall.recipes import validated
 from onceforall.run import RunFolder, check_limits, read_settings
 from onceforall.supernets.families import published_spec
 from onceforall.supernets.spec import SupernetSpec

@@ -23,11 +23,12 @@ from typing import Any
 import torch
 import yaml
 
+from onceforall.config import RunConfig, resolve, validated
 from onceforall.data import DataBundle
 from onceforall.encoding import Encoding
 from onceforall.errors import CheckpointError, ConfigError, Interrupted
 from onceforall.files import append_jsonl, read_json, write_json, write_text
-from onceforall.recipes import RunConfig, named_recipe, recipe_for, resolve, validated
+from onceforall.recipes import named_recipe, recipe_for
 from onceforall.session import DataSession, image_side, open_data, start_session
 from onceforall.supernets.published import load_published, read_weights
 from onceforall.supernets.spec import SupernetSpec

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onceforall.config import DataConfig, RunConfig
 from onceforall.data import (
     CalibrationBatches,
     DataBundle,
@@ -31,7 +32,6 @@ from onceforall.data import (
 )
 from onceforall.data.decode import image_size
 from onceforall.errors import DataError
-from onceforall.recipes import DataConfig, RunConfig
 from onceforall.train.ranks import Ranks
 
 _EVAL_BATCH = 250

@@ -264,7 +264,8 @@ def run_all(
     run = plan_run(request, out, tell=tell, should_stop=should_stop, ranks=ranks, device=device)
     if ranks.is_main:
         wait_for_all(ranks)
-    _announce(run, 1, "plan", plan_text(run))
+    steps = STEPS[: STEPS.index(until) + 1]
+    _announce(run, steps, "plan", plan_text(run))
     work: dict[str, tuple[Callable[[Run], None], str]] = {
         "train": (
             train_step,
@@ -276,18 +277,18 @@ def run_all(
         "search": (search_step, "Pareto front of accuracy and latency"),
         "models": (models_step, "specialise, measure, export, verify"),
     }
-    for number, step in enumerate(STEPS[1:-1], start=2):
-        if STEPS.index(step) > STEPS.index(until) or not (ranks.is_main or step in _SHARED_STEPS):
+    for step in steps[1:]:
+        if step not in work or not (ranks.is_main or step in _SHARED_STEPS):
             break
         function, text = work[step]
-        _announce(run, number, step, text)
+        _announce(run, steps, step, text)
         started = time.monotonic()
         function(run)
         seconds = round(time.monotonic() - started, 3)
         run.emit({"event": "step_done", "step": step, "seconds": seconds})
     report = None
     if until == "report" and ranks.is_main:
-        _announce(run, len(STEPS), "report", "one offline HTML file")
+        _announce(run, steps, "report", "one offline HTML file")
         report = write_report(run.folder.path)
     return Done(run=run, cards=read_cards(run.folder.models), report=report)
 
@@ -323,14 +324,8 @@ def summary(done: Done) -> dict[str, Any]:
     }
 
 
-def _announce(run: Run, number: int, step: str, text: str) -> None:
+def _announce(run: Run, steps: Sequence[str], step: str, text: str) -> None:
     if run.ranks.is_main:
-        run.tell(
-            {
-                "event": "step_started",
-                "number": number,
-                "of": len(STEPS),
-                "step": step,
-                "text": text,
-            }
-        )
+        number, of = steps.index(step) + 1, len(steps)
+        event = {"event": "step_started", "number": number, "of": of, "step": step, "text": text}
+        run.tell(event)

@@ -28,7 +28,7 @@ def data(
 
     Example:  ofa data images/
     """
-    from onceforall.recipes import DataConfig
+    from onceforall.config import DataConfig
     from onceforall.session import describe, open_data
 
     config = DataConfig.model_validate(

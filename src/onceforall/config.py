@@ -1,0 +1,335 @@
+"""The configuration of a run: frozen sections, and changing single values of them.
+
+A YAML file and then ``--set section.key=value`` flags change a recipe; the resolved configuration
+is written beside every result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from onceforall.errors import ConfigError
+from onceforall.supernets.families import mobilenet_v3, proxylessnas, resnet50d, small_images
+from onceforall.supernets.spec import SupernetSpec
+from onceforall.train.plan import Plan, delayed_plan, sandwich_plan
+from onceforall.train.shrinking import progressive_plan, published_plan
+
+
+class Section(BaseModel):
+    """Base of every part of a configuration: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+
+
+class DataConfig(Section):
+    """Images and how they are split and varied.
+
+    Attributes:
+        source: A known name, an ``.npz`` file or a folder of class folders.
+        root: Folder of downloaded data sets; empty for the user's cache.
+        on_bad_image: What to do with an image that cannot be read.
+        num_valid: Images held out of the training set; the data set's own split, if it has one,
+            is used instead.
+        num_calibration: Training images that recalibrate batch norm.
+        padding: Largest random shift, as a fraction of the side; small images only.
+        flip: Mirror images at random; null leaves it to the data set.
+        color: Colour distortion ``none``, ``tf`` or ``torch``; null leaves it to the data set.
+        min_scale: Smallest share of a photograph's area that a crop shows.
+        cutout: Side of a blank square, as a fraction of the image's side; 0 for none.
+        policy: Further image operations, for photographs read from files.
+        mixup_alpha: Parameter of mixup; 0 for none.
+        cutmix_alpha: Parameter of cutmix; 0 for none.
+        num_workers: Processes that read files; 0 reads in the training process.
+    """
+
+    source: str
+    root: str = ""
+    on_bad_image: Literal["refuse", "skip"] = "refuse"
+    num_valid: int = Field(ge=1)
+    num_calibration: int = Field(ge=1)
+    padding: float = Field(0.125, ge=0, le=0.5)
+    flip: bool | None = None
+    color: Literal["none", "tf", "torch"] | None = None
+    min_scale: float = Field(0.08, gt=0, le=1)
+    cutout: float = Field(0.0, ge=0, le=1)
+    policy: Literal["none", "randaugment", "trivialaugment"] = "none"
+    mixup_alpha: float = Field(0.0, ge=0)
+    cutmix_alpha: float = Field(0.0, ge=0)
+    num_workers: int = Field(0, ge=0)
+
+
+class SupernetConfig(Section):
+    """The elastic network.
+
+    Attributes:
+        family: ``small_images`` (8 to 64 pixels), or a published family.
+        resolutions: Input sides in pixels.
+        widths: Output channels of each stage (``small_images`` only).
+        width_mults: Elastic multipliers of every width (``small_images`` only).
+        depths: Blocks that may be kept in each stage (``small_images`` only).
+        kernel_sizes: Depthwise kernels on offer (``small_images`` only).
+        expand_ratios: Expand ratios on offer (``small_images`` only).
+        stem_width: Channels of the stem (``small_images`` only).
+        expand_width: Channels before pooling (``small_images`` only).
+        divisor: Widths are multiples of it (``small_images`` only).
+        width_mult: Rigid width multiplier of a published MobileNet family.
+        dropout: Dropout rate before the classifier.
+    """
+
+    family: Literal["small_images", "mobilenet_v3", "proxylessnas", "resnet50d"]
+    resolutions: tuple[int, ...] = Field(min_length=1)
+    widths: tuple[int, ...] = (16, 32, 64)
+    width_mults: tuple[float, ...] = (0.5, 0.75, 1.0)
+    depths: tuple[int, ...] = (1, 2)
+    kernel_sizes: tuple[int, ...] = (3, 5, 7)
+    expand_ratios: tuple[float, ...] = (2, 3, 4)
+    stem_width: int = 16
+    expand_width: int = 128
+    divisor: int = 8
+    width_mult: float = 1.0
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class TrainConfig(Section):
+    """Training.
+
+    Attributes:
+        plan: One-stage ``sandwich``, ``progressive`` or ``delayed`` shrinking, or progressive
+            shrinking as ``published``.
+        epochs: Passes over the training images, all phases together; every phase has at least
+            one, and ``published`` rounds each, so it may come to a few more or fewer.
+        batch_size: Images per batch and rank.
+        learning_rate: Peak, for ``reference_batch`` images a step.
+        reference_batch: Global batch that ``learning_rate`` is meant for.
+        subnets_per_step: Subnets of a sandwich, of ``sandwich`` and ``delayed`` plans.
+        distillation: Loss of the sandwich's other subnets towards the largest: soft targets, or
+            the adaptive ``alpha`` divergence, of the ``sandwich`` plan.
+        attentive: Of a sandwich, train the ``best`` or ``worst`` of a few random subnets of like
+            MACs.
+        autocast: Forward passes in bfloat16.
+        micro_batches: Parts that a batch is split into to save memory.
+        threads: CPU threads; part of what makes a run repeat bit by bit. 0 for all cores.
+        init: Weights to start from: a supernet of this package or a published checkpoint of the
+            same stage table; empty for fresh weights.
+        reinit_head: Keep a fresh classifier where ``init`` has other classes.
+        freeze_backbone: Train the classifier only.
+        head_factor: Learning rate of the classifier over that of the rest.
+    """
+
+    plan: Literal["sandwich", "progressive", "delayed", "published"] = "sandwich"
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(0.3, gt=0)
+    reference_batch: int = Field(64, ge=1)
+    subnets_per_step: int = Field(4, ge=2)
+    weight_decay: float = Field(1e-4, ge=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    distillation: Literal["soft_targets", "alpha"] = "soft_targets"
+    attentive: Literal["none", "best", "worst"] = "none"
+    autocast: bool = False
+    micro_batches: int = Field(1, ge=1)
+    threads: int = Field(0, ge=0)
+    init: str = ""
+    reinit_head: bool = False
+    freeze_backbone: bool = False
+    head_factor: float = Field(1.0, gt=0)
+
+
+class EvaluateConfig(Section):
+    """Which subnets are measured to train the accuracy predictor.
+
+    Attributes:
+        num_archs: Sampled subnets, spread over MACs; the smallest and largest come on top.
+    """
+
+    num_archs: int = Field(160, ge=8)
+
+
+class LatencyConfig(Section):
+    """The device.
+
+    Attributes:
+        target: ``ort-cpu`` (ONNX Runtime), ``torch-cpu``, ``torch-cuda`` or ``openvino``.
+        threads: Threads of a run.
+        budget_s: Seconds for profiling blocks and whole subnets.
+    """
+
+    target: str = "ort-cpu"
+    threads: int = Field(1, ge=1)
+    budget_s: float = Field(30.0, gt=0)
+
+
+class SearchConfig(Section):
+    """The search for the front.
+
+    Attributes:
+        limits: Upper bounds by name (``latency_ms``, ``macs``, ``params``,
+            ``peak_activation_bytes``); empty for the whole front.
+        num_models: Winners to ship from the front; with limits there is one.
+        caution: Standard deviations taken off each predicted top-1 before archs are compared;
+            0 compares the predictions themselves.
+        refine_evaluations: Subnets measured during the search, where they may improve the front
+            most; the predictor is fitted again in between.
+    """
+
+    population_size: int = Field(128, ge=8)
+    generations: int = Field(60, ge=1)
+    limits: dict[str, float] = Field(default_factory=dict)
+    num_models: int = Field(8, ge=1)
+    caution: float = Field(0.0, ge=0, allow_inf_nan=False)
+    refine_evaluations: int = Field(0, ge=0)
+
+
+class RunConfig(Section):
+    """Everything that decides a run."""
+
+    data: DataConfig
+    supernet: SupernetConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+    latency: LatencyConfig = LatencyConfig()
+    search: SearchConfig = SearchConfig()
+    seed: int = Field(0, ge=0)
+
+    def spec(self, num_classes: int) -> SupernetSpec:
+        """Return the stage table of the supernet."""
+        net = self.supernet
+        if net.family == "small_images":
+            return small_images(
+                num_classes=num_classes,
+                resolutions=net.resolutions,
+                widths=net.widths,
+                width_mults=net.width_mults,
+                depths=net.depths,
+                kernel_sizes=net.kernel_sizes,
+                expand_ratios=net.expand_ratios,
+                stem_width=net.stem_width,
+                expand_width=net.expand_width,
+                divisor=net.divisor,
+                dropout=net.dropout,
+            )
+        sizes = {"num_classes": num_classes, "resolutions": net.resolutions}
+        if net.family == "resnet50d":
+            return resnet50d(**sizes, dropout=net.dropout)  # type: ignore[arg-type]
+        family = mobilenet_v3 if net.family == "mobilenet_v3" else proxylessnas
+        return family(**sizes, width_mult=net.width_mult, dropout=net.dropout)  # type: ignore[arg-type]
+
+    def plan(self, spec: SupernetSpec) -> Plan:
+        """Return the training plan."""
+        train = self.train
+        for name in ("attentive", "distillation"):
+            value = getattr(train, name)
+            if train.plan != "sandwich" and value != TrainConfig.model_fields[name].default:
+                raise ConfigError(
+                    f"train.{name} {value!r} needs train.plan sandwich, not {train.plan}"
+                )
+        return dataclasses.replace(
+            self._plan(spec), head_factor=train.head_factor, ema_decay=train.ema_decay
+        )
+
+    def _plan(self, spec: SupernetSpec) -> Plan:
+        train = self.train
+        if train.plan == "sandwich":
+            return sandwich_plan(
+                epochs=train.epochs,
+                learning_rate=train.learning_rate,
+                reference_batch=train.reference_batch,
+                subnets_per_step=train.subnets_per_step,
+                weight_decay=train.weight_decay,
+                label_smoothing=train.label_smoothing,
+                distillation=train.distillation,
+                attentive=train.attentive,
+            )
+        if train.plan == "published":
+            return published_plan(
+                spec.space,
+                epochs=train.epochs,
+                learning_rate=train.learning_rate,
+                reference_batch=train.reference_batch,
+                weight_decay=train.weight_decay,
+                label_smoothing=train.label_smoothing,
+            )
+        if train.plan == "delayed":
+            return delayed_plan(
+                epochs=train.epochs,
+                learning_rate=train.learning_rate,
+                reference_batch=train.reference_batch,
+                subnets_per_step=train.subnets_per_step,
+                weight_decay=train.weight_decay,
+                label_smoothing=train.label_smoothing,
+            )
+        return progressive_plan(
+            spec.space,
+            epochs=train.epochs,
+            learning_rate=train.learning_rate,
+            reference_batch=train.reference_batch,
+            weight_decay=train.weight_decay,
+            label_smoothing=train.label_smoothing,
+        )
+
+
+def resolve(recipe: RunConfig, *, file: str | None = None, flags: Sequence[str] = ()) -> RunConfig:
+    """Return the recipe with the changes of a YAML text and then of ``section.key=value`` flags.
+
+    Raises:
+        ConfigError: If a key is unknown (the nearest one is named) or a value is not allowed.
+    """
+    values = recipe.model_dump()
+    if file is not None:
+        try:
+            changes = yaml.safe_load(file) or {}
+        except yaml.YAMLError as error:
+            raise ConfigError(f"configuration file: {' '.join(str(error).split())}") from error
+        if not isinstance(changes, dict):
+            raise ConfigError(f"configuration file holds {type(changes).__name__}, not sections")
+        _merge(values, changes, "")
+    for flag in flags:
+        name, equals, text = flag.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {flag!r} is not of the form section.key=value")
+        value: Any = yaml.safe_load(text)
+        for part in reversed(name.split(".")):
+            value = {part: value}
+        _merge(values, value, "")
+    return validated(values)
+
+
+def validated(values: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration with these values.
+
+    Raises:
+        ConfigError: Naming the first value that is not allowed.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        given = "" if isinstance(first["input"], dict) else f" {first['input']!r}"
+        raise ConfigError(f"{place}{given}: {first['msg']}") from error
+
+
+def _merge(values: dict[str, Any], changes: Mapping[str, Any], prefix: str) -> None:
+    """Change ``values`` in place; keys that are not there are errors."""
+    for key, change in changes.items():
+        if key not in values and prefix != "search.limits.":
+            inner = [
+                name for name, part in values.items() if isinstance(part, dict) and key in part
+            ]
+            if inner:
+                raise ConfigError(f"unknown key {prefix}{key}; did you mean {inner[0]}.{key}?")
+            near = difflib.get_close_matches(str(key), values, n=1, cutoff=0.0)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            raise ConfigError(f"unknown key {prefix}{key}{hint}")
+        if isinstance(values.get(key), dict) and isinstance(change, Mapping):
+            _merge(values[key], change, f"{prefix}{key}.")
+        else:
+            values[key] = change
