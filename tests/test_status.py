@@ -62,7 +62,7 @@ def test_a_live_training(folder: RunFolder) -> None:
     lines = status_lines(read_status(folder))
     assert lines == [
         "running, last word 1 s ago",
-        "epoch 2/4 (sandwich), step 15/40, 120 images/s, about 67 min left",
+        "epoch 2/4 (sandwich), step 15/40, 120 images/s, about 66.7 min left",
         "loss/top-1 of the latest step's subnets: 0.500/75.0 %  1.250/50.0 %",
         "validation top-1: smallest 40.00 %  largest 62.50 %",
         "newest checkpoint: step 12",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 
 from onceforall.config import DataConfig, EvaluateConfig, RunConfig, SupernetConfig, TrainConfig
+from onceforall.data import continuous_resolutions
 from onceforall.errors import ConfigError
 from onceforall.train.shrinking import PUBLISHED_RATE, published_plan
 
-_IMAGENET_SIDES = tuple(range(128, 225, 4))
+_IMAGENET_SIDES = continuous_resolutions(128, 224)
 RECIPES = (
     "auto",
     "imagenet-ofa",

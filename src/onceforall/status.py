@@ -120,8 +120,8 @@ def status_lines(status: Status) -> list[str]:
     if status.state == "trained":
         lines = [f"trained: {status.epochs} epochs"]
     else:
-        lines = [f"{status.state}, last word {_span(status.age_s)} ago"]
-        left = f", about {_span(status.seconds_left)} left" if status.state == "running" else ""
+        lines = [f"{status.state}, last word {minutes(status.age_s)} ago"]
+        left = f", about {minutes(status.seconds_left)} left" if status.state == "running" else ""
         lines.append(
             f"epoch {status.epoch}/{status.epochs} ({status.phase}), step {status.step}/"
             f"{status.steps}, {status.images_per_s:.0f} images/s{left}"
@@ -141,8 +141,8 @@ def status_lines(status: Status) -> list[str]:
     return lines
 
 
-def _span(seconds: float) -> str:
-    """Return ``42 s``, ``7 min`` or ``3.5 h``."""
-    if seconds < 100:
+def minutes(seconds: float) -> str:
+    """Return a duration for people, e.g. ``40 s``, ``7.2 min`` or ``3.5 h``."""
+    if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -36,6 +36,7 @@ from onceforall.run import (
 from onceforall.search import Problem, nsga2
 from onceforall.search.problem import cautious_error
 from onceforall.shipping import model_table, models_step, read_cards
+from onceforall.status import minutes
 from onceforall.train.ranks import Ranks, wait_for_all
 from onceforall.training import train_step
 
@@ -306,13 +307,6 @@ def plan_text(run: Run) -> str:
         f"at {sides} px; "
         f"about {minutes(estimate['train'])} of training, {minutes(estimate['rest'])} for the rest"
     )
-
-
-def minutes(seconds: float) -> str:
-    """Return a duration for people, e.g. ``40 s`` or ``3.5 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def summary(done: Done) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import torch
 from onceforall.data.resolution import (
     continuous_resolutions,
     published_resolution,
-    sample_resolution,
 )
 from onceforall.data.splits import published_split, split_train
 from onceforall.errors import ConfigError
@@ -86,21 +85,6 @@ def test_continuous_resolutions_start_on_a_multiple():
     assert continuous_resolutions(130, 141) == (132, 136, 140)
 
 
-def test_sampled_resolutions_are_uniform_and_named():
-    sizes = (16, 24, 32)
-    drawn = [
-        sample_resolution(sizes, seed=0, epoch=e, step=s) for e in range(10) for s in range(90)
-    ]
-    assert drawn[:90] == [sample_resolution(sizes, seed=0, epoch=0, step=s) for s in range(90)]
-    assert drawn[:90] != drawn[90:180]
-    # 300 expected of each; four standard deviations are 57.
-    assert all(abs(drawn.count(size) - 300) < 57 for size in sizes)
-    other = [sample_resolution(sizes, seed=1, epoch=0, step=s) for s in range(90)]
-    assert other != drawn[:90]
-
-
 def test_no_resolutions():
-    with pytest.raises(ConfigError, match="resolutions is empty"):
-        sample_resolution((), seed=0, epoch=0, step=0)
     with pytest.raises(ConfigError, match="resolutions is empty"):
         published_resolution((), epoch=0, step=0)

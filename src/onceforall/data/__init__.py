@@ -28,7 +28,6 @@ from onceforall.data.resident import ResidentBatches, ResidentEvalBatches
 from onceforall.data.resolution import (
     continuous_resolutions,
     published_resolution,
-    sample_resolution,
 )
 from onceforall.data.sharding import Shard
 from onceforall.data.sources import open_dataset
@@ -70,6 +69,5 @@ __all__ = [
     "open_loaders",
     "published_resolution",
     "published_split",
-    "sample_resolution",
     "split_train",
 ]

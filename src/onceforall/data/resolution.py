@@ -1,30 +1,13 @@
-"""The image size of each training batch, drawn by name and never from a global generator."""
+"""The image size of each training batch, as the published loader draws it."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 
-from onceforall.data.seeding import private_random
 from onceforall.errors import ConfigError
 
 PUBLISHED_STEP_PX = 4
-
-
-def sample_resolution(resolutions: Sequence[int], *, seed: int, epoch: int, step: int) -> int:
-    """Return one of ``resolutions``, uniform, as a pure function of (seed, epoch, step).
-
-    Args:
-        resolutions: Sizes in pixels to choose from; at least one.
-        seed: Seed of the run.
-        epoch: Epoch from 0.
-        step: Step of the epoch from 0.
-
-    Raises:
-        ConfigError: If there is nothing to choose from.
-    """
-    _check(resolutions)
-    return private_random("resolution", seed, epoch, step).choice(list(resolutions))
 
 
 def published_resolution(resolutions: Sequence[int], *, epoch: int, step: int) -> int:

@@ -8,7 +8,6 @@ workers or ranks, and after a restart in the middle of an epoch.
 from __future__ import annotations
 
 import hashlib
-import random
 import struct
 
 import torch
@@ -28,11 +27,6 @@ def derive_seed(purpose: str, *numbers: int) -> int:
 def private_generator(purpose: str, *numbers: int) -> torch.Generator:
     """Return a CPU ``torch.Generator`` seeded by `derive_seed`."""
     return torch.Generator().manual_seed(derive_seed(purpose, *numbers))
-
-
-def private_random(purpose: str, *numbers: int) -> random.Random:
-    """Return a ``random.Random`` seeded by `derive_seed`."""
-    return random.Random(derive_seed(purpose, *numbers))
 
 
 def named_uniforms(count: int, purpose: str, *numbers: int) -> list[float]:

@@ -49,7 +49,7 @@ def choose_attentively(
     """
     phase = context.phase
     kept = 2 if phase.draw == "sandwich" else 0
-    if phase.attentive == "none" or phase.draw == "largest" or isinstance(net, SingleArchNet):
+    if phase.draw == "largest" or isinstance(net, SingleArchNet):
         return list(archs)
     spec = net.spec
 

@@ -192,14 +192,15 @@ def _train_step(
         autocast=run.options.autocast,
     )
     with _private_dropout(run):
-        archs = choose_attentively(
-            run.net,
-            micro_batches[0],
-            archs,
-            context,
-            space=phase.opened.restrict(run.net.space),
-            seed=f"{run.options.seed}/{run.global_step}",
-        )
+        if phase.attentive != "none":
+            archs = choose_attentively(
+                run.net,
+                micro_batches[0],
+                archs,
+                context,
+                space=phase.opened.restrict(run.net.space),
+                seed=f"{run.options.seed}/{run.global_step}",
+            )
         result = accumulate_gradients(run.net, micro_batches, archs, context, votes=votes)
     if all(math.isfinite(loss) for loss in result.losses):
         if run.plan.max_grad_norm:
