@@ -90,10 +90,58 @@ class Bottleneck:
 
     def __post_init__(self) -> None:
         _check_positive(self)
-        if self.downsample == "none" and (
-            self.stride != 1 or self.in_channels != self.out_channels
-        ):
-            raise BlueprintError(f"an identity shortcut keeps its shape, got {self}")
+        _check_shortcut(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residual:
+    """Plain residual block: two dense convolutions, the first with the stride, plus shortcut.
+
+    Attributes:
+        mid_channels: Channels between the two convolutions.
+        expand_ratio: ``mid_channels`` over ``out_channels``, before rounding.
+        downsample: As for `Bottleneck`.
+    """
+
+    in_channels: int
+    mid_channels: int
+    out_channels: int
+    kernel_size: int = 3
+    stride: int = 1
+    expand_ratio: float = 1
+    activation: Activation = "relu"
+    downsample: Downsample = "none"
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+        _check_shortcut(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FusedMBConv:
+    """Inverted bottleneck whose expansion is one dense convolution, then 1x1 project.
+
+    Attributes:
+        mid_channels: Channels of the dense convolution.
+        expand_ratio: ``mid_channels`` over ``in_channels``, before rounding.
+        residual: Whether the input is added to the output.
+
+    Source: Tan and Le, *EfficientNetV2*, ICML 2021, figure 2.
+    """
+
+    in_channels: int
+    mid_channels: int
+    out_channels: int
+    kernel_size: int = 3
+    stride: int = 1
+    expand_ratio: float = 1
+    activation: Activation = "relu"
+    residual: bool = False
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+        if self.residual and (self.stride != 1 or self.in_channels != self.out_channels):
+            raise BlueprintError(f"a residual block keeps its shape, got {self}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +172,8 @@ class Identity:
     """A block that passes its input on (published ProxylessNAS nets have some)."""
 
 
-Layer = Conv | MBConv | Bottleneck | MaxPool | GlobalPool | Linear | Identity
+Block = MBConv | Bottleneck | Residual | FusedMBConv
+Layer = Conv | Block | MaxPool | GlobalPool | Linear | Identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,12 +244,19 @@ def _ends(layer: Layer) -> tuple[int | None, int | None]:
     """Return the input and output channels; None where a layer takes what comes."""
     if isinstance(layer, Linear):
         return layer.in_features, layer.out_features
-    if isinstance(layer, Conv | MBConv | Bottleneck):
+    if isinstance(layer, Conv | Block):
         return layer.in_channels, layer.out_channels
     return None, None
 
 
-def _check_positive(layer: Conv | MBConv | Bottleneck) -> None:
+def _check_shortcut(layer: Bottleneck | Residual) -> None:
+    if layer.downsample == "none" and (
+        layer.stride != 1 or layer.in_channels != layer.out_channels
+    ):
+        raise BlueprintError(f"an identity shortcut keeps its shape, got {layer}")
+
+
+def _check_positive(layer: Conv | Block) -> None:
     for name in ("in_channels", "out_channels", "kernel_size", "stride"):
         if getattr(layer, name) < 1:
             raise BlueprintError(f"{type(layer).__name__}: {name} {getattr(layer, name)} < 1")
@@ -208,4 +264,14 @@ def _check_positive(layer: Conv | MBConv | Bottleneck) -> None:
         raise BlueprintError(f"{type(layer).__name__}: kernel_size {layer.kernel_size} is not odd")
 
 
-LAYER_TYPES = (Conv, MBConv, Bottleneck, MaxPool, GlobalPool, Linear, Identity)
+LAYER_TYPES = (
+    Conv,
+    MBConv,
+    Bottleneck,
+    Residual,
+    FusedMBConv,
+    MaxPool,
+    GlobalPool,
+    Linear,
+    Identity,
+)

@@ -21,12 +21,14 @@ from onceforall.blueprint import (
     Blueprint,
     Bottleneck,
     Conv,
+    FusedMBConv,
     GlobalPool,
     Identity,
     Layer,
     Linear,
     MaxPool,
     MBConv,
+    Residual,
     output_size,
 )
 
@@ -109,7 +111,7 @@ def sized_layers(plan: Blueprint, resolution: int) -> Iterator[tuple[Layer, int,
 def output_channels(layer: Layer, channels: int) -> int:
     """Return the output channels of ``layer`` on an input with ``channels`` channels."""
     match layer:
-        case Conv() | MBConv() | Bottleneck():
+        case Conv() | MBConv() | Bottleneck() | Residual() | FusedMBConv():
             return layer.out_channels
         case Linear():
             return layer.out_features
@@ -133,6 +135,10 @@ def operations(layer: Layer, size: int, channels: int) -> tuple[Operation, ...]:
             return _mbconv(layer, size)
         case Bottleneck():
             return _bottleneck(layer, size)
+        case Residual():
+            return _residual(layer, size)
+        case FusedMBConv():
+            return _fused(layer, size)
         case MaxPool():
             numbers = channels * (size**2 + output_size(layer, size) ** 2)
             return (Operation(live_numbers=numbers),)
@@ -197,21 +203,55 @@ def _bottleneck(layer: Bottleneck, size: int) -> tuple[Operation, ...]:
         _conv(middle, size, waiting=waiting)[0],
         _conv(restore, after, waiting=waiting)[0],
     ]
-    result = layer.out_channels * after**2
+    return (*ops, *_shortcut(layer, size))
+
+
+def _residual(layer: Residual, size: int) -> tuple[Operation, ...]:
+    mid, after = layer.mid_channels, output_size(layer, size)
+    first = Conv(
+        in_channels=layer.in_channels,
+        out_channels=mid,
+        kernel_size=layer.kernel_size,
+        stride=layer.stride,
+    )
+    second = Conv(in_channels=mid, out_channels=layer.out_channels, kernel_size=layer.kernel_size)
+    waiting = layer.in_channels * size**2
+    # The first convolution reads the waiting tensor itself.
+    ops = (_conv(first, size, waiting=0)[0], _conv(second, after, waiting=waiting)[0])
+    return (*ops, *_shortcut(layer, size))
+
+
+def _fused(layer: FusedMBConv, size: int) -> tuple[Operation, ...]:
+    mid, out, after = layer.mid_channels, layer.out_channels, output_size(layer, size)
+    expand = Conv(
+        in_channels=layer.in_channels,
+        out_channels=mid,
+        kernel_size=layer.kernel_size,
+        stride=layer.stride,
+    )
+    waiting = layer.in_channels * size**2 if layer.residual else 0
+    project = _conv(Conv(in_channels=mid, out_channels=out), after, waiting=waiting)[0]
+    ops = (_conv(expand, size, waiting=0)[0], project)
+    return (*ops, Operation(live_numbers=waiting + out * after**2)) if layer.residual else ops
+
+
+def _shortcut(layer: Bottleneck | Residual, size: int) -> Iterator[Operation]:
+    """Yield what follows a block's last convolution: its shortcut, and the addition."""
+    after = output_size(layer, size)
+    waiting, result = layer.in_channels * size**2, layer.out_channels * after**2
     if layer.downsample != "none":
         pooled = layer.downsample == "avgpool_conv"
         if pooled and layer.stride > 1:
             shortcut_input = layer.in_channels * after**2
-            ops.append(Operation(live_numbers=result + waiting + shortcut_input))
+            yield Operation(live_numbers=result + waiting + shortcut_input)
         shortcut = Conv(
             in_channels=layer.in_channels,
             out_channels=layer.out_channels,
             stride=1 if pooled else layer.stride,
         )
-        ops.append(_conv(shortcut, after if pooled else size, waiting=result)[0])
+        yield _conv(shortcut, after if pooled else size, waiting=result)[0]
         waiting = result
-    ops.append(Operation(live_numbers=result + waiting))
-    return tuple(ops)
+    yield Operation(live_numbers=result + waiting)
 
 
 def _conv(layer: Conv, size: int, *, waiting: int) -> tuple[Operation, int]:

@@ -19,17 +19,25 @@ from onceforall.blueprint import (
     Blueprint,
     Bottleneck,
     Conv,
+    FusedMBConv,
     GlobalPool,
     Layer,
     Linear,
     MaxPool,
     MBConv,
+    Residual,
     output_size,
 )
 from onceforall.measure.costs import sized_layers
 from onceforall.measure.latency_table import Table, lookup
 from onceforall.measure.ranking import kendall_tau
-from onceforall.supernets.blocks import bottleneck_units, mbconv_units, shortcut_unit
+from onceforall.supernets.blocks import (
+    bottleneck_units,
+    fused_units,
+    mbconv_units,
+    residual_units,
+    shortcut_unit,
+)
 
 Floats = NDArray[np.float64]
 
@@ -92,7 +100,9 @@ def layer_features(layer: Layer, size: int, table_ms: float) -> Floats:
         values["curved_numbers"] += result * (unit.activation in _CURVED)
         values["operations"] += 1
     after = output_size(layer, size)
-    if (isinstance(layer, Conv | MBConv) and layer.residual) or isinstance(layer, Bottleneck):
+    if (isinstance(layer, Conv | MBConv | FusedMBConv) and layer.residual) or isinstance(
+        layer, Bottleneck | Residual
+    ):
         values["moved_numbers"] += 3 * layer.out_channels * after**2
     if isinstance(layer, MBConv) and layer.se_channels:
         values["gated_numbers"] = layer.mid_channels * after**2
@@ -214,9 +224,16 @@ def _convolutions(layer: Layer, size: int) -> Iterator[tuple[Conv, int]]:
             yield reduce, size
             yield middle, size
             yield restore, after
-            if layer.downsample != "none":
-                pooled = layer.downsample == "avgpool_conv"
-                yield shortcut_unit(layer), after if pooled else size
+            yield from _shortcut_convolution(layer, size)
+        case Residual():
+            first, second = residual_units(layer)
+            yield first, size
+            yield second, after
+            yield from _shortcut_convolution(layer, size)
+        case FusedMBConv():
+            expand, project = fused_units(layer)
+            yield expand, size
+            yield project, after
         case Linear():
             yield (
                 Conv(
@@ -226,3 +243,9 @@ def _convolutions(layer: Layer, size: int) -> Iterator[tuple[Conv, int]]:
                 ),
                 1,
             )
+
+
+def _shortcut_convolution(layer: Bottleneck | Residual, size: int) -> Iterator[tuple[Conv, int]]:
+    if layer.downsample != "none":
+        pooled = layer.downsample == "avgpool_conv"
+        yield shortcut_unit(layer), output_size(layer, size) if pooled else size

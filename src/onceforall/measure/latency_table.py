@@ -13,21 +13,26 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from onceforall.blueprint import (
+    Block,
     Bottleneck,
     Conv,
+    FusedMBConv,
     GlobalPool,
     Identity,
     Layer,
     Linear,
     MaxPool,
     MBConv,
+    Residual,
 )
 from onceforall.errors import MeasurementError
 from onceforall.space import SearchSpace
 from onceforall.supernets.slots import GeneKey
 from onceforall.supernets.spec import SupernetSpec
 
-_LAYER_TYPES = {kind.__name__: kind for kind in (Conv, MBConv, Bottleneck, Linear)}
+_LAYER_TYPES = {
+    kind.__name__: kind for kind in (Conv, MBConv, Bottleneck, Residual, FusedMBConv, Linear)
+}
 _LAYER_READERS = {name: TypeAdapter[Any](kind) for name, kind in _LAYER_TYPES.items()}
 
 T = TypeVar("T")
@@ -72,7 +77,7 @@ def space_entries(
 
 def timing_key(layer: Layer) -> Layer:
     """Return the record without what does not change its time: names of ratios, dropout."""
-    if isinstance(layer, MBConv | Bottleneck):
+    if isinstance(layer, Block):
         return replace(layer, expand_ratio=0)
     return replace(layer, dropout=0.0) if isinstance(layer, Linear) else layer
 

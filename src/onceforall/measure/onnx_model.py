@@ -21,18 +21,27 @@ from torch import nn
 
 from onceforall.blueprint import (
     Activation,
+    Block,
     Blueprint,
     Bottleneck,
     Conv,
+    FusedMBConv,
     GlobalPool,
     Identity,
     Layer,
     Linear,
     MaxPool,
     MBConv,
+    Residual,
 )
 from onceforall.errors import BlueprintError, MissingExtraError
-from onceforall.supernets.blocks import bottleneck_units, mbconv_units, shortcut_unit
+from onceforall.supernets.blocks import (
+    bottleneck_units,
+    fused_units,
+    mbconv_units,
+    residual_units,
+    shortcut_unit,
+)
 from onceforall.supernets.static import StaticNet
 
 # The oldest versions that have every operator used here: models run on runtimes since 2022.
@@ -165,7 +174,7 @@ def ort_session(model: bytes, *, threads: int = 1) -> Any:
 def input_channels(plan: Blueprint) -> int:
     """Return the channels of a blueprint's input; a pooling layer takes what comes, say 1."""
     for layer in plan.layers:
-        if isinstance(layer, Conv | MBConv | Bottleneck):
+        if isinstance(layer, Conv | Block):
             return layer.in_channels
         if isinstance(layer, Linear):
             return layer.in_features
@@ -226,7 +235,11 @@ def _add_layer(graph: _Graph, layer: Layer, module: nn.Module | None, x: str) ->
         case MBConv():
             return _add_mbconv(graph, layer, module, x)
         case Bottleneck():
-            return _add_bottleneck(graph, layer, module, x)
+            return _add_shortcut_block(graph, layer, bottleneck_units(layer), module, x)
+        case Residual():
+            return _add_shortcut_block(graph, layer, residual_units(layer), module, x)
+        case FusedMBConv():
+            return _add_fused(graph, layer, module, x)
         case MaxPool():
             pads = [layer.kernel_size // 2] * 4
             return graph.node("MaxPool", [x], _window(layer.kernel_size, layer.stride, pads))
@@ -270,10 +283,23 @@ def _add_mbconv(graph: _Graph, layer: MBConv, module: nn.Module | None, x: str) 
     return graph.node("Add", [y, x]) if layer.residual else y
 
 
-def _add_bottleneck(graph: _Graph, layer: Bottleneck, module: nn.Module | None, x: str) -> str:
+def _add_fused(graph: _Graph, layer: FusedMBConv, module: nn.Module | None, x: str) -> str:
+    expand, project = fused_units(layer)
+    y = _add_conv(graph, expand, _part(module, "expand"), x)
+    y = _add_conv(graph, project, _part(module, "point_linear"), y)
+    return graph.node("Add", [y, x]) if layer.residual else y
+
+
+def _add_shortcut_block(
+    graph: _Graph,
+    layer: Bottleneck | Residual,
+    units: Sequence[Conv],
+    module: nn.Module | None,
+    x: str,
+) -> str:
     y = x
-    for name, unit in zip(("conv1", "conv2", "conv3"), bottleneck_units(layer), strict=True):
-        y = _add_conv(graph, unit, _part(module, name), y)
+    for number, unit in enumerate(units, start=1):
+        y = _add_conv(graph, unit, _part(module, f"conv{number}"), y)
     shortcut = x
     if layer.downsample != "none":
         if layer.downsample == "avgpool_conv" and layer.stride > 1:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from onceforall.arch import Arch
 from onceforall.blueprint import (
+    Block,
     Blueprint,
-    Bottleneck,
     Conv,
     GlobalPool,
     Layer,
@@ -162,18 +162,18 @@ def _stages_of_blueprint(plan: Blueprint, resolution: int, arch: Arch | None) ->
 
 
 def _is_block(layer: Layer) -> bool:
-    return isinstance(layer, MBConv | Bottleneck)
+    return isinstance(layer, Block)
 
 
 def _block(layer: Layer) -> _Block:
-    assert isinstance(layer, MBConv | Bottleneck)
+    assert isinstance(layer, Block)
     ratio = 1.0 if isinstance(layer, MBConv) and not layer.has_expansion else layer.expand_ratio
     return _Block(kernel_size=layer.kernel_size, expand_ratio=ratio)
 
 
 def _title(layers: Sequence[Layer]) -> str | None:
     """Return what the bars of a stage do not show."""
-    blocks = [layer for layer in layers if isinstance(layer, MBConv | Bottleneck)]
+    blocks = [layer for layer in layers if isinstance(layer, Block)]
     if not blocks:
         return None
     parts = [f"channels inside: {', '.join(str(block.mid_channels) for block in blocks)}"]

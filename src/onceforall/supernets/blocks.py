@@ -13,7 +13,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from onceforall.blueprint import Blueprint, Bottleneck, Conv, Linear, MBConv
+from onceforall.blueprint import (
+    Blueprint,
+    Bottleneck,
+    Conv,
+    FusedMBConv,
+    Linear,
+    MBConv,
+    Residual,
+)
 from onceforall.ops.conv import ElasticConv2d, ElasticDepthwiseConv2d
 from onceforall.ops.dense import ElasticLinear, ElasticSqueezeExcite, SqueezeExcite
 from onceforall.ops.functional import activate, banded_order, channel_importance
@@ -78,10 +86,7 @@ class BottleneckBlock(nn.Module):
         self.conv1 = ConvUnit(units[0], norm)
         self.conv2 = ConvUnit(units[1], norm)
         self.conv3 = ConvUnit(units[2], norm)
-        pool: nn.Module = nn.Identity()
-        if layer.downsample == "avgpool_conv":
-            pool = nn.AvgPool2d(layer.stride, layer.stride, ceil_mode=True)
-        self.pool = pool
+        self.pool = _shortcut_pool(layer)
         self.downsample = (
             nn.Identity() if layer.downsample == "none" else ConvUnit(shortcut_unit(layer), norm)
         )
@@ -90,6 +95,42 @@ class BottleneckBlock(nn.Module):
         """Map ``(B, C, H, W)`` to the layer's output."""
         y = self.conv3(self.conv2(self.conv1(x)))
         return activate(y + self.downsample(self.pool(x)), self.activation)
+
+
+class ResidualBlock(nn.Module):
+    """Two dense convolutions with their shortcut."""
+
+    def __init__(self, layer: Residual, norm: Blueprint) -> None:
+        super().__init__()
+        self.activation = str(layer.activation)
+        units = residual_units(layer)
+        self.conv1 = ConvUnit(units[0], norm)
+        self.conv2 = ConvUnit(units[1], norm)
+        self.pool = _shortcut_pool(layer)
+        self.downsample = (
+            nn.Identity() if layer.downsample == "none" else ConvUnit(shortcut_unit(layer), norm)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the layer's output."""
+        y = self.conv2(self.conv1(x))
+        return activate(y + self.downsample(self.pool(x)), self.activation)
+
+
+class FusedMBConvBlock(nn.Module):
+    """Dense expansion and 1x1 projection."""
+
+    def __init__(self, layer: FusedMBConv, norm: Blueprint) -> None:
+        super().__init__()
+        self.residual = layer.residual
+        expand, project = fused_units(layer)
+        self.expand = ConvUnit(expand, norm)
+        self.point_linear = ConvUnit(project, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the layer's output."""
+        y: Tensor = self.point_linear(self.expand(x))
+        return x + y if self.residual else y
 
 
 class GlobalMean(nn.Module):
@@ -231,10 +272,7 @@ class ElasticBottleneckBlock(nn.Module):
         self.conv1 = ElasticConvUnit(units[0], norm)
         self.conv2 = ElasticConvUnit(units[1], norm)
         self.conv3 = ElasticConvUnit(units[2], norm)
-        pool: nn.Module = nn.Identity()
-        if largest.downsample == "avgpool_conv":
-            pool = nn.AvgPool2d(largest.stride, largest.stride, ceil_mode=True)
-        self.pool = pool
+        self.pool = _shortcut_pool(largest)
         self.downsample = (
             None if largest.downsample == "none" else ElasticConvUnit(shortcut_unit(largest), norm)
         )
@@ -252,11 +290,57 @@ class ElasticBottleneckBlock(nn.Module):
     @torch.no_grad()
     def sort_channels(self, widths: Sequence[int], num_opened: int) -> None:
         """Permute both middle widths by importance; the largest block computes the same."""
-        for following, leading in ((self.conv3, self.conv2), (self.conv2, self.conv1)):
-            weight = following.conv.weight
-            order = banded_order(channel_importance(weight), widths, num_opened)
-            weight.copy_(weight[:, order])
-            _permute_outputs(leading, order)
+        _sort_between(self.conv2, self.conv3, widths, num_opened)
+        _sort_between(self.conv1, self.conv2, widths, num_opened)
+
+
+class ElasticResidualBlock(nn.Module):
+    """Plain residual block whose widths are chosen per call."""
+
+    def __init__(self, largest: Residual, norm: Blueprint) -> None:
+        super().__init__()
+        units = residual_units(largest)
+        self.conv1 = ElasticConvUnit(units[0], norm)
+        self.conv2 = ElasticConvUnit(units[1], norm)
+        self.pool = _shortcut_pool(largest)
+        self.downsample = (
+            None if largest.downsample == "none" else ElasticConvUnit(shortcut_unit(largest), norm)
+        )
+
+    def forward(self, x: Tensor, layer: Residual) -> Tensor:
+        """Run as ``layer`` on ``(B, C, H, W)``."""
+        y = activate(_normed(self.conv1, x, layer.mid_channels), layer.activation)
+        y = _normed(self.conv2, y, layer.out_channels)
+        shortcut = x
+        if self.downsample is not None:
+            shortcut = _normed(self.downsample, self.pool(x), layer.out_channels)
+        return activate(y + shortcut, layer.activation)
+
+    @torch.no_grad()
+    def sort_channels(self, widths: Sequence[int], num_opened: int) -> None:
+        """Permute the middle channels by importance; the largest block computes the same."""
+        _sort_between(self.conv1, self.conv2, widths, num_opened)
+
+
+class ElasticFusedMBConvBlock(nn.Module):
+    """Fused inverted bottleneck whose widths are chosen per call."""
+
+    def __init__(self, largest: FusedMBConv, norm: Blueprint) -> None:
+        super().__init__()
+        expand, project = fused_units(largest)
+        self.expand = ElasticConvUnit(expand, norm)
+        self.point_linear = ElasticConvUnit(project, norm)
+
+    def forward(self, x: Tensor, layer: FusedMBConv) -> Tensor:
+        """Run as ``layer`` on ``(B, C, H, W)``."""
+        y = activate(_normed(self.expand, x, layer.mid_channels), layer.activation)
+        y = _normed(self.point_linear, y, layer.out_channels)
+        return x + y if layer.residual else y
+
+    @torch.no_grad()
+    def sort_channels(self, widths: Sequence[int], num_opened: int) -> None:
+        """Permute the middle channels by importance; the largest block computes the same."""
+        _sort_between(self.expand, self.point_linear, widths, num_opened)
 
 
 class ElasticClassifier(nn.Module):
@@ -308,7 +392,41 @@ def bottleneck_units(layer: Bottleneck) -> tuple[Conv, Conv, Conv]:
     )
 
 
-def shortcut_unit(layer: Bottleneck) -> Conv:
+def residual_units(layer: Residual) -> tuple[Conv, Conv]:
+    """Return the two convolutions of a plain residual block."""
+    return (
+        Conv(
+            in_channels=layer.in_channels,
+            out_channels=layer.mid_channels,
+            kernel_size=layer.kernel_size,
+            stride=layer.stride,
+            activation=layer.activation,
+        ),
+        Conv(
+            in_channels=layer.mid_channels,
+            out_channels=layer.out_channels,
+            kernel_size=layer.kernel_size,
+            activation="none",
+        ),
+    )
+
+
+def fused_units(layer: FusedMBConv) -> tuple[Conv, Conv]:
+    """Return the dense expansion and the projection of a fused inverted bottleneck."""
+    expand = Conv(
+        in_channels=layer.in_channels,
+        out_channels=layer.mid_channels,
+        kernel_size=layer.kernel_size,
+        stride=layer.stride,
+        activation=layer.activation,
+    )
+    project = Conv(
+        in_channels=layer.mid_channels, out_channels=layer.out_channels, activation="none"
+    )
+    return expand, project
+
+
+def shortcut_unit(layer: Bottleneck | Residual) -> Conv:
     """Return the 1x1 convolution of a downsampling shortcut."""
     return Conv(
         in_channels=layer.in_channels,
@@ -316,6 +434,12 @@ def shortcut_unit(layer: Bottleneck) -> Conv:
         stride=layer.stride if layer.downsample == "conv" else 1,
         activation="none",
     )
+
+
+def _shortcut_pool(layer: Bottleneck | Residual) -> nn.Module:
+    if layer.downsample == "avgpool_conv":
+        return nn.AvgPool2d(layer.stride, layer.stride, ceil_mode=True)
+    return nn.Identity()
 
 
 def _batch_norm(channels: int, norm: Blueprint) -> nn.BatchNorm2d:
@@ -329,6 +453,16 @@ def _elastic_norm(channels: int, norm: Blueprint) -> ElasticBatchNorm2d:
 def _normed(unit: ElasticConvUnit, x: Tensor, out_channels: int) -> Tensor:
     y = unit.conv(x, out_channels)
     return y if unit.bn is None else unit.bn(y)  # type: ignore[no-any-return]
+
+
+def _sort_between(
+    leading: ElasticConvUnit, following: ElasticConvUnit, widths: Sequence[int], num_opened: int
+) -> None:
+    """Permute the channels between two convolutions by importance to the second one."""
+    weight = following.conv.weight
+    order = banded_order(channel_importance(weight), widths, num_opened)
+    weight.copy_(weight[:, order])
+    _permute_outputs(leading, order)
 
 
 def _permute(conv: nn.Conv2d, order: Tensor) -> None:

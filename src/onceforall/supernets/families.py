@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from onceforall.errors import ConfigError
 from onceforall.supernets.spec import (
+    BlockKind,
     FixedBlock,
     MBConvSpec,
     MBConvStage,
@@ -180,6 +181,64 @@ def small_images(
         expand_width=expand_width,
         mix_width=mix_width,
         head_activation="h_swish",
+        divisor=divisor,
+        dropout=dropout,
+    )
+
+
+def dense_images(
+    *,
+    block: BlockKind = "residual",
+    num_classes: int,
+    resolutions: tuple[int, ...] = (24, 28, 32),
+    widths: tuple[int, ...] = (16, 64, 128),
+    strides: tuple[int, ...] = (1, 2, 2),
+    depths: tuple[int, ...] = (1, 2),
+    expand_ratios: tuple[float, ...] = (0.25, 0.5, 1.0),
+    width_mults: tuple[float, ...] = (),
+    stem_width: int = 16,
+    stem_stride: int = 1,
+    divisor: int = 8,
+    dropout: float = 0.0,
+) -> MBConvSpec:
+    """Return a supernet of dense 3x3 convolutions, which processors train and run fastest.
+
+    Elastic in depth, middle width and resolution; output widths are rigid unless ``width_mults``
+    has several.
+
+    Args:
+        block: ``residual``: two 3x3 convolutions, ratios of the middle to the output width; or
+            ``fused_mbconv``: 3x3 expansion and 1x1 projection, ratios of the middle to the input.
+        num_classes: Outputs of the classifier.
+        resolutions: Input sides in pixels, ascending.
+        widths: Output channels of each stage.
+        strides: Stride of each stage's first block.
+        stem_stride: Stride of the stem; 2 from about 48 pixels on.
+    """
+    return MBConvSpec(
+        num_classes=num_classes,
+        resolutions=resolutions,
+        stem_width=stem_width,
+        stem_stride=stem_stride,
+        stem_activation="relu",
+        stem_width_mults=width_mults,
+        stages=tuple(
+            MBConvStage(
+                block=block,
+                width=width,
+                stride=stride,
+                activation="relu",
+                num_blocks=depths[-1],
+                depths=depths,
+                kernel_sizes=(3,),
+                expand_ratios=expand_ratios,
+                width_mults=width_mults,
+            )
+            for width, stride in zip(widths, strides, strict=True)
+        ),
+        expand_width=0,
+        mix_width=0,
+        head_activation="relu",
         divisor=divisor,
         dropout=dropout,
     )

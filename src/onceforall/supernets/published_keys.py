@@ -12,7 +12,18 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from onceforall.blueprint import Blueprint, Bottleneck, Conv, GlobalPool, Layer, Linear, MBConv
+from onceforall.blueprint import (
+    Block,
+    Blueprint,
+    Bottleneck,
+    Conv,
+    FusedMBConv,
+    GlobalPool,
+    Layer,
+    Linear,
+    MBConv,
+    Residual,
+)
 from onceforall.errors import BlueprintError
 from onceforall.supernets.spec import MBConvSpec, SupernetSpec
 
@@ -117,7 +128,7 @@ def _sites(plan: Blueprint) -> list[_Site]:
     sites = [
         _Site(layer=layer, position=position, ours=ours, published=published)
         for position, (layer, (ours, published)) in enumerate(zip(plan.layers, named, strict=True))
-        if isinstance(layer, Conv | MBConv | Bottleneck | Linear)
+        if isinstance(layer, Conv | Block | Linear)
     ]
     if len({site.published for site in sites}) != len(sites):
         raise BlueprintError("the published spelling has one name for two layers of this network")
@@ -163,10 +174,14 @@ def _site_keys(site: _Site) -> Iterator[tuple[str, str]]:
                 yield f"{ours}.linear.{name}", f"{published}.{inner}.{name}"
         case MBConv():
             yield from _mbconv(site, site.layer)
-        case Bottleneck():
-            units = ["conv1", "conv2", "conv3"]
+        case Bottleneck() | Residual():
+            units = ["conv1", "conv2"]
+            units += ["conv3"] if isinstance(site.layer, Bottleneck) else []
             units += [] if site.layer.downsample == "none" else ["downsample"]
             for unit in units:
+                yield from _conv(f"{ours}.{unit}", f"{published}.{unit}", doubled)
+        case FusedMBConv():
+            for unit in ("expand", "point_linear"):
                 yield from _conv(f"{ours}.{unit}", f"{published}.{unit}", doubled)
 
 

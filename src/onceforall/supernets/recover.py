@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from onceforall.arch import Arch
-from onceforall.blueprint import Blueprint, Bottleneck, Conv, Layer, Linear, MBConv
+from onceforall.blueprint import Block, Blueprint, Conv, Layer, Linear
 from onceforall.errors import ArchError
 from onceforall.supernets.spec import SupernetSpec
 
@@ -26,7 +26,7 @@ def arch_from_blueprint(spec: SupernetSpec, plan: Blueprint, *, resolution: int)
     space = spec.space
     fixed = len(plan.stage_sizes) - len(space.stages)
     depth = plan.stage_sizes[fixed:]
-    if fixed not in (0, 1) or any(not isinstance(b, MBConv | Bottleneck) for b in plan.blocks):
+    if fixed not in (0, 1) or any(not isinstance(b, Block) for b in plan.blocks):
         raise ArchError(
             f"a network with stages of {plan.stage_sizes} blocks has no arch in a space of "
             f"{len(space.stages)} stages"
@@ -64,7 +64,7 @@ def _agreement(first: Blueprint, second: Blueprint) -> int:
 
 
 def _width(layer: Layer) -> int | None:
-    return layer.out_channels if isinstance(layer, Conv | MBConv | Bottleneck) else None
+    return layer.out_channels if isinstance(layer, Conv | Block) else None
 
 
 def _body(plan: Blueprint) -> Blueprint:

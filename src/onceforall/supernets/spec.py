@@ -9,24 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from onceforall.arch import Arch
 from onceforall.blueprint import (
     Activation,
+    Block,
     Blueprint,
     Bottleneck,
     Conv,
+    FusedMBConv,
     GlobalPool,
     Layer,
     Linear,
     MaxPool,
     MBConv,
+    Residual,
     make_divisible,
 )
-from onceforall.errors import ArchError
+from onceforall.errors import ArchError, BlueprintError
 from onceforall.space import SearchSpace, StageChoices
 from onceforall.supernets.slots import GeneKey, Slot, assemble, block_keys
+
+BlockKind = Literal["mbconv", "fused_mbconv", "residual"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +46,12 @@ class FixedBlock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MBConvStage:
-    """One stage of an MBConv supernet; the first block carries the stride.
+    """One stage of a supernet of convolution blocks; the first block carries the stride.
 
     Attributes:
+        block: What its blocks are: inverted bottlenecks, fused ones (one dense convolution
+            instead of 1x1 and depthwise), or plain residual blocks of two dense convolutions.
+            Dense convolutions have one kernel size and no squeeze-excite.
         width: Output channels at width multiplier 1 (before rounding to the divisor).
         num_blocks: Physical blocks; ``depths`` says how many may be kept.
         width_mults: Elastic multipliers of this stage's width; empty when rigid.
@@ -58,11 +66,19 @@ class MBConvStage:
     kernel_sizes: tuple[int, ...]
     expand_ratios: tuple[float, ...]
     width_mults: tuple[float, ...] = ()
+    block: BlockKind = "mbconv"
+
+    def __post_init__(self) -> None:
+        if self.block != "mbconv" and (len(self.kernel_sizes) > 1 or self.squeeze_excite):
+            raise BlueprintError(
+                f"a stage of {self.block} blocks has one kernel size and no squeeze-excite, got "
+                f"{self.kernel_sizes} and squeeze_excite {self.squeeze_excite}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MBConvSpec:
-    """A supernet of inverted bottlenecks, from its stage table.
+    """A supernet of inverted bottlenecks or other convolution blocks, from its stage table.
 
     Attributes:
         num_classes: Outputs of the classifier.
@@ -205,37 +221,99 @@ class MBConvSpec:
         table = self.stages[stage]
         first = block == 0
         keys = block_keys(stage, block, self._width_key(stage - first), self._width_key(stage))
-        # A block with one ratio of 1 has no expansion; where 1 is one choice of several it stays.
-        has_expansion = table.expand_ratios != (1,)
 
         def layer(values: Mapping[GeneKey, Any]) -> Layer | None:
             if values[keys[0]] <= block:
                 return None
-            in_channels = self._stage_width(stage - first, values)
-            out_channels = self._stage_width(stage, values)
-            ratio = values[keys[2]]
-            stride = table.stride if first else 1
-            mid_channels = (
-                make_divisible(round(in_channels * ratio), self.divisor)
-                if has_expansion
-                else in_channels
-            )
-            return MBConv(
-                in_channels=in_channels,
-                mid_channels=mid_channels,
-                out_channels=out_channels,
+            make = {
+                "mbconv": self._mbconv, "fused_mbconv": self._fused, "residual": self._residual
+            }[table.block]  # fmt: skip
+            return make(
+                stage,
+                block,
+                in_channels=self._stage_width(stage - first, values),
+                out_channels=self._stage_width(stage, values),
                 kernel_size=values[keys[1]],
-                stride=stride,
-                expand_ratio=ratio,
-                activation=table.activation,
-                se_channels=make_divisible(mid_channels // 4) if table.squeeze_excite else 0,
-                has_expansion=has_expansion,
-                residual=stride == 1
-                and in_channels == out_channels
-                and self._may_add(stage, block),
+                ratio=values[keys[2]],
             )
 
         return Slot(genes=keys, layer=layer, stride_before=strides)
+
+    def _mbconv(
+        self,
+        stage: int,
+        block: int,
+        *,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        ratio: float,
+    ) -> Block:
+        table = self.stages[stage]
+        stride = table.stride if block == 0 else 1
+        # A block with one ratio of 1 has no expansion; where 1 is one choice of several it stays.
+        has_expansion = table.expand_ratios != (1,)
+        mid_channels = self._mid(in_channels, ratio) if has_expansion else in_channels
+        return MBConv(
+            in_channels=in_channels,
+            mid_channels=mid_channels,
+            out_channels=out_channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            expand_ratio=ratio,
+            activation=table.activation,
+            se_channels=make_divisible(mid_channels // 4) if table.squeeze_excite else 0,
+            has_expansion=has_expansion,
+            residual=stride == 1 and in_channels == out_channels and self._may_add(stage, block),
+        )
+
+    def _fused(
+        self,
+        stage: int,
+        block: int,
+        *,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        ratio: float,
+    ) -> Block:
+        stride = self.stages[stage].stride if block == 0 else 1
+        return FusedMBConv(
+            in_channels=in_channels,
+            mid_channels=self._mid(in_channels, ratio),
+            out_channels=out_channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            expand_ratio=ratio,
+            activation=self.stages[stage].activation,
+            residual=stride == 1 and in_channels == out_channels and self._may_add(stage, block),
+        )
+
+    def _residual(
+        self,
+        stage: int,
+        block: int,
+        *,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        ratio: float,
+    ) -> Block:
+        stride = self.stages[stage].stride if block == 0 else 1
+        keeps_shape = self._may_add(stage, block) and in_channels == out_channels
+        return Residual(
+            in_channels=in_channels,
+            mid_channels=self._mid(out_channels, ratio),
+            out_channels=out_channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            expand_ratio=ratio,
+            activation=self.stages[stage].activation,
+            downsample="avgpool_conv" if stride > 1 else "none" if keeps_shape else "conv",
+        )
+
+    def _mid(self, channels: int, ratio: float) -> int:
+        return make_divisible(round(channels * ratio), self.divisor)
 
     def _may_add(self, stage: int, block: int) -> bool:
         """Say whether a block may have a shortcut.

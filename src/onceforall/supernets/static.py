@@ -10,19 +10,23 @@ from onceforall.blueprint import (
     Blueprint,
     Bottleneck,
     Conv,
+    FusedMBConv,
     GlobalPool,
     Identity,
     Layer,
     Linear,
     MaxPool,
     MBConv,
+    Residual,
 )
 from onceforall.supernets.blocks import (
     BottleneckBlock,
     Classifier,
     ConvUnit,
+    FusedMBConvBlock,
     GlobalMean,
     MBConvBlock,
+    ResidualBlock,
 )
 from onceforall.supernets.published import published_state_dict
 from onceforall.supernets.published_keys import static_keys, static_spellings
@@ -80,6 +84,10 @@ def build_layer(layer: Layer, plan: Blueprint) -> nn.Module:
             return MBConvBlock(layer, plan)
         case Bottleneck():
             return BottleneckBlock(layer, plan)
+        case Residual():
+            return ResidualBlock(layer, plan)
+        case FusedMBConv():
+            return FusedMBConvBlock(layer, plan)
         case MaxPool():
             return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.kernel_size // 2)
         case GlobalPool():

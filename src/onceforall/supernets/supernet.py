@@ -12,14 +12,17 @@ from torch import Tensor, nn
 
 from onceforall.arch import Arch
 from onceforall.blueprint import (
+    Block,
     Blueprint,
     Bottleneck,
     Conv,
+    FusedMBConv,
     GlobalPool,
     Layer,
     Linear,
     MaxPool,
     MBConv,
+    Residual,
 )
 from onceforall.errors import BlueprintError
 from onceforall.ops.conv import ElasticConv2d, ElasticDepthwiseConv2d
@@ -30,7 +33,9 @@ from onceforall.supernets.blocks import (
     ElasticBottleneckBlock,
     ElasticClassifier,
     ElasticConvUnit,
+    ElasticFusedMBConvBlock,
     ElasticMBConvBlock,
+    ElasticResidualBlock,
     GlobalMean,
 )
 from onceforall.supernets.published import published_state_dict
@@ -39,6 +44,9 @@ from onceforall.supernets.slots import active_slots, gene_values
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.static import StaticNet, build
 
+ElasticBlock = (
+    ElasticMBConvBlock | ElasticBottleneckBlock | ElasticResidualBlock | ElasticFusedMBConvBlock
+)
 ELASTIC_OPS = (
     ElasticConv2d, ElasticDepthwiseConv2d, ElasticLinear, ElasticSqueezeExcite, ElasticBatchNorm2d,
 )  # fmt: skip
@@ -103,7 +111,7 @@ class Supernet(nn.Module):
         for (module, layer), weight in zip(active, weights, strict=True):
             if weight is not None:
                 x = module(x, layer, weight)
-            elif isinstance(layer, Conv | Bottleneck):
+            elif isinstance(layer, Conv | Block):
                 x = module(x, layer)
             else:
                 x = module(x)
@@ -143,14 +151,14 @@ class Supernet(nn.Module):
         """
         values = gene_values(self.space, self.space.largest)
         for slot, module in zip(self.spec.slots, self.layers, strict=True):
-            if not isinstance(module, ElasticMBConvBlock | ElasticBottleneckBlock):
+            if not isinstance(module, ElasticBlock):
                 continue
             widths: set[int] = set()
             for key in slot.genes:
                 if key[0] == "expand_ratio":
                     for ratio in self.space.stages[key[1]].expand_ratios:
                         layer = slot.layer({**values, key: ratio})
-                        if isinstance(layer, MBConv | Bottleneck):
+                        if isinstance(layer, Block):
                             widths.add(layer.mid_channels)
             module.sort_channels(sorted(widths, reverse=True), num_opened)
 
@@ -190,6 +198,10 @@ def _elastic_layer(
             return ElasticMBConvBlock(layer, kernel_sizes or (layer.kernel_size,), norm)
         case Bottleneck():
             return ElasticBottleneckBlock(layer, norm)
+        case Residual():
+            return ElasticResidualBlock(layer, norm)
+        case FusedMBConv():
+            return ElasticFusedMBConvBlock(layer, norm)
         case MaxPool():
             return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.kernel_size // 2)
         case GlobalPool():
