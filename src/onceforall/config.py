@@ -16,7 +16,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from onceforall.errors import ConfigError
-from onceforall.supernets.families import mobilenet_v3, proxylessnas, resnet50d, small_images
+from onceforall.supernets.families import (
+    dense_images,
+    mobilenet_v3,
+    proxylessnas,
+    resnet50d,
+    small_images,
+)
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.train.plan import Plan, delayed_plan, sandwich_plan
 from onceforall.train.shrinking import progressive_plan, published_plan
@@ -38,10 +44,12 @@ class DataConfig(Section):
         num_valid: Images held out of the training set; the data set's own split, if it has one,
             is used instead.
         num_calibration: Training images that recalibrate batch norm.
-        padding: Largest random shift, as a fraction of the side; small images only.
+        crop: ``pad`` shifts whole images (by ``padding``), ``resized`` cuts out parts (of at least
+            ``min_scale``); null leaves it to the data set.
+        padding: Largest random shift, as a fraction of the side.
         flip: Mirror images at random; null leaves it to the data set.
         color: Colour distortion ``none``, ``tf`` or ``torch``; null leaves it to the data set.
-        min_scale: Smallest share of a photograph's area that a crop shows.
+        min_scale: Smallest share of an image's area that a ``resized`` crop shows.
         cutout: Side of a blank square, as a fraction of the image's side; 0 for none.
         policy: Further image operations, for photographs read from files.
         mixup_alpha: Parameter of mixup; 0 for none.
@@ -54,6 +62,7 @@ class DataConfig(Section):
     on_bad_image: Literal["refuse", "skip"] = "refuse"
     num_valid: int = Field(ge=1)
     num_calibration: int = Field(ge=1)
+    crop: Literal["none", "pad", "resized"] | None = None
     padding: float = Field(0.125, ge=0, le=0.5)
     flip: bool | None = None
     color: Literal["none", "tf", "torch"] | None = None
@@ -69,28 +78,36 @@ class SupernetConfig(Section):
     """The elastic network.
 
     Attributes:
-        family: ``small_images`` (8 to 64 pixels), or a published family.
+        family: Dense 3x3 convolutions in plain ``residual`` or ``fused_mbconv`` blocks,
+            inverted bottlenecks for ``small_images`` (8 to 64 pixels), or a published family.
+            The settings of stages are for the first three only.
         resolutions: Input sides in pixels.
-        widths: Output channels of each stage (``small_images`` only).
-        width_mults: Elastic multipliers of every width (``small_images`` only).
-        depths: Blocks that may be kept in each stage (``small_images`` only).
-        kernel_sizes: Depthwise kernels on offer (``small_images`` only).
-        expand_ratios: Expand ratios on offer (``small_images`` only).
-        stem_width: Channels of the stem (``small_images`` only).
-        expand_width: Channels before pooling (``small_images`` only).
-        divisor: Widths are multiples of it (``small_images`` only).
+        widths: Output channels of each stage.
+        strides: Stride of each stage; dense families only.
+        width_mults: Elastic multipliers of every width; empty where widths are rigid.
+        depths: Blocks that may be kept in each stage.
+        kernel_sizes: Depthwise kernels on offer; dense families have 3x3 alone.
+        expand_ratios: Expand ratios on offer; of ``residual`` blocks, middle over output width.
+        stem_width: Channels of the stem.
+        stem_stride: Stride of the stem; dense families only.
+        expand_width: Channels before pooling; ``small_images`` only.
+        divisor: Widths are multiples of it.
         width_mult: Rigid width multiplier of a published MobileNet family.
         dropout: Dropout rate before the classifier.
     """
 
-    family: Literal["small_images", "mobilenet_v3", "proxylessnas", "resnet50d"]
+    family: Literal[
+        "residual", "fused_mbconv", "small_images", "mobilenet_v3", "proxylessnas", "resnet50d"
+    ]
     resolutions: tuple[int, ...] = Field(min_length=1)
     widths: tuple[int, ...] = (16, 32, 64)
+    strides: tuple[int, ...] = (1, 2, 2)
     width_mults: tuple[float, ...] = (0.5, 0.75, 1.0)
     depths: tuple[int, ...] = (1, 2)
     kernel_sizes: tuple[int, ...] = (3, 5, 7)
     expand_ratios: tuple[float, ...] = (2, 3, 4)
     stem_width: int = 16
+    stem_stride: int = Field(1, ge=1, le=4)
     expand_width: int = 128
     divisor: int = 8
     width_mult: float = 1.0
@@ -213,6 +230,26 @@ class RunConfig(Section):
                 expand_ratios=net.expand_ratios,
                 stem_width=net.stem_width,
                 expand_width=net.expand_width,
+                divisor=net.divisor,
+                dropout=net.dropout,
+            )
+        if net.family == "residual" or net.family == "fused_mbconv":
+            if len(net.strides) != len(net.widths):
+                raise ConfigError(
+                    f"supernet.strides {net.strides} has not one entry for each of the "
+                    f"{len(net.widths)} supernet.widths"
+                )
+            return dense_images(
+                block=net.family,
+                num_classes=num_classes,
+                resolutions=net.resolutions,
+                widths=net.widths,
+                strides=net.strides,
+                depths=net.depths,
+                expand_ratios=net.expand_ratios,
+                width_mults=net.width_mults,
+                stem_width=net.stem_width,
+                stem_stride=net.stem_stride,
                 divisor=net.divisor,
                 dropout=net.dropout,
             )

@@ -118,6 +118,7 @@ def start_session(
         seed=config.seed,
         augmentation=dataclasses.replace(
             usual,
+            crop=data.crop or usual.crop,
             padding=data.padding,
             flip=usual.flip if data.flip is None else data.flip,
             color=usual.color if data.color is None else data.color,

@@ -79,11 +79,10 @@ class Probes:
     started: float = field(default_factory=time.monotonic)
     spent_s: float = 0.0
 
-    def __call__(self, net: Trainable, epochs_done: int) -> Event:
+    def __call__(self, net: Trainable, epochs_done: int, is_last: bool) -> Event:
         """Return ``{"probes": {name: top-1}}`` for the epoch's event, or nothing."""
         run, started = self.run, time.monotonic()
         is_due = self.spent_s <= 0.1 * (started - self.started)
-        is_last = epochs_done == run.config.plan(run.spec).epochs
         is_due = agree(run.ranks.is_main and is_due, run.ranks, run.device)
         if not (is_due or is_last) or not isinstance(net, Supernet):
             return {}

@@ -14,10 +14,11 @@ from torch import Tensor
 from onceforall.arch import Arch
 from onceforall.errors import Interrupted
 from onceforall.train.attentive import choose_attentively
+from onceforall.train.budget import Pacer
 from onceforall.train.optimizer import parameters_copy, set_learning_rate, update_average
 from onceforall.train.pace import EpochSums, Timer
 from onceforall.train.plan import Phase, Plan
-from onceforall.train.ranks import Ranks, wait_for_all
+from onceforall.train.ranks import Ranks, share_from_main, wait_for_all
 from onceforall.train.sampling import Moment, draw_archs, draw_resolution
 from onceforall.train.schedules import CosineSchedule
 from onceforall.train.settings import Callbacks, Event, TrainData, TrainOptions
@@ -82,6 +83,7 @@ def train(
         average=parameters_copy(net) if plan.ema_decay else {},
         teacher=teacher,
         has_own_teacher=teacher is not None,
+        asked_plan=repr(plan),
     )
     restored = restore(run)
     wait_for_all(run.ranks)  # nobody writes while another still looks for a checkpoint
@@ -114,6 +116,7 @@ def _run_epoch(run: Standing) -> None:
         checkpoint_every_s=options.checkpoint_every_s,
         checkpoint_every_steps=options.checkpoint_every_steps,
     )
+    pacer = _pacer(run)
     run.net.train()
     batches = run.data.iterate(
         epoch,
@@ -128,6 +131,7 @@ def _run_epoch(run: Standing) -> None:
             run.callbacks.should_stop(),
             # Clocks differ: the first rank's says when a checkpoint is due.
             run.ranks.is_main and timer.is_checkpoint_time(run.global_step + 1),
+            pacer is not None and pacer.is_due(run.global_step + 1, run.position.phase),
         )
         result = _train_step(run, images, labels, archs, votes)
         run.position.step += 1
@@ -141,27 +145,67 @@ def _run_epoch(run: Standing) -> None:
         if timer.is_log_time():
             run.position.seconds += timer.lap()
             tell(run, _step_event(run, phase, result, sums))
-        is_last = run.position.step >= run.data.steps_per_epoch
-        stop, is_due = result.votes
+        stop, is_due, is_pace_due = result.votes
+        if is_pace_due:
+            _keep_pace(run, pacer)
+        is_last = _is_last_of_epoch(run)
         if not is_last and (stop or is_due):
             save(run)
         if stop:
             if is_last:
                 _end_epoch(run, phase, sums, timer)
             raise Interrupted(f"stopped at step {run.global_step}; the same command goes on")
+        if is_last:
+            break
     _end_epoch(run, phase, sums, timer)
+
+
+def _is_last_of_epoch(run: Standing) -> bool:
+    steps = run.plan.phases[run.position.phase].num_steps(run.data.steps_per_epoch)
+    return run.position.step >= run.data.steps_per_epoch or run.phase_step >= steps
+
+
+def _pacer(run: Standing) -> Pacer | None:
+    """Return who looks at the clock: on rank 0, if there is a time to keep."""
+    if run.options.pace is None or not run.ranks.is_main:
+        return None
+    if run.pacer is None:
+        run.pacer = Pacer(pace=run.options.pace, journal=run.folder / "pace.jsonl")
+    return run.pacer
+
+
+def _keep_pace(run: Standing, pacer: Pacer | None) -> None:
+    """Let rank 0 decide how long the phases last from here; all ranks do as it says."""
+    per_epoch, current = run.data.steps_per_epoch, run.position.phase
+    left = [phase.num_steps(per_epoch) for phase in run.plan.phases[current:]]
+    left[0] -= run.phase_step
+    decided: list[float] | None = None
+    if pacer is not None and left[0] > 0:
+        decided = pacer.decide(
+            run.global_step,
+            current,
+            left,
+            lambda phase, n: (n + run.phase_step * (phase == current)) / per_epoch,
+        )
+    epochs = share_from_main(decided, len(left), run.ranks, run.device)
+    if epochs is not None:
+        run.change_lengths(epochs)
+        tell(run, {"event": "pace", "step": run.global_step, "epochs": run.plan.epochs})
 
 
 def _end_epoch(run: Standing, phase: Phase, sums: EpochSums, timer: Timer) -> None:
     run.position.seconds += timer.lap()
     run.position.step = 0
     run.position.epoch += 1
-    if run.position.epoch >= phase.epochs:
-        run.position.epoch = 0
+    phase = run.plan.phases[run.position.phase]
+    if run.position.epoch >= phase.num_epochs:
+        run.position.epoch = run.position.anchor_step = 0
+        run.position.anchor_share = 0.0
         run.position.phase += 1
         if run.position.phase < len(run.plan.phases):
             start_phase(run)
-    facts = run.callbacks.after_epoch(run.net, run.global_epoch)
+    is_last = run.position.phase == len(run.plan.phases)
+    facts = run.callbacks.after_epoch(run.net, run.global_epoch, is_last)
     event = {
         "event": "epoch",
         "phase": phase.name,
@@ -179,7 +223,9 @@ def _train_step(
     run: Standing, images: Tensor, labels: Tensor, archs: list[Arch], votes: tuple[bool, ...]
 ) -> StepResult:
     phase = run.plan.phases[run.position.phase]
-    learning_rate = _schedule(run, phase)(_phase_step(run)) * run.position.learning_rate_factor
+    schedule = _schedule(run, phase)
+    learning_rate = schedule(run.share(run.phase_step) * schedule.steps)
+    learning_rate *= run.position.learning_rate_factor
     set_learning_rate(run.optimizer, learning_rate)
     images, labels = run.callbacks.change_batch(images, labels, run.global_step)
     parts = run.options.micro_batches
@@ -226,19 +272,14 @@ def _schedule(run: Standing, phase: Phase) -> CosineSchedule:
     peak = phase.learning_rate * global_batch / run.plan.reference_batch
     return CosineSchedule(
         peak=peak,
-        steps=phase.epochs * run.data.steps_per_epoch,
+        steps=phase.num_steps(run.data.steps_per_epoch),
         warmup_steps=round(phase.warmup_epochs * run.data.steps_per_epoch),
         start=min(phase.warmup_start, peak),
     )
 
 
-def _phase_step(run: Standing) -> int:
-    return run.position.epoch * run.data.steps_per_epoch + run.position.step
-
-
 def _moment(run: Standing, batch: int) -> Moment:
     """Return the moment of a batch of the current epoch; batches are prepared ahead."""
-    phase = run.plan.phases[run.position.phase]
     batches = run.data.steps_per_epoch
     return Moment(
         seed=run.options.seed,
@@ -246,7 +287,7 @@ def _moment(run: Standing, batch: int) -> Moment:
         batch=batch,
         batches=batches,
         step=run.global_epoch * batches + batch,
-        progress=(run.position.epoch * batches + batch) / (phase.epochs * batches),
+        progress=run.share(run.position.epoch * batches + batch),
         published=run.plan.published_draws,
     )
 
@@ -272,6 +313,5 @@ def _seconds_left(run: Standing, phase: Phase, sums: EpochSums) -> float:
     per_pass = sums.seconds / (sums.steps * phase.subnets_per_step)
     batches = run.data.steps_per_epoch
     later = run.plan.phases[run.position.phase + 1 :]
-    steps = (phase.epochs - run.position.epoch) * batches - run.position.step
-    passes = steps * phase.subnets_per_step
-    return per_pass * (passes + sum(p.epochs * batches * p.subnets_per_step for p in later))
+    passes = (phase.num_steps(batches) - run.phase_step) * phase.subnets_per_step
+    return per_pass * (passes + sum(p.num_steps(batches) * p.subnets_per_step for p in later))

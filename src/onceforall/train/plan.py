@@ -7,7 +7,9 @@ are two plans of the same engine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from onceforall.errors import ConfigError
@@ -48,7 +50,7 @@ class Phase:
 
     Attributes:
         name: Shown while it runs and written to events.
-        epochs: Passes over the training images; at least 1.
+        epochs: Passes over the training images, above 0; the last one may be a part of one.
         opened: The part of the space that subnets are drawn from.
         draw: ``largest`` only, ``random`` subnets, or the ``sandwich``: largest, smallest and
             random ones.
@@ -70,7 +72,7 @@ class Phase:
     """
 
     name: str
-    epochs: int
+    epochs: float
     opened: Opened = Opened()
     draw: Draw = "random"
     subnets_per_step: int = 1
@@ -84,8 +86,8 @@ class Phase:
     attentive_candidates: int = 3
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ConfigError(f"phase {self.name}: epochs {self.epochs} is below 1")
+        if not self.epochs > 0:
+            raise ConfigError(f"phase {self.name}: epochs {self.epochs} is not above 0")
         if not 0 <= self.warmup_epochs < self.epochs:
             raise ConfigError(
                 f"phase {self.name}: warmup_epochs {self.warmup_epochs} is not in "
@@ -102,6 +104,15 @@ class Phase:
             raise ConfigError(
                 f"phase {self.name}: attentive_candidates {self.attentive_candidates} is below 2"
             )
+
+    @property
+    def num_epochs(self) -> int:
+        """Return the epochs that are begun: whole ones, and the part of one at the end."""
+        return math.ceil(self.epochs)
+
+    def num_steps(self, steps_per_epoch: int) -> int:
+        """Return the steps of the phase; at least 1."""
+        return max(1, round(self.epochs * steps_per_epoch))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,19 +160,28 @@ class Plan:
 
     @property
     def epochs(self) -> int:
-        """Return the epochs of all phases together."""
-        return sum(phase.epochs for phase in self.phases)
+        """Return the epochs that all phases together begin."""
+        return sum(phase.num_epochs for phase in self.phases)
+
+    def with_epochs(self, epochs: Sequence[float]) -> Plan:
+        """Return the plan with other lengths of its phases."""
+        pairs = zip(self.phases, epochs, strict=True)
+        phases = tuple(
+            replace(phase, epochs=e, warmup_epochs=phase.warmup_epochs * e / phase.epochs)
+            for phase, e in pairs
+        )
+        return replace(self, phases=phases)
 
     @property
     def passes_per_image(self) -> float:
         """Return the mean subnet passes per image and epoch: what the training time scales with."""
         passes = sum(phase.epochs * phase.subnets_per_step for phase in self.phases)
-        return passes / self.epochs
+        return passes / sum(phase.epochs for phase in self.phases)
 
 
 def sandwich_plan(
     *,
-    epochs: int,
+    epochs: float,
     learning_rate: float,
     reference_batch: int,
     subnets_per_step: int = 4,
@@ -202,7 +222,7 @@ def sandwich_plan(
 
 def delayed_plan(
     *,
-    epochs: int,
+    epochs: float,
     learning_rate: float,
     reference_batch: int,
     full_share: float = 0.5,

@@ -164,6 +164,21 @@ def agree(flag: bool, ranks: Ranks, device: torch.device) -> bool:
     return bool(votes.item() > 0)
 
 
+def share_from_main(
+    values: Sequence[float] | None, count: int, ranks: Ranks, device: torch.device
+) -> list[float] | None:
+    """Return on every rank the ``count`` numbers that rank 0 has, or None if it has none."""
+    if ranks.world_size == 1:
+        return None if values is None else list(values)
+    sent = torch.zeros(count + 1, dtype=torch.float64, device=device)
+    if values is not None:
+        sent = torch.tensor([1.0, *values], dtype=torch.float64, device=device)
+    with _together(ranks):
+        dist.broadcast(sent, src=0)
+    is_there, *found = sent.tolist()
+    return found if is_there else None
+
+
 def sum_over_ranks(values: Tensor, ranks: Ranks) -> Tensor:
     """Return the sum of ``values`` over ranks."""
     if ranks.world_size > 1:

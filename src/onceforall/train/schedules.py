@@ -24,8 +24,8 @@ class CosineSchedule:
     warmup_steps: int = 0
     start: float = 0.0
 
-    def __call__(self, step: int) -> float:
-        """Return the learning rate of ``step``, from 0."""
+    def __call__(self, step: float) -> float:
+        """Return the learning rate of ``step``, from 0; parts of steps are allowed."""
         if step < self.warmup_steps:
             return self.start + (self.peak - self.start) * (step + 1) / self.warmup_steps
         rest = (step - self.warmup_steps) / (self.steps - self.warmup_steps)

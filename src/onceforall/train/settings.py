@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from onceforall.train.budget import Pace
 from onceforall.train.step import Trainable
 
 Event = dict[str, Any]
@@ -35,7 +36,7 @@ class TrainData(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOptions:
-    """How a plan is run; none of it changes what is computed, but for ``micro_batches``.
+    """How a plan is run; ``micro_batches``, ``autocast`` and ``pace`` change what is computed.
 
     Attributes:
         seed: Seed of subnets, resolutions and dropout.
@@ -45,6 +46,7 @@ class TrainOptions:
         autocast: Forward passes in bfloat16.
         micro_batches: Each batch is split into this many parts whose gradients are averaged.
         max_rollbacks: Divergences that are answered by a lower learning rate.
+        pace: A time to keep, by changing the lengths of the plan's phases; None keeps them.
     """
 
     seed: int
@@ -54,6 +56,7 @@ class TrainOptions:
     autocast: bool = False
     micro_batches: int = 1
     max_rollbacks: int = 3
+    pace: Pace | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,15 +66,16 @@ class Callbacks:
     Attributes:
         on_event: Takes every event, on rank 0 only; the caller writes and shows them.
         should_stop: Asked every step; True ends training with a checkpoint.
-        after_epoch: Called with the supernet in its current state (never changed by it) and the
-            epochs done; returns facts for the epoch's event, e.g. probed accuracies.
+        after_epoch: Called with the supernet in its current state (never changed by it), the
+            epochs done and whether they were the last; returns facts for the epoch's event, e.g.
+            probed accuracies.
         change_batch: Turns images and labels into what is trained on (mixup and the like); takes
             the global step.
     """
 
     on_event: Callable[[Event], None] = lambda event: None
     should_stop: Callable[[], bool] = lambda: False
-    after_epoch: Callable[[Trainable, int], Event] = lambda net, epoch: {}
+    after_epoch: Callable[[Trainable, int, bool], Event] = lambda net, epoch, is_last: {}
     change_batch: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] = (
         lambda images, labels, step: (images, labels)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from onceforall.errors import CheckpointError, ConfigError, TrainingError
 from onceforall.supernets.supernet import Supernet
+from onceforall.train.budget import Pacer
 from onceforall.train.checkpoint import State, load_newest, save_checkpoint
 from onceforall.train.optimizer import make_optimizer, parameters_copy
 from onceforall.train.plan import Plan
@@ -30,6 +32,9 @@ class Position:
     rollbacks: int = 0
     learning_rate_factor: float = 1.0
     seconds: float = 0.0
+    # Progress within the phase is linear from here: (share of the phase, step within it).
+    anchor_share: float = 0.0
+    anchor_step: int = 0
 
 
 @dataclass(slots=True)
@@ -49,6 +54,8 @@ class Standing:
     average: dict[str, Tensor]
     teacher: Trainable | None = None
     has_own_teacher: bool = False
+    pacer: Pacer | None = None
+    asked_plan: str = ""  # the plan before any phase was given another length
 
     @property
     def device(self) -> torch.device:
@@ -58,8 +65,31 @@ class Standing:
     @property
     def global_epoch(self) -> int:
         """Return the epochs done over all phases."""
-        before = sum(phase.epochs for phase in self.plan.phases[: self.position.phase])
+        before = sum(phase.num_epochs for phase in self.plan.phases[: self.position.phase])
         return before + self.position.epoch
+
+    @property
+    def phase_step(self) -> int:
+        """Return the steps done of the current phase."""
+        return self.position.epoch * self.data.steps_per_epoch + self.position.step
+
+    def share(self, phase_step: int) -> float:
+        """Return how much of the current phase is done at a step of it, in [0, 1].
+
+        It grows evenly, and goes on from where it is when the phase is given another length.
+        """
+        position = self.position
+        steps = self.plan.phases[position.phase].num_steps(self.data.steps_per_epoch)
+        rest = (phase_step - position.anchor_step) / (steps - position.anchor_step)
+        return position.anchor_share + (1 - position.anchor_share) * rest
+
+    def change_lengths(self, epochs: Sequence[float]) -> None:
+        """Give the current phase and all later ones new lengths, in epochs."""
+        position = self.position
+        share, step = self.share(self.phase_step), self.phase_step
+        before = [phase.epochs for phase in self.plan.phases[: position.phase]]
+        self.plan = self.plan.with_epochs([*before, *epochs])
+        position.anchor_share, position.anchor_step = share, step
 
     @property
     def global_step(self) -> int:
@@ -100,7 +130,8 @@ def save(run: Standing) -> None:
     if run.ranks.is_main:
         position = run.position
         state: State = {
-            "plan": repr(run.plan),
+            "plan": run.asked_plan,
+            "epochs": [phase.epochs for phase in run.plan.phases],
             "spec": repr(run.net.spec),
             "net": run.net.state_dict(),
             "optimizer": run.optimizer.state_dict(),
@@ -129,13 +160,14 @@ def restore(run: Standing) -> bool:
     )
     if state is None:
         return False
-    for name, value in (("plan", repr(run.plan)), ("network", repr(run.net.spec))):
+    for name, value in (("plan", run.asked_plan), ("network", repr(run.net.spec))):
         if state["spec" if name == "network" else name] != value:
             raise CheckpointError(
                 f"the checkpoint in {run.folder} is of another {name}; "
                 "use another output folder or the settings it was started with"
             )
     run.position = Position(**dict(zip(Position.__slots__, state["position"], strict=True)))
+    run.plan = run.plan.with_epochs(state["epochs"])
     run.net.load_state_dict(state["net"])
     run.average = dict(state["average"])
     if state["teacher"]:

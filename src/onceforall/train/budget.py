@@ -1,0 +1,114 @@
+"""Keeping a time: how long the phases of a plan last is decided while they run.
+
+Rank 0 measures, and every now and then gives the phases that are left new lengths so that they end
+in time. A decision is written down before it counts, and a restart takes it again at the same step
+instead of deciding anew, so that interrupted training ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from onceforall.files import append_jsonl, read_jsonl
+
+# Relative changes below this are not worth a decision.
+_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """A time to keep.
+
+    Attributes:
+        seconds_left: Gives the seconds until training must have ended; asked on rank 0.
+        step_seconds: Expected seconds of a step of each phase, before any was measured.
+        every_s: Seconds between two looks at the clock.
+    """
+
+    seconds_left: Callable[[], float]
+    step_seconds: tuple[float, ...]
+    every_s: float
+
+
+def fit_steps(
+    steps_left: Sequence[int], step_seconds: Sequence[float], seconds_left: float
+) -> list[int]:
+    """Return the steps of each phase that fit the time, all changed by the same factor.
+
+    Args:
+        steps_left: Steps that each phase still has, the current one first.
+        step_seconds: Seconds of a step of each.
+        seconds_left: Time for all of them.
+
+    Returns:
+        At least one step of each phase, whatever the time.
+    """
+    expected = sum(n * s for n, s in zip(steps_left, step_seconds, strict=True))
+    factor = max(0.0, seconds_left) / max(expected, 1e-9)
+    return [max(1, round(n * factor)) for n in steps_left]
+
+
+@dataclass(slots=True, kw_only=True)
+class Pacer:
+    """Looks at the clock on rank 0 and remembers what was decided.
+
+    Attributes:
+        pace: The time to keep.
+        journal: File of decisions, one JSON object a line.
+        decided: Lengths in epochs that hold after a global step.
+    """
+
+    pace: Pace
+    journal: Path
+    decided: dict[int, list[float]] = field(default_factory=dict)
+    _looked: float = field(default_factory=time.monotonic)
+    _phase: int = -1
+    _steps: int = 0
+    _slowdown: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.decided = {line["step"]: line["epochs"] for line in read_jsonl(self.journal)}
+
+    def is_due(self, step: int, phase: int) -> bool:
+        """Say whether something is decided after ``step``, which is about to run."""
+        if self.decided and step <= max(self.decided):
+            return step in self.decided
+        if phase != self._phase:
+            self._start_window(phase)
+        self._steps += 1
+        return time.monotonic() - self._looked >= self.pace.every_s
+
+    def decide(
+        self,
+        step: int,
+        phase: int,
+        steps_left: Sequence[int],
+        to_epochs: Callable[[int, int], float],
+    ) -> list[float] | None:
+        """Return new lengths in epochs from the current phase on, or None to leave them.
+
+        Args:
+            step: Global step that was just done.
+            phase: Index of the current phase.
+            steps_left: Steps left of it and of each later phase.
+            to_epochs: Gives the length in epochs of a phase with so many steps left.
+        """
+        if step in self.decided:
+            return self.decided[step]
+        measured = (time.monotonic() - self._looked) / max(1, self._steps)
+        self._slowdown = measured / self.pace.step_seconds[phase]
+        self._start_window(phase)
+        seconds = [self._slowdown * s for s in self.pace.step_seconds[phase:]]
+        fitted = fit_steps(steps_left, seconds, self.pace.seconds_left())
+        if abs(sum(fitted) / sum(steps_left) - 1) < _TOLERANCE:
+            return None
+        epochs = [to_epochs(phase + i, n) for i, n in enumerate(fitted)]
+        append_jsonl(self.journal, {"step": step, "epochs": epochs})
+        self.decided[step] = epochs
+        return epochs
+
+    def _start_window(self, phase: int) -> None:
+        self._looked, self._steps, self._phase = time.monotonic(), 0, phase
