@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,19 @@ from typing import Any
 from torch import Tensor
 
 from onceforall.arch import Arch
+from onceforall.blueprint import Blueprint
 from onceforall.deploy.finetune import finetune, finetune_plan
 from onceforall.deploy.model_folder import (
     Checks,
     check_files,
     check_plain_files,
     export_files,
+    finished_or_removed,
+    remove_unfinished,
     write_card,
 )
 from onceforall.deploy.specialize import specialize
-from onceforall.errors import ConfigError, InfeasibleError
+from onceforall.errors import ConfigError, InfeasibleError, VerificationError
 from onceforall.files import read_json, write_json
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.calibrate import recalibrate_bn
@@ -38,6 +42,7 @@ from onceforall.train.settings import Callbacks, TrainOptions
 from onceforall.training import trained_supernet
 
 Point = dict[str, Any]
+Wanted = tuple[str, Arch, Point]  # the name of a model to ship, its arch, what the search said
 _CHECK_IMAGES = 16
 _REPEATS = 40
 
@@ -104,10 +109,10 @@ def confirm_step(run: Run) -> None:
 
 
 def winners(run: Run) -> list[Point]:
-    """Return the confirmed candidates to ship, fastest first.
+    """Return the confirmed candidates to ship.
 
-    Without limits: the most accurate ones, spread over latency. With limits: the most accurate
-    one that keeps them as measured.
+    Without limits: the most accurate ones, spread over latency, fastest first. With limits: all
+    that keep them as measured, most accurate first; one of them is shipped.
 
     Raises:
         InfeasibleError: If no candidate keeps the latency limit as measured.
@@ -124,7 +129,7 @@ def winners(run: Run) -> list[Point]:
             f"latency_ms={bound:g}: no candidate keeps it as measured; the fastest takes "
             f"{fastest:.3g} ms"
         )
-    return [max(keeping, key=lambda p: (*_accuracy(p), -p["latency_ms"]))]
+    return sorted(keeping, key=lambda p: (*_accuracy(p), -p["latency_ms"]), reverse=True)
 
 
 def spread_best(points: Sequence[Point], count: int) -> list[Point]:
@@ -161,21 +166,85 @@ def _accuracy(point: Point) -> tuple[float, float]:
 
 
 def models_step(run: Run) -> None:
-    """Confirm the front's candidates; specialise, measure, export and verify the winners."""
+    """Confirm the front's candidates; specialise, measure, export and verify the winners.
+
+    Whatever is not proven is removed and noted in ``search/failed.json``; the others are shipped.
+    The same command tries the noted ones again.
+    """
     confirm_step(run)
+    for folder in run.folder.models.glob("*"):
+        remove_unfinished(folder)
     points = winners(run)
     archs = [Arch.from_json(point["arch"]) for point in points]
     names = [
         model_name(arch, count_macs(run.spec.blueprint(arch), resolution=arch.resolution), number)
         for number, arch in enumerate(archs, start=1)
     ]
-    left = [
-        (name, arch, point)
-        for name, arch, point in zip(names, archs, points, strict=True)
-        if not (run.folder.models / name / "card.json").is_file()
-    ]
-    if left:
-        _ship(run, left)
+    wanted = list(zip(names, archs, points, strict=True))
+    if run.config.search.limits:
+        failed = _ship_first(run, wanted)
+    else:
+        failed = _ship(run, [each for each in wanted if not _is_shipped(run, each[0])])
+    notes = [{"name": each.name, "problem": each.problem} for each in failed]
+    write_json(run.folder.search / "failed.json", {"models": notes})
+
+
+def read_failed(run: Run) -> list[dict[str, str]]:
+    """Return ``{"name", "problem"}`` of each model that the models step could not prove."""
+    path = run.folder.search / "failed.json"
+    return read_json(path)["models"] if path.is_file() else []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unshipped:
+    """A model that is not shipped.
+
+    Attributes:
+        name: Its name.
+        problem: What is wrong with it.
+        latency_ms: Where it breaks a latency limit, its latency; None where it is not proven.
+    """
+
+    name: str
+    problem: str
+    latency_ms: float | None = None
+
+
+def _ship_first(run: Run, wanted: Sequence[Wanted]) -> list[Unshipped]:
+    """Ship the first model that keeps the latency limit when it is measured as it ships.
+
+    Those that do not are noted in ``search/rejected.json`` and not measured again.
+
+    Returns:
+        The models before it that are not proven.
+    """
+    bound = run.config.search.limits.get("latency_ms", math.inf)
+    path = run.folder.search / "rejected.json"
+    slow: dict[str, float] = read_json(path) if path.is_file() else {}
+    failed: list[Unshipped] = []
+    for each in wanted:
+        if each[0] in slow:
+            continue
+        if _is_shipped(run, each[0]):
+            return failed
+        unshipped = _ship(run, [each], max_latency_ms=bound)
+        if not unshipped:
+            return failed
+        if unshipped[0].latency_ms is None:
+            failed += unshipped
+        else:
+            slow[each[0]] = unshipped[0].latency_ms
+            write_json(path, slow)
+    if failed:
+        return failed
+    raise InfeasibleError(
+        f"latency_ms={bound:g}: no candidate keeps it when it is measured again to be shipped; "
+        f"the fastest takes {min(slow.values()):.3g} ms"
+    )
+
+
+def _is_shipped(run: Run, name: str) -> bool:
+    return (run.folder.models / name / "card.json").is_file()
 
 
 def specialize_arch(run: Run, arch: Arch, name: str = "") -> dict[str, Any]:
@@ -189,6 +258,7 @@ def specialize_arch(run: Run, arch: Arch, name: str = "") -> dict[str, Any]:
     Raises:
         ArchError: If the arch is not in the space.
         ConfigError: If the name is no plain folder name, or a model has it already.
+        VerificationError: If the model is not proven; nothing is left of it then.
     """
     run.spec.space.check(arch)
     macs = count_macs(run.spec.blueprint(arch), resolution=arch.resolution)
@@ -199,7 +269,8 @@ def specialize_arch(run: Run, arch: Arch, name: str = "") -> dict[str, Any]:
     if (folder / "card.json").is_file():
         raise ConfigError(f"{folder} exists; use another --name")
     point = {"predicted_top1": None, "predicted_latency_ms": None}
-    _ship(run, [(name, arch, point)])
+    for unshipped in _ship(run, [(name, arch, point)]):
+        raise VerificationError(f"{name}: {unshipped.problem}")
     return read_json(folder / "card.json")  # type: ignore[no-any-return]
 
 
@@ -221,6 +292,7 @@ def finetune_model(
     Raises:
         ConfigError: If there is no such model, or it was fine-tuned as long with other settings.
         Interrupted: If it was asked to stop; the same call goes on.
+        VerificationError: If the files are not proven; nothing is left of them then.
     """
     start = run.folder.models / name
     if not (start / "card.json").is_file():
@@ -271,13 +343,14 @@ def finetune_model(
     )
     batches = list(session.calibration_batches(arch.resolution))
     recalibrate_bn(model, batches)
-    facts, checks, candidate = _prepare_plain(run, session, model.cpu(), tuned, arch)
-    (latency,) = measure_latency([candidate], target=_target(run), repeats=_REPEATS)
-    point = {"predicted_top1": None, "predicted_latency_ms": None}
-    facts |= _latency_facts(latency) | _predicted(point)
-    facts |= {"name": tuned.name, "finetuned_from": name, "finetune_epochs": epochs}
-    facts |= {"finetune_settings": settings}
-    write_card(tuned, plan, checks, facts)
+    with finished_or_removed(tuned):
+        facts, checks, candidate = _prepare_plain(run, session, model.cpu(), tuned, arch)
+        (latency,) = measure_latency([candidate], target=_target(run), repeats=_REPEATS)
+        point = {"predicted_top1": None, "predicted_latency_ms": None}
+        facts |= _latency_facts(latency) | _predicted(point)
+        facts |= {"name": tuned.name, "finetuned_from": name, "finetune_epochs": epochs}
+        facts |= {"finetune_settings": settings}
+        write_card(tuned, plan, checks, facts)
     return read_json(tuned / "card.json")  # type: ignore[no-any-return]
 
 
@@ -292,25 +365,58 @@ def _target(run: Run) -> Target:
     return make_target(run.config.latency.target, threads=run.config.latency.threads)
 
 
-def _ship(run: Run, left: Sequence[tuple[str, Arch, Point]]) -> None:
-    """Export, check and measure models, then write their cards."""
-    session, net = run.session(), trained_supernet(run).cpu()
-    ready = []
-    for position, (name, arch, point) in enumerate(left):
-        run.progress("models", position, len(left))
-        ready.append((name, point, *_prepare(run, session, net, run.folder.models / name, arch)))
-    candidates = [candidate for *_, candidate in ready]
-    latencies = measure_latency(candidates, target=_target(run), repeats=_REPEATS)
-    for (name, point, facts, checks, candidate), latency in zip(ready, latencies, strict=True):
-        facts |= _latency_facts(latency) | _predicted(point) | {"name": name}
-        write_card(run.folder.models / name, candidate.plan, checks, facts)
+def _ship(run: Run, left: Sequence[Wanted], *, max_latency_ms: float = math.inf) -> list[Unshipped]:
+    """Export, check and measure models, then write the cards of those that are proven.
+
+    Returns:
+        The others, with what is wrong with them. Nothing of them is left.
+    """
+    if not left:
+        return []
+    models, session, net = run.folder.models, run.session(), trained_supernet(run).cpu()
+    ready, unshipped = [], []
+    with finished_or_removed(*(models / name for name, *_ in left)):
+        for position, (name, arch, point) in enumerate(left):
+            run.progress("models", position, len(left))
+            try:
+                ready.append((name, point, *_prepare(run, session, net, models / name, arch)))
+            except VerificationError as error:
+                unshipped.append(Unshipped(name=name, problem=str(error)))
+        candidates = [candidate for *_, candidate in ready]
+        for (name, point, facts, checks, candidate), latency in zip(
+            ready, _latencies(run, candidates), strict=True
+        ):
+            if latency.latency_ms > max_latency_ms:
+                unshipped.append(_too_slow(name, latency.latency_ms, max_latency_ms))
+                continue
+            facts |= _latency_facts(latency) | _predicted(point) | {"name": name}
+            write_card(models / name, candidate.plan, checks, facts)
+    for each in unshipped:
+        kind = "model_failed" if each.latency_ms is None else "model_rejected"
+        run.emit({"event": kind, "name": each.name, "problem": each.problem})
     run.progress("models", len(left), len(left))
+    return unshipped
+
+
+def _latencies(run: Run, candidates: Sequence[Candidate]) -> list[Latency]:
+    if not candidates:
+        return []
+    return measure_latency(candidates, target=_target(run), repeats=_REPEATS)
+
+
+def _too_slow(name: str, latency_ms: float, max_latency_ms: float) -> Unshipped:
+    problem = f"takes {latency_ms:.3g} ms as it ships, more than latency_ms={max_latency_ms:g}"
+    return Unshipped(name=name, problem=problem, latency_ms=latency_ms)
 
 
 def _prepare(
     run: Run, session: DataSession, net: Supernet, folder: Path, arch: Arch
 ) -> tuple[dict[str, Any], Checks, Candidate]:
-    """Export one subnet, measure its accuracy on the test images, compare it to the supernet."""
+    """Export one subnet, compare it to the supernet, measure its accuracy on the test images.
+
+    Raises:
+        VerificationError: If the files do not compute what the supernet does.
+    """
     batches = [images.cpu() for images in session.calibration_batches(arch.resolution)]
     model = specialize(net, arch, calibration=batches)
     export_files(folder, model, model.plan, arch)
@@ -322,7 +428,10 @@ def _prepare(
         calibration=batches,
         images=_check_images(session, arch),
     )
-    return _facts(run, session, model, arch), checks, _candidate(model, folder, arch)
+    problem = checks.problem()
+    if problem is not None:
+        raise VerificationError(problem)
+    return _facts(run, session, model, arch), checks, _candidate(model.plan, folder, arch)
 
 
 def _prepare_plain(
@@ -331,18 +440,22 @@ def _prepare_plain(
     """Export a fine-tuned network, which has weights of its own, and compare its files to it."""
     export_files(folder, model, model.plan, arch)
     checks = check_plain_files(folder, model, images=_check_images(session, arch))
-    return _facts(run, session, model, arch), checks, _candidate(model, folder, arch)
+    return _facts(run, session, model, arch), checks, _candidate(model.plan, folder, arch)
 
 
 def _check_images(session: DataSession, arch: Arch) -> Tensor:
     images, _ = next(iter(session.test.batches(arch.resolution)))
-    return images[:_CHECK_IMAGES].cpu().contiguous()
+    return images[:_CHECK_IMAGES].cpu()
 
 
-def _candidate(model: StaticNet, folder: Path, arch: Arch) -> Candidate:
-    onnx = (folder / "model.onnx").read_bytes()
+def _candidate(plan: Blueprint, folder: Path, arch: Arch) -> Candidate:
+    """Return the files of a model as what is measured, just as who loads them has them."""
     return Candidate(
-        plan=model.plan, resolution=arch.resolution, name=folder.name, weights=model, onnx=onnx
+        plan=plan,
+        resolution=arch.resolution,
+        name=folder.name,
+        weights=load_plain(plan, folder / "model.safetensors"),
+        onnx=(folder / "model.onnx").read_bytes(),
     )
 
 

@@ -35,7 +35,7 @@ from onceforall.run import (
 )
 from onceforall.search import Problem, nsga2
 from onceforall.search.problem import cautious_error
-from onceforall.shipping import model_table, models_step, read_cards
+from onceforall.shipping import model_table, models_step, read_cards, read_failed
 from onceforall.status import minutes
 from onceforall.train.ranks import Ranks, wait_for_all
 from onceforall.training import train_step
@@ -208,23 +208,28 @@ class Done:
     Attributes:
         run: The run.
         cards: Cards of the finished models, smallest first.
+        failed: ``{"name", "problem"}`` of each model that is not shipped, as it is not proven.
         report: The report, if it is written.
     """
 
     run: Run
     cards: list[dict[str, Any]]
+    failed: list[dict[str, str]]
     report: Path | None
 
     @property
     def closing_lines(self) -> list[str]:
         """Return the table of models and the next commands to type."""
         out = self.run.folder.path
+        failed = [f"not shipped: {each['name']}: {each['problem']}" for each in self.failed]
+        if not self.cards and failed:
+            return [*failed, f"report:  {self.report}"]
         if not self.cards:
             return [
                 f"trained: {self.run.folder.supernet}",
                 "next:    the same with  ofa run  goes on from it",
             ]
-        lines = ["", *model_table(self.cards), ""]
+        lines = ["", *model_table(self.cards), "", *failed]
         middle = sorted(card["latency_ms"] for card in self.cards)[len(self.cards) // 2]
         lines.append(f"report:  {self.report}")
         lines.append(f"next:    ofa verify {out}")
@@ -291,7 +296,9 @@ def run_all(
     if until == "report" and ranks.is_main:
         _announce(run, steps, "report", "one offline HTML file")
         report = write_report(run.folder.path)
-    return Done(run=run, cards=read_cards(run.folder.models), report=report)
+    cards = read_cards(run.folder.models)
+    failed = read_failed(run) if "models" in steps else []
+    return Done(run=run, cards=cards, failed=failed, report=report)
 
 
 def plan_text(run: Run) -> str:
@@ -315,6 +322,7 @@ def summary(done: Done) -> dict[str, Any]:
         "run": str(done.run.folder.path),
         "report": None if done.report is None else str(done.report),
         "models": done.cards,
+        "failed": done.failed,
     }
 
 

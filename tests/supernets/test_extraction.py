@@ -12,6 +12,7 @@ from onceforall.arch import Arch
 from onceforall.errors import ArchError
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.measure.costs import count_params
+from onceforall.supernets.static import memory_format
 from onceforall.supernets.supernet import Supernet
 from tests.supernets.families import SPECS
 
@@ -54,6 +55,24 @@ def test_extraction_is_bitwise_equal_in_channels_last() -> None:
     plain = net.extract(arch).to(memory_format=torch.channels_last)
     with torch.no_grad():
         assert torch.equal(net(x, arch), plain(x))
+
+
+@pytest.mark.parametrize("name", ["small_images", "mbv3_w1.0"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_extraction_keeps_the_layout_and_so_the_bits(
+    name: str, layout: torch.memory_format
+) -> None:
+    """Images of either layout: a network's own layout decides which kernels run."""
+    torch.manual_seed(0)
+    net = Supernet(SPECS[name]()).eval().to(memory_format=layout)
+    x = noise(4, 3, 32, 32)
+    for arch in archs_of(net, 2):
+        recalibrate_bn(net, [x], arch=arch)
+        plain = net.extract(arch)
+        assert memory_format(plain) == memory_format(net) == layout
+        for images in (x, x.to(memory_format=torch.channels_last)):
+            with torch.no_grad():
+                assert torch.equal(net(images, arch), plain(images)), arch
 
 
 def test_extraction_copies_and_does_not_share() -> None:

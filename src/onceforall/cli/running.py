@@ -190,9 +190,11 @@ def _run(request: Request, out: Path, *, until: str, tensorboard: bool, json: bo
         return
     if json:
         print_json(summary(done))
-        return
-    for line in done.closing_lines:
-        print(line)
+    else:
+        for line in done.closing_lines:
+            print(line)
+    if done.failed:
+        raise typer.Exit(1)
 
 
 def search(

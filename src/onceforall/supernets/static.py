@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
+import torch
 from torch import Tensor, nn
 
 from onceforall.blueprint import (
@@ -73,6 +74,17 @@ class StaticNet(nn.Module):
 def build(plan: Blueprint) -> StaticNet:
     """Return the plain module of ``plan``, in training mode, freshly initialised."""
     return StaticNet(plan)
+
+
+def memory_format(module: nn.Module) -> torch.memory_format:
+    """Return how a network's convolution weights lie in memory: channels_last or contiguous.
+
+    Weights that are both at once, as 1x1 and depthwise ones, decide nothing.
+    """
+    for weight in module.parameters():
+        if weight.ndim == 4 and not weight.is_contiguous():
+            return torch.channels_last
+    return torch.contiguous_format
 
 
 def build_layer(layer: Layer, plan: Blueprint) -> nn.Module:

@@ -42,7 +42,7 @@ from onceforall.supernets.published import published_state_dict
 from onceforall.supernets.published_keys import supernet_keys, supernet_spellings
 from onceforall.supernets.slots import active_slots, gene_values
 from onceforall.supernets.spec import SupernetSpec
-from onceforall.supernets.static import StaticNet, build
+from onceforall.supernets.static import StaticNet, build, memory_format
 
 ElasticBlock = (
     ElasticMBConvBlock | ElasticBottleneckBlock | ElasticResidualBlock | ElasticFusedMBConvBlock
@@ -124,14 +124,17 @@ class Supernet(nn.Module):
     def extract(self, arch: Arch) -> StaticNet:
         """Return a plain copy of one subnet, in eval mode.
 
-        Its outputs are bitwise equal to ``self(x, arch)`` in eval mode on a CPU. Batch-norm
-        statistics are copied as they are: recalibrate them before trusting the accuracy.
+        Its outputs are bitwise equal to ``self(x, arch)`` in eval mode on a CPU: its weights lie
+        in memory as the supernet's do, channels_last or contiguous, since each layout has kernels
+        of its own, whose sums round differently. Batch-norm statistics are copied as they are:
+        recalibrate them before trusting the accuracy.
 
         Raises:
             ArchError: If ``arch`` is not in the space.
         """
         parameter = next(self.parameters())
         plain = build(self.blueprint(arch)).to(parameter.device, parameter.dtype)
+        plain = plain.to(memory_format=memory_format(self))
         for module, twin in zip(self.active_modules(arch), plain_layers(plain), strict=True):
             _copy_weights(module, twin)
         return plain.eval()
