@@ -28,8 +28,9 @@ def specialize(
     """
     from onceforall.arch import Arch
     from onceforall.files import read_json_file
+    from onceforall.model_table import model_table
     from onceforall.run import open_run
-    from onceforall.shipping import model_table, specialize_arch
+    from onceforall.shipping import specialize_arch
 
     value = Arch.from_json(read_json_file(arch))
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
@@ -82,8 +83,9 @@ def finetune(
 
     Example:  ofa finetune runs/digits net04-0.152M-8px --epochs 25 --distill
     """
+    from onceforall.model_table import model_table
     from onceforall.run import open_run
-    from onceforall.shipping import finetune_model, model_table
+    from onceforall.shipping import finetune_model
 
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
         card = finetune_model(
