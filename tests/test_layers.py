@@ -29,8 +29,8 @@ LAYERS = [
     ["session"],
     ["run"],
     ["training", "model_table"],
-    ["shipping", "baseline", "devices", "predicting", "status", "tensorboard"],
-    ["steps", "published_search"],
+    ["shipping", "devices", "predicting", "status", "tensorboard"],
+    ["baseline", "steps", "published_search"],
     ["cli"],
     ["__main__"],
 ]
