@@ -61,7 +61,7 @@ def _difference(model: Model) -> str:
 
 _COLUMNS = (
     _Column(title="Top-1", value=lambda m: m.subnet.top1, words=top1_words),
-    _Column(title="Alone", value=_alone, words=_alone_words, note=_difference, note_style="below"),
+    _Column(title="Alone", value=_alone, words=_alone_words, note=_difference),
     _Column(
         title="Latency",
         value=lambda m: m.subnet.costs.get("latency_ms"),
