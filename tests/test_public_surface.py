@@ -37,6 +37,7 @@ NAMES = [
     "specialize",
 ]
 VERBS = {
+    "baseline",
     "data",
     "eval",
     "export",

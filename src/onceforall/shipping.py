@@ -1,8 +1,7 @@
-"""The last steps of a run: winners become measured, verified files, and a table."""
+"""The last steps of a run: winners become measured, verified files."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +31,9 @@ from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.measure.costs import count_macs, count_params, peak_activation_bytes
 from onceforall.measure.latency import Latency, measure_latency
 from onceforall.measure.latency_targets import Candidate, Target, make_target
+from onceforall.measure.proportion import Share
 from onceforall.measure.subnet import evaluate_arch
+from onceforall.model_table import read_cards
 from onceforall.run import Event, Run, read_front, versions
 from onceforall.session import DataSession
 from onceforall.supernets.static import StaticNet
@@ -468,6 +469,7 @@ def _facts(run: Run, session: DataSession, model: StaticNet, arch: Arch) -> dict
         "arch": arch.to_json(),
         "top1": accuracy.top1,
         "top5": accuracy.top5,
+        "top1_interval": list(Share(value=accuracy.top1, count=accuracy.images).interval),
         "images": accuracy.images,
         "macs": count_macs(plan, resolution=arch.resolution),
         "params": count_params(plan),
@@ -502,37 +504,3 @@ def _predicted(point: Point) -> dict[str, Any]:
         "predicted_latency_ms": point["predicted_latency_ms"],
         "valid_top1": point.get("valid_top1"),
     }
-
-
-def read_cards(models: Path) -> list[dict[str, Any]]:
-    """Return the cards of all finished models, smallest first."""
-    paths = sorted(models.glob("*/card.json")) if models.is_dir() else []
-    return sorted((read_json(path) for path in paths), key=lambda card: card["macs"])
-
-
-def model_table(cards: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the lines of the table that a run ends with."""
-    rows = [("model", "arch", "MACs", "params", "latency ms", "test top-1")]
-    for card in cards:
-        arch = Arch.from_json(card["arch"])
-        rows.append(
-            (
-                card["name"],
-                str(arch),
-                f"{card['macs'] / 1e6:.3g} M",
-                f"{card['params'] / 1e3:.1f} k",
-                f"{card['latency_ms']:.3f} +- {card['latency_mad_ms']:.3f}",
-                f"{card['top1'] * 100:.2f} %",
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    left = (0, 1)
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    rule = "  ".join("-" * width for width in widths)
-    return [*itertools.chain(lines[:1], [rule], lines[1:])]

@@ -18,6 +18,7 @@ from onceforall.files import read_json, write_json
 from onceforall.measure.cost_tables import CostTable, compile_costs
 from onceforall.measure.latency_model import LatencyModel, build_latency_model
 from onceforall.measure.latency_targets import make_target
+from onceforall.model_table import read_cards, result_lines
 from onceforall.predicting import (
     evaluate_step,
     predict_top1,
@@ -35,7 +36,7 @@ from onceforall.run import (
 )
 from onceforall.search import Problem, nsga2
 from onceforall.search.problem import cautious_error
-from onceforall.shipping import model_table, models_step, read_cards, read_failed
+from onceforall.shipping import models_step, read_failed
 from onceforall.status import minutes
 from onceforall.train.ranks import Ranks, wait_for_all
 from onceforall.training import train_step
@@ -229,7 +230,7 @@ class Done:
                 f"trained: {self.run.folder.supernet}",
                 "next:    the same with  ofa run  goes on from it",
             ]
-        lines = ["", *model_table(self.cards), "", *failed]
+        lines = ["", *result_lines(out, self.cards), "", *failed]
         middle = sorted(card["latency_ms"] for card in self.cards)[len(self.cards) // 2]
         lines.append(f"report:  {self.report}")
         lines.append(f"next:    ofa verify {out}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onceforall.cli.console import Screen, print_json, stop_on_signals
-from onceforall.cli.options import Json, RunArgument
+from onceforall.cli.options import Json, RunArgument, parse_budget
 
 Folders = Annotated[
     list[Path],
@@ -28,8 +28,9 @@ def specialize(
     """
     from onceforall.arch import Arch
     from onceforall.files import read_json_file
+    from onceforall.model_table import model_table
     from onceforall.run import open_run
-    from onceforall.shipping import model_table, specialize_arch
+    from onceforall.shipping import specialize_arch
 
     value = Arch.from_json(read_json_file(arch))
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
@@ -82,8 +83,9 @@ def finetune(
 
     Example:  ofa finetune runs/digits net04-0.152M-8px --epochs 25 --distill
     """
+    from onceforall.model_table import model_table
     from onceforall.run import open_run
-    from onceforall.shipping import finetune_model, model_table
+    from onceforall.shipping import finetune_model
 
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
         card = finetune_model(
@@ -97,6 +99,49 @@ def finetune(
         print_json(card)
         return
     for line in model_table([card]):
+        print(line)
+
+
+def baseline(
+    run: RunArgument,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", metavar="NAME", help="A model of the run; again for more"),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="TIME",
+            help="Training time of each, e.g. 90s, 5m, 2h; by default an equal share of the "
+            "supernet's",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Train shipped architectures alone, from scratch: was the supernet worth it?
+
+    Table and report then show both. The same command goes on after an interruption.
+
+    Example:  ofa baseline runs/digits
+
+    Example:  ofa baseline runs/digits --model net04-0.152M-8px --budget 5m
+    """
+    seconds = parse_budget(budget)
+    from onceforall.baseline import train_alone
+    from onceforall.model_table import read_cards, read_pairs, result_lines
+    from onceforall.report import write_report
+    from onceforall.run import open_run
+
+    with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
+        opened = open_run(run, tell=screen, should_stop=should_stop)
+        records = train_alone(opened, model or [], budget_s=seconds)
+    page, cards = write_report(run), read_cards(opened.folder.models)
+    if json:
+        pairs = read_pairs(run, cards)
+        print_json([{**record, "verdict": pairs[record["name"]].verdict} for record in records])
+        return
+    for line in [*result_lines(run, cards), "", f"report:  {page}"]:
         print(line)
 
 

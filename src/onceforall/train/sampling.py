@@ -46,12 +46,14 @@ def draw_archs(phase: Phase, space: SearchSpace, moment: Moment, *, resolution: 
 
     Returns:
         ``phase.subnets_per_step`` archs. In a sandwich the first is the largest, the second the
-        smallest.
+        smallest; in one of two subnets the smallest and a random one take turns.
     """
     at_size = space.restrict(resolution=(resolution,))
     if phase.draw == "largest":
         return [at_size.largest]
     archs = [at_size.largest, at_size.smallest] if phase.draw == "sandwich" else []
+    if phase.draw == "sandwich" and phase.subnets_per_step == 2 and moment.step % 2:
+        archs.pop()
     rng = random.Random(f"{moment.seed}/archs/{moment.step}")
     while len(archs) < phase.subnets_per_step:
         if moment.published:

@@ -1,0 +1,335 @@
+"""The shipped architectures trained alone, from fresh weights: was the supernet worth it?
+
+Each is trained with the run's own settings on the run's training images, for a share of the time
+that the supernet took, and tested on the same images as the shipped models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from onceforall.arch import Arch
+from onceforall.blueprint import Blueprint
+from onceforall.comparison import supernet_seconds
+from onceforall.errors import ConfigError, Interrupted
+from onceforall.files import read_json, read_jsonl, write_json
+from onceforall.measure.accuracy import evaluate
+from onceforall.measure.calibrate import recalibrate_bn
+from onceforall.measure.proportion import Share
+from onceforall.model_table import Card, baseline_path, read_cards
+from onceforall.run import Event, Run, versions
+from onceforall.session import DataSession
+from onceforall.status import minutes
+from onceforall.supernets.single import SingleArchNet
+from onceforall.supernets.static import StaticNet, build
+from onceforall.supernets.weights import blueprint_from_json
+from onceforall.train.engine import train
+from onceforall.train.plan import Phase, Plan
+from onceforall.train.settings import Callbacks, TrainOptions
+
+# Steps of the timing that do not count, those that do, and the seconds that they take at least.
+_WARMUP_STEPS = 2
+_TIMED_STEPS = 3
+_TIMED_S = 1.0
+
+
+def train_alone(
+    run: Run, names: Sequence[str] = (), *, budget_s: float | None = None
+) -> list[dict[str, Any]]:
+    """Train architectures of a run alone; what is done is found again.
+
+    Args:
+        run: A run with models.
+        names: Names of models; by default all that were not fine-tuned.
+        budget_s: Seconds of training for each; by default the time that the supernet took, shared
+            equally by all models that were not fine-tuned.
+
+    Returns:
+        What ``baselines/<name>.json`` holds, in the order of the models.
+
+    Raises:
+        ConfigError: If there is no such model, or one was trained alone for another time.
+        Interrupted: If it was asked to stop; the same call goes on.
+    """
+    cards = read_cards(run.folder.models)
+    chosen = chosen_cards(run, cards, names)
+    for card in chosen:
+        _check_budget(run, card, budget_s)
+    if run.config.train.init:
+        text = f"the supernet started from {run.config.train.init}, networks alone do not"
+        run.tell({"event": "warning", "text": text})
+    share_s = budget_s
+    session: DataSession | None = None
+    results = []
+    for number, card in enumerate(chosen, start=1):
+        path = baseline_path(run.folder.path, card["name"])
+        if not _is_of(path, card):
+            share_s = share_s or _default_budget(run, cards)
+            session = session or run.session()
+            start = _start(run, session, card, share_s)
+            text = f"alone from fresh weights for {minutes(start['budget_s'])}"
+            place = {"number": number, "of": len(chosen), "step": card["name"]}
+            run.tell({"event": "step_started", "text": text, **place})
+            write_json(path, _train_one(run, session, card, start))
+            shutil.rmtree(_checkpoints(run, card))
+        results.append(read_json(path))
+    return results
+
+
+def chosen_cards(run: Run, cards: Sequence[Card], names: Sequence[str]) -> list[Card]:
+    """Return the cards of the named models; of none, of all that were not fine-tuned.
+
+    Raises:
+        ConfigError: If there is no such model, or none at all.
+    """
+    by_name = {card["name"]: card for card in cards}
+    if not by_name:
+        raise ConfigError(f"{run.folder.path} has no models yet: run  ofa run")
+    for name in names:
+        if name not in by_name:
+            near = difflib.get_close_matches(name, by_name, n=1, cutoff=0.0)[0]
+            known = ", ".join(by_name)
+            raise ConfigError(f"model {name!r} is not one of {known}; did you mean {near}?")
+    if names:
+        return [card for name, card in by_name.items() if name in names]
+    return _own_models(cards)
+
+
+def _own_models(cards: Sequence[Card]) -> list[Card]:
+    """Return the models that are as the supernet left them."""
+    return [card for card in cards if "finetuned_from" not in card]
+
+
+def _default_budget(run: Run, cards: Sequence[Card]) -> float:
+    """Return one model's share of the seconds that the supernet took.
+
+    Raises:
+        ConfigError: If the run does not tell how long it took.
+    """
+    events = read_jsonl(run.folder.events) if run.folder.events.is_file() else []
+    seconds = supernet_seconds(events)
+    if seconds is None:
+        raise ConfigError(
+            f"{run.folder.events} does not tell how long the supernet was trained: say --budget"
+        )
+    return round(seconds / max(1, len(_own_models(cards))), 3)
+
+
+# -- what is there already ------------------------------------------------------------------------
+
+
+def _checkpoints(run: Run, card: Card) -> Path:
+    return run.folder.checkpoints / f"baseline-{card['name']}"
+
+
+def _started(run: Run, card: Card) -> Path:
+    """Return the file that says for how long an unfinished training was started."""
+    return _checkpoints(run, card) / "started.json"
+
+
+def _is_of(path: Path, card: Card) -> bool:
+    """Say whether a file is there and of the very architecture of a card."""
+    return path.is_file() and bool(read_json(path).get("arch") == card["arch"])
+
+
+def _check_budget(run: Run, card: Card, budget_s: float | None) -> None:
+    """Raise ConfigError if a network was trained alone for another time than is asked for."""
+    result = baseline_path(run.folder.path, card["name"])
+    for path, what in ((result, result), (_started(run, card), _checkpoints(run, card))):
+        if budget_s is None or not _is_of(path, card):
+            continue
+        before_s = read_json(path)["budget_s"]
+        if before_s != budget_s:
+            raise ConfigError(
+                f"{card['name']} was trained alone with --budget {before_s:g}s, not {budget_s:g}s; "
+                f"remove {what} to train it again"
+            )
+
+
+def _start(run: Run, session: DataSession, card: Card, budget_s: float) -> dict[str, Any]:
+    """Return the length of a training: that of the unfinished one, or one that fits the time."""
+    path = _started(run, card)
+    if not _is_of(path, card):
+        shutil.rmtree(path.parent, ignore_errors=True)
+        epochs = fitting_epochs(run, session, card, budget_s)
+        write_json(path, {"arch": card["arch"], "budget_s": budget_s, "epochs": epochs})
+    return read_json(path)  # type: ignore[no-any-return]
+
+
+# -- one network ----------------------------------------------------------------------------------
+
+
+def fresh_network(plan: Blueprint, *, seed: int) -> StaticNet:
+    """Return the plain network of a blueprint with fresh weights, initialised as a supernet's.
+
+    Convolutions are drawn from a normal distribution of variance ``2 / fan_out``, where a filter
+    of a depthwise convolution has the fan-out of its own channel. Source: He et al., *Delving
+    Deep into Rectifiers*, ICCV 2015, equation 14.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = build(plan)
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.out_channels // module.groups * math.prod(module.kernel_size)
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+    return net
+
+
+def alone_plan(run: Run, *, epochs: int) -> Plan:
+    """Return the plan of one network: the run's settings, a single phase without a teacher."""
+    plan = run.config.plan(run.spec)
+    first = plan.phases[0]
+    phase = Phase(
+        name="alone",
+        epochs=epochs,
+        draw="largest",
+        learning_rate=first.learning_rate,
+        warmup_epochs=min(first.warmup_epochs, epochs / 2),
+        warmup_start=first.warmup_start,
+    )
+    return dataclasses.replace(plan, name="alone", phases=(phase,), head_factor=1.0)
+
+
+def fitting_epochs(run: Run, session: DataSession, card: Card, budget_s: float) -> int:
+    """Return the epochs that fit a time, at least 1, from a few real steps on a throw-away copy.
+
+    The steps run in the engine itself, so that data, augmentation and checkpoints count.
+    """
+    pace = _Pace(should_stop=run.should_stop)
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Interrupted):
+        _train(
+            run,
+            session,
+            card,
+            alone_plan(run, epochs=1_000_000),
+            folder=Path(folder),
+            callbacks=Callbacks(should_stop=pace, change_batch=session.change_batch),
+        )
+    if run.should_stop():
+        raise Interrupted(f"stopped before {card['name']}; the same command goes on")
+    return max(1, int(budget_s / (pace.seconds_per_step * session.train.steps_per_epoch)))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Pace:
+    """Asked before every step whether to stop; says so when it has timed enough of them.
+
+    Attributes:
+        should_stop: Somebody else who may stop it.
+        times: When it was asked, in seconds.
+    """
+
+    should_stop: Callable[[], bool]
+    times: list[float] = field(default_factory=list)
+
+    def __call__(self) -> bool:
+        self.times.append(time.perf_counter())
+        timed = self.times[_WARMUP_STEPS:]
+        is_enough = len(timed) > _TIMED_STEPS and timed[-1] - timed[0] >= _TIMED_S
+        return is_enough or self.should_stop()
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Return the mean over the timed steps, ends of epochs among them."""
+        timed = self.times[_WARMUP_STEPS:]
+        return (timed[-1] - timed[0]) / (len(timed) - 1)
+
+
+def _train(
+    run: Run,
+    session: DataSession,
+    card: Card,
+    plan: Plan,
+    *,
+    folder: Path,
+    callbacks: Callbacks,
+) -> StaticNet:
+    """Train the architecture of a card from fresh weights and return the network."""
+    network = fresh_network(blueprint_from_json(card["blueprint"]), seed=run.config.seed)
+    model: StaticNet = network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    train(
+        SingleArchNet(
+            model,
+            resolutions=(card["resolution"],),
+            name=f"alone {card['name']}",
+            num_classes=run.bundle.num_classes,
+        ),
+        plan,
+        session.train,
+        folder=folder,
+        options=TrainOptions(
+            seed=run.config.seed,
+            autocast=run.config.train.autocast,
+            micro_batches=run.config.train.micro_batches,
+        ),
+        callbacks=callbacks,
+    )
+    return model
+
+
+def _train_one(run: Run, session: DataSession, card: Card, start: dict[str, Any]) -> dict[str, Any]:
+    """Train one network to its end and test it just as shipped models are."""
+    model = _train(
+        run,
+        session,
+        card,
+        alone_plan(run, epochs=start["epochs"]),
+        folder=_checkpoints(run, card),
+        callbacks=Callbacks(
+            on_event=partial(_tell, run, card["name"]),
+            should_stop=run.should_stop,
+            change_batch=session.change_batch,
+        ),
+    )
+    arch = Arch.from_json(card["arch"])
+    model = model.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    recalibrate_bn(model, [x.cpu() for x in session.calibration_batches(arch.resolution)])
+    test = ((x.cpu(), y.cpu()) for x, y in session.test.batches(arch.resolution))
+    accuracy = evaluate(model, test)
+    return {
+        "name": card["name"],
+        "arch": card["arch"],
+        "top1": accuracy.top1,
+        "top1_interval": list(Share(value=accuracy.top1, count=accuracy.images).interval),
+        "top5": accuracy.top5,
+        "images": accuracy.images,
+        "epochs": start["epochs"],
+        "seconds": _seconds(run, card["name"]),
+        "budget_s": start["budget_s"],
+        "seed": run.config.seed,
+        "resolution": arch.resolution,
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+
+
+def _tell(run: Run, name: str, event: Event) -> None:
+    """Show an event; keep it as one of this network, beside those of the supernet's training."""
+    run.tell(event)
+    if event["event"] != "step":
+        run.emit({**event, "event": f"baseline_{event['event']}", "model": name})
+
+
+def _seconds(run: Run, name: str) -> float:
+    """Return the seconds of a network's training, those before interruptions included."""
+    epochs = [
+        event
+        for event in read_jsonl(run.folder.events)
+        if event["event"] == "baseline_epoch" and event["model"] == name
+    ]
+    return float(epochs[-1]["seconds"])

@@ -1,0 +1,197 @@
+"""Who beats whom beyond the noise of the test images, and whether the supernet was worth it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from onceforall.measure.proportion import Share, is_clearly_above
+
+Record = Mapping[str, Any]
+Verdict = Literal["better", "equal", "worse"]
+# Trainings that differ by no more than this share took the same time.
+_SAME_TIME = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """A measured model.
+
+    Attributes:
+        name: Its name.
+        top1: Accuracy on the test images.
+        cost: Latency in milliseconds, or another cost; smaller is better.
+    """
+
+    name: str
+    top1: Share
+    cost: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A shipped model and the same architecture trained alone, from fresh weights.
+
+    Attributes:
+        name: Name of the model.
+        model: Test top-1 of the shipped model.
+        alone: Test top-1 of the network trained alone, on the same images.
+        alone_s: Seconds that its training took.
+    """
+
+    name: str
+    model: Share
+    alone: Share
+    alone_s: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """Say how the shipped model does against the other; equal means within the noise."""
+        if is_clearly_above(self.model, self.alone):
+            return "better"
+        return "worse" if is_clearly_above(self.alone, self.model) else "equal"
+
+    @property
+    def words(self) -> str:
+        """Return the difference in points of top-1 and what it means."""
+        points = 100 * (self.model.value - self.alone.value)
+        meaning = "within noise" if self.verdict == "equal" else self.verdict
+        return f"{_points(points)}, {meaning}"
+
+
+def beaten_by(contenders: Sequence[Contender]) -> dict[str, str]:
+    """Return the models that are not in the front, each with the most accurate that beats it.
+
+    A model is beaten by another that costs no more and is more accurate by more than the noise.
+    """
+    found = {}
+    for loser in contenders:
+        winners = [
+            other
+            for other in contenders
+            if other.cost <= loser.cost and is_clearly_above(other.top1, loser.top1)
+        ]
+        if winners:
+            found[loser.name] = max(winners, key=lambda w: (w.top1.value, -w.cost)).name
+    return found
+
+
+def worth_it(pairs: Sequence[Pair], *, num_models: int, supernet_s: float | None) -> list[str]:
+    """Return in sentences whether the supernet was worth it.
+
+    Args:
+        pairs: Models whose architectures were trained alone.
+        num_models: All models that the supernet gave.
+        supernet_s: Seconds that the supernet's training took, if known.
+    """
+    if not pairs:
+        return []
+    groups: dict[Verdict, list[Pair]] = {"better": [], "equal": [], "worse": []}
+    for pair in pairs:
+        groups[pair.verdict].append(pair)
+    better, equal, worse = (len(groups[verdict]) for verdict in ("better", "equal", "worse"))
+    mean = sum(100 * (pair.model.value - pair.alone.value) for pair in pairs) / len(pairs)
+    of = f"{len(pairs)} {'model' if len(pairs) == 1 else 'models'}"
+    lines = [
+        f"Better than the same architecture trained alone: {better} of {of}; "
+        f"equal within noise: {equal}; worse: {worse}. "
+        f"On average the difference is {_points(mean)} points of top-1.",
+        _times(pairs, supernet_s),
+    ]
+    if groups["worse"]:
+        shown = ", ".join(
+            f"{pair.name} ({pair.alone.in_percent()} alone, {pair.model.in_percent()} shipped)"
+            for pair in groups["worse"]
+        )
+        lines.append(f"A plain network trained alone serves better for {shown}.")
+    if worse > better:
+        lines.append(_plain_is_better(pairs, supernet_s))
+    elif better and _had_less_time(pairs, num_models, supernet_s):
+        lines.append("The networks alone had less than their share of the supernet's time.")
+    elif better == worse == 0 and len(pairs) == num_models and _is_quicker(pairs, supernet_s):
+        lines.append("Plain networks trained alone are as good here, in less time.")
+    return lines
+
+
+def _times(pairs: Sequence[Pair], supernet_s: float | None) -> str:
+    together = "" if len(pairs) == 1 else " together"
+    said = f"Training alone took {_duration(_seconds(pairs))}{together}"
+    return f"{said}." if supernet_s is None else f"{said}, the supernet {_duration(supernet_s)}."
+
+
+def _plain_is_better(pairs: Sequence[Pair], supernet_s: float | None) -> str:
+    """Return the verdict on the whole, which depends on the time that either took."""
+    said = "On the whole, plain networks trained alone serve better here"
+    if supernet_s is None:
+        return f"{said}."
+    times = _seconds(pairs) / supernet_s
+    if times <= 1 + _SAME_TIME:
+        return f"{said}, in no more time."
+    return f"{said}, but they took {times:.1f} times as long."
+
+
+def _is_quicker(pairs: Sequence[Pair], supernet_s: float | None) -> bool:
+    return supernet_s is not None and _seconds(pairs) < (1 - _SAME_TIME) * supernet_s
+
+
+def _had_less_time(pairs: Sequence[Pair], num_models: int, supernet_s: float | None) -> bool:
+    """Say whether networks alone had less time than an equal share of the supernet's."""
+    return _is_quicker(pairs, None if supernet_s is None else supernet_s * len(pairs) / num_models)
+
+
+def _seconds(pairs: Sequence[Pair]) -> float:
+    return sum(pair.alone_s for pair in pairs)
+
+
+def read_share(record: Record) -> Share | None:
+    """Return the counted test top-1 of a card or baseline, or None where it is not usable."""
+    top1, images = _number(record.get("top1")), _number(record.get("images"))
+    if top1 is None or images is None or not 0 <= top1 <= 1 or images < 1:
+        return None
+    return Share(value=top1, count=int(images))
+
+
+def read_pair(card: Record, alone: Record) -> Pair | None:
+    """Return a model beside its architecture trained alone, or None if the records do not fit."""
+    model, other, seconds = read_share(card), read_share(alone), _number(alone.get("seconds"))
+    if model is None or other is None or seconds is None:
+        return None
+    if card.get("arch") is None or card.get("arch") != alone.get("arch"):
+        return None
+    return Pair(name=str(card.get("name")), model=model, alone=other, alone_s=seconds)
+
+
+def supernet_seconds(events: Iterable[Record]) -> float | None:
+    """Return the seconds that training the supernet took, or None if events do not tell.
+
+    The step's own seconds count probes but not what was done before an interruption, the last
+    epoch's the other way round; the larger one is returned.
+    """
+    step_s, epochs_s = 0.0, 0.0
+    for event in events:
+        seconds = _number(event.get("seconds")) or 0.0
+        if event.get("event") == "step_done" and event.get("step") == "train":
+            step_s += seconds
+        elif event.get("event") == "epoch":
+            epochs_s = seconds
+    return max(step_s, epochs_s) or None
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
+
+
+def _points(points: float) -> str:
+    """Return points of top-1 with a sign, a tenth being the finest; zero has none."""
+    written = f"{points:+.1f}"
+    return "0.0" if float(written) == 0 else written
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
