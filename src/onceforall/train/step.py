@@ -153,16 +153,23 @@ def _largest(net: Trainable, arch: Arch) -> Arch:
 
 @contextlib.contextmanager
 def frozen_statistics(net: nn.Module) -> Iterator[None]:
-    """Normalise by the batch, as the students do, without touching running statistics."""
+    """Normalise by the batch, as the students do, and leave no trace; nothing is dropped.
+
+    The published recipe lets its teacher drop; soft targets that differ at random teach less.
+    """
     norms = [m for m in net.modules() if isinstance(m, ElasticBatchNorm2d | nn.BatchNorm2d)]
-    saved = [(norm.training, norm.momentum, _tracked(norm).clone()) for norm in norms]
+    modes = [(module, module.training) for module in net.modules()]
+    saved = [(norm.momentum, _tracked(norm).clone()) for norm in norms]
     try:
+        net.eval()
         for norm in norms:
             norm.training, norm.momentum = True, 0.0
         yield
     finally:
-        for norm, (training, momentum, tracked) in zip(norms, saved, strict=True):
-            norm.training, norm.momentum = training, momentum
+        for module, training in modes:
+            module.training = training
+        for norm, (momentum, tracked) in zip(norms, saved, strict=True):
+            norm.momentum = momentum
             _tracked(norm).copy_(tracked)
 
 
