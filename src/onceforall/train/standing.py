@@ -107,7 +107,7 @@ def save(run: Standing) -> None:
             "optimizer": run.optimizer.state_dict(),
             "average": run.average,
             "teacher": _kept_teacher(run),
-            "watch": [run.watch.smoothed, run.watch.best],
+            "watch": list(run.watch.state()),
             "position": [getattr(position, name) for name in Position.__slots__],
         }
         path = save_checkpoint(run.folder, state, step=run.global_step)
@@ -153,7 +153,7 @@ def restore(run: Standing) -> bool:
         run.teacher.load_state_dict(state["teacher"])
     run.optimizer = new_optimizer(run.net, run.plan)
     run.optimizer.load_state_dict(state["optimizer"])
-    run.watch.smoothed, run.watch.best = state["watch"]
+    run.watch = LossWatch(run.net.spec.num_classes, *state["watch"])
     return True
 
 
