@@ -13,7 +13,7 @@ from onceforall.encoding import Encoding
 from onceforall.errors import ArchError
 from onceforall.features import published_mobilenet_layout
 from onceforall.published_archs import arch_from_published
-from onceforall.supernets.families import mobilenet_v3
+from onceforall.supernets.families import mobilenet_v3, small_images
 from tests.spaces import SPACES
 
 FAMILIES = pytest.mark.parametrize("family", SPACES)
@@ -97,3 +97,36 @@ def test_the_published_layout_has_its_ones_where_published() -> None:
         2, 4, 7, 16, 19, 22, 28, 31, 34, 37, 40, 43, 52, 55, 66, 69, 78, 81, 84, 90, 93, 96, 99,
         102, 105, 114, 117,
     ]  # fmt: skip
+
+
+def test_blocks_that_a_change_switches_on_get_every_option_alike() -> None:
+    """Genes of blocks that do not run are written 0, which is no choice of theirs."""
+    space = small_images(num_classes=3, depths=(1, 4), kernel_sizes=(3, 5, 7)).space
+    encoding = Encoding(space)
+    rng = np.random.default_rng(0)
+    depths = [g for g, gene in enumerate(encoding.genes) if gene.axis == "depth"]
+    shape = (2000, encoding.num_genes)
+    shallow, deep = (rng.integers(0, encoding.num_options, shape, np.uint8) for _ in (0, 1))
+    shallow[:, depths], deep[:, depths] = 0, 1
+    shallow = encoding.canonical(shallow)
+    kernels = [
+        g for g, gene in enumerate(encoding.genes) if gene.axis == "kernel_size" and gene.block > 0
+    ]
+
+    def smallest_share(rows: np.ndarray) -> float:
+        on = encoding.active(rows)[:, kernels]
+        return float((rows[:, kernels][on] == 0).mean())
+
+    for changed in (
+        encoding.mutate(shallow, rng, 0.3),
+        encoding.mutate_units(shallow, rng, 0.3),
+        encoding.crossover(shallow, deep, rng),
+    ):
+        assert smallest_share(changed) == pytest.approx(1 / 3, abs=0.03)
+
+    one, other = encoding.to_archs(np.stack([shallow[0], encoding.largest()[0]]))
+    source = random.Random(0)
+    archs = [space.mutate(one, source, probability=0.3) for _ in range(3000)]
+    assert smallest_share(encoding.from_archs(archs)) == pytest.approx(1 / 3, abs=0.03)
+    children = [space.crossover(one, other, source) for _ in range(300)]
+    assert smallest_share(encoding.from_archs(children)) == 0.0

@@ -98,7 +98,7 @@ class Encoding:
         for row, arch in zip(rows, archs, strict=True):
             self.space.check(arch)
             for g, gene in enumerate(self.genes):
-                if gene.block < 0 or gene.block < arch.depth[gene.stage]:
+                if gene.counts_in(arch):
                     row[g] = positions[g][_choice_of(arch, gene)]
         return rows
 
@@ -237,12 +237,14 @@ class Encoding:
     ) -> Rows:
         """Redraw each gene with a probability; the result is canonical and may be equal.
 
+        Blocks that depth switches on get fresh choices.
+
         Args:
             rows: Archs, ``(N, G)``.
             rng: Source of randomness.
             probability: One for all genes, or one for each, ``(G,)``; in [0, 1].
         """
-        redraw = rng.random(rows.shape) < probability
+        redraw = (rng.random(rows.shape) < probability) | ~self.active(rows)
         return self.canonical(np.where(redraw, self._draw(len(rows), rng), rows))
 
     def mutate_units(
@@ -259,11 +261,17 @@ class Encoding:
         """
         num_units = int(self.unit.max(initial=-1)) + 1
         redraw = (rng.random((len(rows), num_units)) < probability)[:, self.unit]
+        redraw |= ~self.active(rows)
         return self.canonical(np.where(redraw, self._draw(len(rows), rng), rows))
 
     def crossover(self, a: Rows, b: Rows, rng: np.random.Generator) -> Rows:
-        """Take each gene of row ``n`` from ``a[n]`` or ``b[n]`` with equal probability."""
-        return self.canonical(np.where(rng.random(a.shape) < 0.5, a, b))
+        """Take each gene of row ``n`` from ``a[n]`` or ``b[n]`` with equal probability.
+
+        A block that runs in one parent only can be taken from that one only.
+        """
+        in_a, in_b = self.active(a), self.active(b)
+        from_a = np.where(in_a == in_b, rng.random(a.shape) < 0.5, in_a)
+        return self.canonical(np.where(from_a, a, b))
 
     def neighbours(self, row: Rows) -> Rows:
         """Return every distinct arch that differs from ``row`` ``(G,)`` in one gene.

@@ -50,7 +50,9 @@ def evaluate_step(run: Run) -> None:
     """Measure sampled subnets on the validation images, shared out between the ranks."""
     archs = archs_to_evaluate(run)
     done = {Arch.from_json(line["arch"]) for line in read_evaluations(run)}
-    mine = [a for a in archs if a not in done][run.ranks.rank :: run.ranks.world_size]
+    # Shares come first: ranks read at different times what is done.
+    share = archs[run.ranks.rank :: run.ranks.world_size]
+    mine = [arch for arch in share if arch not in done]
     if mine:
         session, net = run.session(), trained_supernet(run)
         for position, arch in enumerate(mine, start=len(archs) - len(mine)):

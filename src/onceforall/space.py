@@ -62,6 +62,10 @@ class Gene:
     block: int
     choices: tuple[Choice, ...]
 
+    def counts_in(self, arch: Arch) -> bool:
+        """Return whether the gene's block, if it is of one, runs in ``arch``."""
+        return self.block < 0 or self.block < arch.depth[self.stage]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSpace:
@@ -174,9 +178,7 @@ class SearchSpace:
         """
         self.check(arch)
         return tuple(
-            0
-            if gene.block >= 0 and gene.block >= arch.depth[gene.stage]
-            else gene.choices.index(_choice_of(arch, gene))
+            gene.choices.index(_choice_of(arch, gene)) if gene.counts_in(arch) else 0
             for gene in self.genes
         )
 
@@ -249,17 +251,30 @@ class SearchSpace:
         return self._build(picked)
 
     def mutate(self, arch: Arch, rng: random.Random, *, probability: float = 0.1) -> Arch:
-        """Redraw each gene of ``arch`` with the given probability; the result may be equal."""
+        """Redraw each gene of ``arch`` with the given probability; the result may be equal.
+
+        Blocks that depth switches on get fresh choices.
+        """
         row = [
-            rng.randrange(len(gene.choices)) if rng.random() < probability else index
+            rng.randrange(len(gene.choices))
+            if rng.random() < probability or not gene.counts_in(arch)
+            else index
             for gene, index in zip(self.genes, self.encode(arch), strict=True)
         ]
         return self.decode(row)
 
     def crossover(self, first: Arch, second: Arch, rng: random.Random) -> Arch:
-        """Take each gene from either parent with equal probability."""
-        pairs = zip(self.encode(first), self.encode(second), strict=True)
-        return self.decode([rng.choice(pair) for pair in pairs])
+        """Take each gene from either parent with equal probability.
+
+        A block that runs in one parent only can be taken from that one only.
+        """
+        row = []
+        genes = zip(self.genes, self.encode(first), self.encode(second), strict=True)
+        for gene, of_first, of_second in genes:
+            in_first, in_second = gene.counts_in(first), gene.counts_in(second)
+            from_first = rng.random() < 0.5 if in_first == in_second else in_first
+            row.append(of_first if from_first else of_second)
+        return self.decode(row)
 
     def neighbours(self, arch: Arch) -> Iterator[Arch]:
         """Yield every distinct arch that differs from ``arch`` in one gene."""

@@ -15,14 +15,14 @@ from onceforall.session import DataSession
 from onceforall.supernets.supernet import Supernet
 from onceforall.supernets.weights import load_saved_supernet, save_supernet
 from onceforall.train.engine import train
-from onceforall.train.ranks import agree, sum_over_ranks, wait_for_all
+from onceforall.train.ranks import agree, gather_numbers, sum_over_ranks, wait_for_all
 from onceforall.train.settings import Callbacks, TrainOptions
 from onceforall.train.step import Trainable
 
 
 def train_step(run: Run) -> None:
     """Train the supernet, or go on training it."""
-    if run.folder.supernet.is_file():
+    if _is_trained(run):
         return
     session = run.session()
     with torch.random.fork_rng(devices=[]):
@@ -58,6 +58,19 @@ def train_step(run: Run) -> None:
         }
         save_supernet(net, run.folder.supernet, facts=facts)
     wait_for_all(run.ranks)
+
+
+def _is_trained(run: Run) -> bool:
+    """Return whether the supernet is there; on every rank, or CheckpointError on every rank."""
+    path = run.folder.supernet
+    found = gather_numbers([int(path.is_file())], run.ranks, run.device)
+    if len(set(found)) > 1:
+        without = ", ".join(str(rank) for rank, (is_there,) in enumerate(found) if not is_there)
+        raise CheckpointError(
+            f"{path} is not there on rank {without}; all ranks need the same folder, on a disk "
+            "that they share"
+        )
+    return bool(found[0][0])
 
 
 @dataclass(slots=True, kw_only=True)

@@ -103,3 +103,50 @@ def test_no_batch_is_an_error() -> None:
 def test_an_arch_for_a_plain_network_is_an_error() -> None:
     with pytest.raises(MeasurementError, match="not a supernet"):
         recalibrate_bn(one_norm(), [IMAGES], arch=SPEC.space.largest)
+
+
+def test_a_last_batch_of_one_value_per_channel_is_left_out() -> None:
+    """One image on a 1x1 map has no variance: 0/0 in one kernel, an error in another."""
+    images = IMAGES[:, :, :1, :1].contiguous()
+    for estimator in ("published", "population"):
+        found, expected = one_norm(), one_norm()
+        recalibrate_bn(found, [images[:29], images[29:]], estimator=estimator)
+        recalibrate_bn(expected, [images[:29]], estimator=estimator)
+        assert torch.equal(found[0].running_mean, expected[0].running_mean)
+        assert torch.equal(found[0].running_var, expected[0].running_var)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_one_value_per_channel_is_left_out_of_deep_norms_alone(in_place: bool) -> None:
+    """At 8 pixels the last norms of the network see 1x1 maps, the first ones see larger."""
+    net = tiny_net()
+    arch = SPEC.space.restrict(resolution=(8,)).largest
+    model = net.extract(arch) if in_place else nn.Sequential(net.extract(arch))
+    images = IMAGES.float()[:, :, :2, :2]
+    recalibrate_bn(model, [images[:29], images[29:]])
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        assert torch.isfinite(norm.running_mean).all() and torch.isfinite(norm.running_var).all()
+
+
+def test_nothing_but_single_values_is_an_error_and_changes_nothing() -> None:
+    model = one_norm()
+    before = everything(model)
+    with pytest.raises(MeasurementError, match="one value per channel"):
+        recalibrate_bn(model, IMAGES[:, :, :1, :1].split(1))
+    after = everything(model)
+    assert all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True))
+
+
+@pytest.mark.parametrize("of_ours", [True, False])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_old_statistics_have_no_influence(value: float, of_ours: bool) -> None:
+    arch = SPEC.space.largest
+    broken, sound = tiny_net().extract(arch), tiny_net().extract(arch)
+    for norm in (m for m in broken.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean[0] = norm.running_var[0] = value
+    models = [m if of_ours else nn.Sequential(m) for m in (broken, sound)]
+    for model in models:
+        recalibrate_bn(model, [IMAGES.float()])
+    for a, b in zip(broken.state_dict().values(), sound.state_dict().values(), strict=True):
+        assert torch.equal(a, b)

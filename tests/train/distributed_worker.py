@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from onceforall.errors import OnceForAllError
 from onceforall.train.engine import train
 from onceforall.train.optimizer import make_optimizer, set_learning_rate
 from onceforall.train.pace import Timer
@@ -116,8 +117,25 @@ def contrary_clocks(out: Path) -> None:
     stop_process_group(ranks)
 
 
+def parted_disk(out: Path) -> None:
+    """Train with a folder for each rank, as without a shared disk; write down what is raised."""
+    ranks = ranks_from_environment(os.environ)
+    start_process_group(ranks, torch.device("cpu"), timeout_minutes=0.5)
+    data = tiny_batches(batch_size=8, rank=ranks.rank, world_size=ranks.world_size)
+    options = TrainOptions(seed=0, checkpoint_every_steps=2)
+    folder = out / f"rank{ranks.rank}"
+    try:
+        train(tiny_net(), PLANS["sandwich"], data, folder=folder, options=options, ranks=ranks)
+    except OnceForAllError as error:
+        (out / f"error{ranks.rank}.txt").write_text(f"{type(error).__name__}: {error}")
+        sys.exit(2)
+    stop_process_group(ranks)
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "five_steps":
+    if sys.argv[1] == "parted_disk":
+        parted_disk(Path(sys.argv[2]))
+    elif sys.argv[1] == "five_steps":
         five_steps(Path(sys.argv[2]))
     elif sys.argv[1] == "contrary_clocks":
         contrary_clocks(Path(sys.argv[2]))

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from onceforall.errors import ConfigError
+from onceforall.errors import CheckpointError, ConfigError
+from onceforall.train.engine import train
 from onceforall.train.optimizer import make_optimizer, set_learning_rate
 from onceforall.train.ranks import Ranks, first_host, ranks_from_environment
 from onceforall.train.sampling import Moment, draw_archs
+from onceforall.train.settings import TrainOptions
 from onceforall.train.step import StepContext, accumulate_gradients
 from tests.train.distributed_worker import PLANS
 from tests.train.tiny import SPEC, tiny_batches, tiny_net
@@ -102,6 +106,48 @@ def test_two_killed_ranks_end_with_the_same_bits(plan: str, tmp_path: Path) -> N
     second = torch.load(killed / "final.pt", weights_only=True)
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints of two ranks that were killed in their first epoch."""
+    folder = tmp_path_factory.mktemp("killed")
+    assert launch("sandwich", str(folder), "5", ranks=2) == [-9, -9]
+    assert list(folder.glob("step-*.pt"))
+    return folder
+
+
+def test_a_rank_without_the_checkpoint_ends_all_with_one_line(killed: Path, tmp_path: Path) -> None:
+    shutil.copytree(killed, tmp_path / "rank0")
+    started = time.monotonic()
+    assert launch("parted_disk", str(tmp_path), ranks=2) == [2, 2]
+    assert time.monotonic() - started < 60
+    for rank in (0, 1):
+        text = (tmp_path / f"error{rank}.txt").read_text()
+        assert "CheckpointError" in text and "\n" not in text
+        assert "rank 0: phase 0, epoch 0, step 4" in text and "rank 1: none" in text
+    assert not (tmp_path / "rank1").exists()  # nothing was trained
+
+
+def test_ranks_with_other_checkpoints_are_told_so(killed: Path, tmp_path: Path) -> None:
+    for rank in (0, 1):
+        shutil.copytree(killed, tmp_path / f"rank{rank}")
+    newest = max((tmp_path / "rank1").glob("step-*.pt"))
+    newest.write_bytes(newest.read_bytes()[:-1])  # damaged: rank 1 passes it over
+    assert launch("parted_disk", str(tmp_path), ranks=2) == [2, 2]
+    text = (tmp_path / "error0.txt").read_text()
+    assert "rank 0: phase 0, epoch 0, step 4" in text and "rank 1: phase 0, epoch 0, step 2" in text
+
+
+def test_another_number_of_ranks_is_refused(killed: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"written by 2 ranks, not 1"):
+        train(
+            tiny_net(),
+            PLANS["sandwich"],
+            tiny_batches(batch_size=16),
+            folder=killed,
+            options=TrainOptions(seed=0),
+        )
 
 
 @pytest.mark.parametrize(

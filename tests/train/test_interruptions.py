@@ -117,10 +117,10 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 def assert_checkpoint(run: Path) -> dict[str, Any]:
     """Return the newest checkpoint, after a look that all files there are whole."""
     damaged: list[Path] = []
-    state = load_newest(run / "checkpoints", device="cpu", on_damaged=damaged.append)
-    assert state is not None and not damaged
+    loaded = load_newest(run / "checkpoints", device="cpu", on_damaged=damaged.append)
+    assert loaded is not None and not damaged
     assert not list(run.rglob("*.tmp"))
-    return state
+    return loaded.state
 
 
 # -- kill -9 --------------------------------------------------------------------------------------

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 
 import pytest
 import torch
 
 from onceforall.errors import ConfigError
 from onceforall.measure.costs import count_macs
-from onceforall.supernets.families import mobilenet_v3, proxylessnas, resnet50d
+from onceforall.supernets.families import mobilenet_v3, proxylessnas, resnet50d, small_images
 from onceforall.supernets.supernet import Supernet
 from onceforall.train.attentive import choose_attentively
 from onceforall.train.optimizer import make_optimizer
@@ -264,3 +265,21 @@ def test_wrong_plans_are_refused() -> None:
         Phase(name="p", epochs=1, learning_rate=0.1, attentive_candidates=1)
     with pytest.raises(ConfigError, match="warmup_epochs 2 is not in"):
         Phase(name="p", epochs=2, learning_rate=0.1, warmup_epochs=2)
+
+
+def test_a_ramp_opens_blocks_with_every_option_alike() -> None:
+    """A block that depth switched off in the draw has no choice to keep: it gets a fresh one."""
+    spec = small_images(num_classes=3, depths=(2, 4), kernel_sizes=(3, 5, 7), resolutions=(8,))
+    phase = Phase(name="p", epochs=1, learning_rate=0.1, subnets_per_step=2, ramp=1.0)
+    kernels = Counter(
+        arch.kernel_size[stage][block]
+        for step in range(3000)
+        for arch in draw_archs(phase, spec.space, at(step, progress=0.5), resolution=8)[1:]
+        for stage in range(len(arch.depth))
+        for block in (2, 3)  # those that depth switches off
+        if arch.depth[stage] == 4
+    )
+    shares = {size: count / kernels.total() for size, count in kernels.items()}
+    # Kept with probability 1/2, else the largest.
+    assert shares[3] == pytest.approx(1 / 6, abs=0.01)
+    assert shares[5] == pytest.approx(1 / 6, abs=0.01)

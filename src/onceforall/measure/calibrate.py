@@ -44,6 +44,9 @@ def recalibrate_bn(
     * ``"population"``: the same weighted by ``p_b``, plus the variance between batch means: the
       exact statistics of all values together.
 
+    A batch of which a norm sees one value per channel, such as one image on a 1x1 map, has no
+    variance: that norm leaves it out. Old statistics have no influence, whatever they are.
+
     Args:
         model: A plain network, or a supernet with ``arch``. Changed in place; training flags and
             everything else are afterwards as before. Channels and layers that do not run keep
@@ -53,7 +56,8 @@ def recalibrate_bn(
         estimator: See above.
 
     Raises:
-        MeasurementError: If there is no batch. Whatever is raised, the model is as it was.
+        MeasurementError: If there is no batch, or none with two values per channel. Whatever is
+            raised, the model is as it was.
 
     Source: Yu and Huang, *Universally Slimmable Networks*, ICCV 2019, section 3; the population
     estimator is Wu and Johnson, *Rethinking "Batch" in BatchNorm*, 2021, section 3.
@@ -67,6 +71,11 @@ def recalibrate_bn(
             num_batches += 1
         if num_batches == 0:
             raise MeasurementError("BN recalibration needs at least 1 batch of images, got 0")
+        if any(sums.values == 0 for sums in collected.values()):
+            raise MeasurementError(
+                "BN recalibration needs a batch of at least 2 images: a norm saw one value per "
+                "channel only, which has no variance"
+            )
         results = [(norm, sums.result(estimator)) for norm, sums in collected.items()]
     with torch.no_grad():
         for norm, (mean_C, var_C) in results:
@@ -116,27 +125,32 @@ def _batch_statistics(model: nn.Module, norms: list[Norm]) -> Iterator[dict[Norm
 
     def collect(norm: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
         x = inputs[0]
-        channels, values = x.shape[1], x.numel() // x.shape[1]
+        channels, values = x.shape[1], _values(x)
         mean, var = _running(norm)
         biased = var[:channels] * ((values - 1) / values)
         sums = collected.setdefault(norm, _Sums())  # type: ignore[arg-type]
+        if values == 1:
+            return
         sums.add(mean[:channels].clone(), biased, x.shape[0], values)
 
     hooks = [norm.register_forward_hook(collect) for norm in norms]
     # In our networks nobody reads the input of a norm again, so it may hold the output: on a CPU
     # a fresh large tensor costs more than the arithmetic.
-    replaced = norms if isinstance(model, StaticNet | Supernet) and _is_on_cpu(model) else []
+    in_place = isinstance(model, StaticNet | Supernet) and _is_on_cpu(model)
+    normalise = _normalise_in_place if in_place else _normalise
     try:
         model.eval()
         for norm in norms:
             norm.train()
             norm.momentum = 1.0
-        for norm in replaced:
-            norm.forward = functools.partial(_normalise_in_place, norm)  # type: ignore[method-assign]
+            norm.forward = functools.partial(normalise, norm)  # type: ignore[method-assign]
+            with torch.no_grad():  # momentum 1 forgets numbers, but 0 times infinity is none
+                _running(norm)[0].zero_()
+                _running(norm)[1].fill_(1)
         yield collected
     finally:
-        for norm in replaced:
-            del norm.forward
+        for norm in norms:
+            norm.__dict__.pop("forward", None)
         for hook in hooks:
             hook.remove()
         for module, training in modes:
@@ -148,9 +162,29 @@ def _batch_statistics(model: nn.Module, norms: list[Norm]) -> Iterator[dict[Norm
                     buffer.copy_(value)
 
 
+def _normalise(norm: Norm, x: Tensor) -> Tensor:
+    """Normalise ``x`` by its batch; a single value per channel is its own mean."""
+    if _values(x) == 1:
+        return _shift_alone(norm, x)
+    return type(norm).forward(norm, x)  # type: ignore[arg-type]
+
+
+def _shift_alone(norm: Norm, x: Tensor) -> Tensor:
+    """Return what is left of a single value per channel: the shift of its channel."""
+    zeros = torch.zeros_like(x)
+    return zeros if norm.bias is None else zeros + norm.bias[: x.shape[1], None, None]
+
+
+def _values(x: Tensor) -> int:
+    """Return the values per channel of ``(B, C, H, W)``."""
+    return x.numel() // x.shape[1]
+
+
 def _normalise_in_place(norm: Norm, x: Tensor) -> Tensor:
     """Normalise ``x`` by its batch, in place, as `torch.nn.functional.batch_norm` does."""
-    channels, values = x.shape[1], x.numel() // x.shape[1]
+    channels, values = x.shape[1], _values(x)
+    if values == 1:
+        return _shift_alone(norm, x)
     mean_C, var_C = (buffer[:channels] for buffer in _running(norm))
     torch.batch_norm_update_stats(x, mean_C, var_C, 1.0)
     biased_C = var_C * ((values - 1) / values)

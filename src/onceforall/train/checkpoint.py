@@ -11,6 +11,7 @@ import hashlib
 import io
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,19 @@ from onceforall.files import remove_partial_files, write_bytes
 
 State = dict[str, Any]
 _NAME = re.compile(r"step-(\d{8})\.([0-9a-f]{16})\.pt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A checkpoint that was read.
+
+    Attributes:
+        state: What was saved.
+        digest: Start of the SHA-256 of the file, 16 hexadecimal digits.
+    """
+
+    state: State
+    digest: str
 
 
 def save_checkpoint(folder: Path, state: State, *, step: int, keep: int = 2) -> Path:
@@ -49,8 +63,8 @@ def save_checkpoint(folder: Path, state: State, *, step: int, keep: int = 2) -> 
 
 def load_newest(
     folder: Path, *, device: torch.device | str, on_damaged: Callable[[Path], None]
-) -> State | None:
-    """Return the newest undamaged state, or None if there is none.
+) -> Loaded | None:
+    """Return the newest undamaged checkpoint, or None if there is none.
 
     Args:
         folder: Folder of the run's checkpoints; may be absent.
@@ -64,13 +78,12 @@ def load_newest(
             on_damaged(path)
             continue
         try:
-            return torch.load(  # type: ignore[no-any-return]
-                io.BytesIO(data), map_location=device, weights_only=True
-            )
+            state = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
         except Exception as error:
             raise CheckpointError(
                 f"checkpoint {path.name} is whole but cannot be read: {error}"
             ) from error
+        return Loaded(state=state, digest=name[2])
     return None
 
 

@@ -135,10 +135,10 @@ def _run_epoch(run: Standing) -> None:
         )
         result = _train_step(run, images, labels, archs, votes)
         run.position.step += 1
-        # The leading subnet tells whether training collapses; a loss that is no number counts in
-        # any of them, because the step was not taken.
+        # The leading subnet's label loss tells whether training collapses; a loss that is no
+        # number counts in any of them, because the step was not taken.
         broken = [loss for loss in result.losses if not math.isfinite(loss)]
-        problem = run.watch.verdict(broken[0] if broken else result.losses[0])
+        problem = run.watch.verdict(broken[0] if broken else result.label_loss)
         if problem is not None:
             raise _DivergedError(f"phase {phase.name}, step {run.global_step - 1}: {problem}")
         sums.add(result, len(images) * run.ranks.world_size)

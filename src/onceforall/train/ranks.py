@@ -179,6 +179,19 @@ def share_from_main(
     return found if is_there else None
 
 
+def gather_numbers(
+    numbers: Sequence[int], ranks: Ranks, device: torch.device
+) -> list[tuple[int, ...]]:
+    """Return the numbers of every rank, in the order of ranks; as many on each."""
+    if ranks.world_size == 1:
+        return [tuple(numbers)]
+    mine = torch.tensor(numbers, dtype=torch.int64, device=device)
+    found = [torch.empty_like(mine) for _ in range(ranks.world_size)]
+    with _together(ranks):
+        dist.all_gather(found, mine)
+    return [tuple(tensor.tolist()) for tensor in found]
+
+
 def sum_over_ranks(values: Tensor, ranks: Ranks) -> Tensor:
     """Return the sum of ``values`` over ranks."""
     if ranks.world_size > 1:

@@ -94,9 +94,13 @@ def _published_seed(moment: Moment, subnet: int) -> int:
 
 
 def _towards_largest(space: SearchSpace, arch: Arch, share: float, rng: random.Random) -> Arch:
-    """Keep each gene's choice with probability ``share``, else take its largest option."""
-    row = [
-        index if rng.random() < share else len(gene.choices) - 1
-        for gene, index in zip(space.genes, space.encode(arch), strict=True)
-    ]
+    """Keep each gene's choice with probability ``share``, else take its largest option.
+
+    Blocks that depth switches off have no choice to keep: they get a fresh one, because they may
+    be switched on again.
+    """
+    row = []
+    for gene, index in zip(space.genes, space.encode(arch), strict=True):
+        kept = index if gene.counts_in(arch) else rng.randrange(len(gene.choices))
+        row.append(kept if rng.random() < share else len(gene.choices) - 1)
     return space.decode(row)

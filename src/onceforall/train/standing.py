@@ -13,10 +13,10 @@ from torch import Tensor
 from onceforall.errors import CheckpointError, ConfigError, TrainingError
 from onceforall.supernets.supernet import Supernet
 from onceforall.train.budget import Pacer
-from onceforall.train.checkpoint import State, load_newest, save_checkpoint
+from onceforall.train.checkpoint import Loaded, State, load_newest, save_checkpoint
 from onceforall.train.optimizer import make_optimizer, parameters_copy
 from onceforall.train.plan import Plan
-from onceforall.train.ranks import Ranks, wait_for_all
+from onceforall.train.ranks import Ranks, gather_numbers, wait_for_all
 from onceforall.train.settings import Callbacks, Event, TrainData, TrainOptions
 from onceforall.train.step import Trainable
 from onceforall.train.watch import LossWatch
@@ -133,11 +133,12 @@ def save(run: Standing) -> None:
             "plan": run.asked_plan,
             "epochs": [phase.epochs for phase in run.plan.phases],
             "spec": repr(run.net.spec),
+            "world_size": run.ranks.world_size,
             "net": run.net.state_dict(),
             "optimizer": run.optimizer.state_dict(),
             "average": run.average,
             "teacher": _kept_teacher(run),
-            "watch": [run.watch.smoothed, run.watch.best],
+            "watch": list(run.watch.state()),
             "position": [getattr(position, name) for name in Position.__slots__],
         }
         path = save_checkpoint(run.folder, state, step=run.global_step)
@@ -152,20 +153,29 @@ def _kept_teacher(run: Standing) -> dict[str, Tensor]:
 
 
 def restore(run: Standing) -> bool:
-    """Load the newest good checkpoint; return whether there was one."""
-    state = load_newest(
-        run.folder,
-        device=run.device,
-        on_damaged=lambda path: tell(run, {"event": "damaged_checkpoint", "file": path.name}),
-    )
-    if state is None:
+    """Load the newest good checkpoint; return whether there was one.
+
+    Raises:
+        CheckpointError: If it belongs to another plan, network or number of ranks, or if ranks
+            found different ones: then on every rank, before anything is changed.
+    """
+    loaded, problem = None, None
+    try:
+        loaded = _read(run)
+    except (CheckpointError, OSError) as error:
+        problem = error
+    found = gather_numbers(_restart(loaded, problem), run.ranks, run.device)
+    if problem is not None:
+        raise problem
+    if len(set(found)) > 1:
+        places = "; ".join(f"rank {rank}: {_place(*where)}" for rank, where in enumerate(found))
+        raise CheckpointError(
+            f"ranks found different checkpoints in {run.folder} ({places}); "
+            "all of them need the same folder, on a disk that they share"
+        )
+    if loaded is None:
         return False
-    for name, value in (("plan", run.asked_plan), ("network", repr(run.net.spec))):
-        if state["spec" if name == "network" else name] != value:
-            raise CheckpointError(
-                f"the checkpoint in {run.folder} is of another {name}; "
-                "use another output folder or the settings it was started with"
-            )
+    state = loaded.state
     run.position = Position(**dict(zip(Position.__slots__, state["position"], strict=True)))
     run.plan = run.plan.with_epochs(state["epochs"])
     run.net.load_state_dict(state["net"])
@@ -175,8 +185,46 @@ def restore(run: Standing) -> bool:
         run.teacher.load_state_dict(state["teacher"])
     run.optimizer = new_optimizer(run.net, run.plan)
     run.optimizer.load_state_dict(state["optimizer"])
-    run.watch.smoothed, run.watch.best = state["watch"]
+    run.watch = LossWatch(run.net.spec.num_classes, *state["watch"])
     return True
+
+
+def _read(run: Standing) -> Loaded | None:
+    """Return the newest good checkpoint, if it is of this training."""
+    loaded = load_newest(
+        run.folder,
+        device=run.device,
+        on_damaged=lambda path: tell(run, {"event": "damaged_checkpoint", "file": path.name}),
+    )
+    if loaded is None:
+        return None
+    for name, value in (("plan", run.asked_plan), ("network", repr(run.net.spec))):
+        if loaded.state["spec" if name == "network" else name] != value:
+            raise CheckpointError(
+                f"the checkpoint in {run.folder} is of another {name}; "
+                "use another output folder or the settings it was started with"
+            )
+    ranks = loaded.state.get("world_size", 1)
+    if ranks != run.ranks.world_size:
+        raise CheckpointError(
+            f"the checkpoint in {run.folder} was written by {ranks} ranks, not "
+            f"{run.ranks.world_size}: an epoch has other steps; use as many ranks or another "
+            "output folder"
+        )
+    return loaded
+
+
+def _restart(loaded: Loaded | None, problem: Exception | None) -> list[int]:
+    """Return where this rank would start again: phase, epoch, step, digest; below 0 for nowhere."""
+    if loaded is None:
+        return [-1 if problem is None else -2, 0, 0, 0]
+    return [*loaded.state["position"][:3], int(loaded.digest[:12], 16)]  # 48 bits fit an int64
+
+
+def _place(phase: int, epoch: int, step: int, digest: int) -> str:
+    if phase < 0:
+        return "none" if phase == -1 else "one that it cannot use"
+    return f"phase {phase}, epoch {epoch}, step {step}, {digest:012x}"
 
 
 def roll_back(run: Standing, problem: str) -> None:

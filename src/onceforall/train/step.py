@@ -32,11 +32,13 @@ class StepResult:
     Attributes:
         losses: Mean loss of each subnet, in the order of its archs.
         top1: Share of images each subnet got right, in [0, 1].
+        label_loss: Mean loss to labels of the leading subnet, whatever it learns from.
         votes: For each vote cast, whether any rank said yes.
     """
 
     losses: tuple[float, ...]
     top1: tuple[float, ...]
+    label_loss: float
     votes: tuple[bool, ...] = ()
 
 
@@ -80,13 +82,16 @@ def accumulate_gradients(
     totals = []
     for images, labels in micro_batches:
         totals.append(_one_batch(net, images, labels, archs, context, 1.0 / len(micro_batches)))
-    sums = torch.stack(totals).mean(dim=0)  # (S, 2)
-    extra = torch.cat([sums.reshape(-1), sums.new_tensor([float(vote) for vote in votes])])
+    sums = torch.stack(totals).mean(dim=0)  # (1 + 2 S,)
+    extra = torch.cat([sums, sums.new_tensor([float(vote) for vote in votes])])
     extra = sum_gradients(list(net.parameters()), extra, context.ranks)
     split = sums.numel()
-    losses, top1 = (extra[:split].view(-1, 2) / context.ranks.world_size).T.tolist()
+    means = (extra[:split] / context.ranks.world_size).tolist()
     return StepResult(
-        losses=tuple(losses), top1=tuple(top1), votes=tuple((extra[split:] > 0).tolist())
+        losses=tuple(means[1::2]),
+        top1=tuple(means[2::2]),
+        label_loss=means[0],
+        votes=tuple((extra[split:] > 0).tolist()),
     )
 
 
@@ -98,7 +103,11 @@ def _one_batch(
     context: StepContext,
     share: float,
 ) -> Tensor:
-    """Backpropagate every subnet; return (loss, top-1) of each, float64 ``(S, 2)``."""
+    """Backpropagate every subnet.
+
+    Returns:
+        Label loss of the leading subnet, then loss and top-1 of each, float64 ``(1 + 2 S,)``.
+    """
     plan, phase = context.plan, context.phase
     device = images.device.type
     teacher_BK: Tensor | None = None
@@ -108,7 +117,7 @@ def _one_batch(
                 teacher_BK = context.teacher(images, _largest(context.teacher, archs[0]))
             teacher_BK = teacher_BK.float() if context.autocast else teacher_BK
     scale = share / len(archs) if plan.mean_over_subnets else share
-    results = []
+    results: list[Tensor] = []
     for arch in archs:
         with torch.autocast(device, torch.bfloat16, enabled=context.autocast):
             logits_BK = net(images, arch)
@@ -119,8 +128,11 @@ def _one_batch(
             teacher_BK = logits_BK.detach()
         classes = labels if labels.dim() == 1 else labels.argmax(dim=1)
         hits = count_correct(logits_BK.detach(), classes)[0] / len(classes)
-        results.append(torch.stack([loss.detach().double(), hits]))
-    return torch.stack(results)
+        if not results:
+            smoothing = plan.label_smoothing
+            results.append(label_loss(logits_BK.detach(), labels, label_smoothing=smoothing))
+        results += [loss.detach(), hits]
+    return torch.stack([result.double() for result in results])
 
 
 def _loss(
@@ -153,16 +165,23 @@ def _largest(net: Trainable, arch: Arch) -> Arch:
 
 @contextlib.contextmanager
 def frozen_statistics(net: nn.Module) -> Iterator[None]:
-    """Normalise by the batch, as the students do, without touching running statistics."""
+    """Normalise by the batch, as the students do, and leave no trace; nothing is dropped.
+
+    The published recipe lets its teacher drop; soft targets that differ at random teach less.
+    """
     norms = [m for m in net.modules() if isinstance(m, ElasticBatchNorm2d | nn.BatchNorm2d)]
-    saved = [(norm.training, norm.momentum, _tracked(norm).clone()) for norm in norms]
+    modes = [(module, module.training) for module in net.modules()]
+    saved = [(norm.momentum, _tracked(norm).clone()) for norm in norms]
     try:
+        net.eval()
         for norm in norms:
             norm.training, norm.momentum = True, 0.0
         yield
     finally:
-        for norm, (training, momentum, tracked) in zip(norms, saved, strict=True):
-            norm.training, norm.momentum = training, momentum
+        for module, training in modes:
+            module.training = training
+        for norm, (momentum, tracked) in zip(norms, saved, strict=True):
+            norm.momentum = momentum
             _tracked(norm).copy_(tracked)
 
 

@@ -5,34 +5,48 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+# Steps before a loss is judged: a single batch may be lucky.
+_MIN_STEPS = 20
+# What a step counts at most, in multiples of chance: a single batch may be hopeless, too.
+_MAX_CHANCES = 1.5
+
 
 @dataclass(slots=True)
 class LossWatch:
-    """Notice a loss that is not a number or falls back to chance.
+    """Notice a label loss that is not a number or falls back to chance.
 
-    Chance is the entropy of a uniform guess, ``ln(num_classes)``. Training has collapsed when the
-    smoothed loss of the leading subnet, once well below chance, is back at it.
+    Chance is the entropy of a uniform guess, ``ln(num_classes)``, with smoothed labels as well.
+    Training has collapsed when the smoothed loss of the leading subnet, once well below chance,
+    is back at it. A loss towards a teacher has another scale and does not belong here.
 
     Attributes:
         num_classes: Number of classes.
-        smoothed: Exponential moving average of the loss; a restart restores it.
-        best: Lowest smoothed loss so far.
+        smoothed: Moving average of the loss: the plain mean of the first steps, then exponential.
+        best: Lowest smoothed loss so far, of at least 20 steps.
+        steps: Losses taken.
     """
 
     num_classes: int
     smoothed: float = math.nan
     best: float = math.inf
+    steps: int = 0
 
     def verdict(self, loss: float) -> str | None:
-        """Take the newest loss; return what is wrong, or None."""
+        """Take the newest label loss; return what is wrong, or None."""
         if not math.isfinite(loss):
             return f"the loss is {loss}"
-        decay = 0.95
-        self.smoothed = (
-            loss if math.isnan(self.smoothed) else decay * self.smoothed + (1 - decay) * loss
-        )
-        self.best = min(self.best, self.smoothed)
         chance = math.log(self.num_classes)
+        loss = min(loss, _MAX_CHANCES * chance)
+        newest = max(0.05, 1 / (self.steps + 1))
+        self.smoothed = loss if self.steps == 0 else self.smoothed + newest * (loss - self.smoothed)
+        self.steps += 1
+        if self.steps < _MIN_STEPS:
+            return None
+        self.best = min(self.best, self.smoothed)
         if self.best < 0.7 * chance and self.smoothed > 0.97 * chance:
             return f"the loss {self.smoothed:.3f} is back at chance ({chance:.3f})"
         return None
+
+    def state(self) -> tuple[float, float, int]:
+        """Return what a restart gives back, after the number of classes."""
+        return self.smoothed, self.best, self.steps
