@@ -274,7 +274,7 @@ def _train(
         folder=folder,
         options=TrainOptions(
             seed=run.config.seed,
-            autocast=run.config.train.autocast,
+            autocast=bool(run.config.train.autocast),
             micro_batches=run.config.train.micro_batches,
         ),
         callbacks=callbacks,

@@ -120,19 +120,24 @@ class TrainConfig(Section):
     Attributes:
         plan: One-stage ``sandwich``, ``progressive`` or ``delayed`` shrinking, or progressive
             shrinking as ``published``.
-        epochs: Passes over the training images, all phases together; every phase has at least
-            one, and ``published`` rounds each, so it may come to a few more or fewer.
+        epochs: Passes over the training images, all phases together (``progressive`` and
+            ``published`` round each phase); null for what the time allows.
         batch_size: Images per batch and rank.
         learning_rate: Peak, for ``reference_batch`` images a step.
         reference_batch: Global batch that ``learning_rate`` is meant for.
         subnets_per_step: Subnets of a sandwich, of ``sandwich`` and ``delayed`` plans.
+        full_share: Share of the epochs that the largest subnet trains alone; ``delayed`` plan.
+        ramp: Share of the rest over which smaller subnets come in; ``delayed`` plan.
         distillation: Loss of the sandwich's other subnets towards the largest: soft targets, or
             the adaptive ``alpha`` divergence, of the ``sandwich`` plan.
         attentive: Of a sandwich, train the ``best`` or ``worst`` of a few random subnets of like
             MACs.
-        autocast: Forward passes in bfloat16.
+        autocast: Forward passes in bfloat16; null for what is measured to be faster.
         micro_batches: Parts that a batch is split into to save memory.
-        threads: CPU threads; part of what makes a run repeat bit by bit. 0 for all cores.
+        ranks: Processes that a run starts on this machine to train side by side; 0 for what is
+            measured to be faster. Under torchrun its processes count.
+        threads: CPU threads of a process; part of what makes a run repeat bit by bit. 0 for all
+            cores.
         init: Weights to start from: a supernet of this package or a published checkpoint of the
             same stage table; empty for fresh weights.
         reinit_head: Keep a fresh classifier where ``init`` has other classes.
@@ -141,18 +146,21 @@ class TrainConfig(Section):
     """
 
     plan: Literal["sandwich", "progressive", "delayed", "published"] = "sandwich"
-    epochs: int = Field(ge=1)
+    epochs: float | None = Field(None, gt=0)
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(0.3, gt=0)
     reference_batch: int = Field(64, ge=1)
     subnets_per_step: int = Field(4, ge=2)
+    full_share: float = Field(0.5, gt=0, lt=1)
+    ramp: float = Field(0.3, ge=0, le=1)
     weight_decay: float = Field(1e-4, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     ema_decay: float = Field(0.0, ge=0, lt=1)
     distillation: Literal["soft_targets", "alpha"] = "soft_targets"
     attentive: Literal["none", "best", "worst"] = "none"
-    autocast: bool = False
+    autocast: bool | None = False
     micro_batches: int = Field(1, ge=1)
+    ranks: int = Field(1, ge=0)
     threads: int = Field(0, ge=0)
     init: str = ""
     reinit_head: bool = False
@@ -191,6 +199,7 @@ class SearchConfig(Section):
         limits: Upper bounds by name (``latency_ms``, ``macs``, ``params``,
             ``peak_activation_bytes``); empty for the whole front.
         num_models: Winners to ship from the front; with limits there is one.
+        num_candidates: Archs of the front that are measured to choose the winners from.
         caution: Standard deviations taken off each predicted top-1 before archs are compared;
             0 compares the predictions themselves.
         refine_evaluations: Subnets measured during the search, where they may improve the front
@@ -201,6 +210,7 @@ class SearchConfig(Section):
     generations: int = Field(60, ge=1)
     limits: dict[str, float] = Field(default_factory=dict)
     num_models: int = Field(8, ge=1)
+    num_candidates: int = Field(32, ge=1)
     caution: float = Field(0.0, ge=0, allow_inf_nan=False)
     refine_evaluations: int = Field(0, ge=0)
 
@@ -274,9 +284,11 @@ class RunConfig(Section):
 
     def _plan(self, spec: SupernetSpec) -> Plan:
         train = self.train
+        # Before the time is known the lengths are not; their proportions are.
+        epochs = train.epochs or 100.0
         if train.plan == "sandwich":
             return sandwich_plan(
-                epochs=train.epochs,
+                epochs=epochs,
                 learning_rate=train.learning_rate,
                 reference_batch=train.reference_batch,
                 subnets_per_step=train.subnets_per_step,
@@ -288,7 +300,7 @@ class RunConfig(Section):
         if train.plan == "published":
             return published_plan(
                 spec.space,
-                epochs=train.epochs,
+                epochs=epochs,
                 learning_rate=train.learning_rate,
                 reference_batch=train.reference_batch,
                 weight_decay=train.weight_decay,
@@ -296,16 +308,18 @@ class RunConfig(Section):
             )
         if train.plan == "delayed":
             return delayed_plan(
-                epochs=train.epochs,
+                epochs=epochs,
                 learning_rate=train.learning_rate,
                 reference_batch=train.reference_batch,
                 subnets_per_step=train.subnets_per_step,
+                full_share=train.full_share,
+                ramp=train.ramp,
                 weight_decay=train.weight_decay,
                 label_smoothing=train.label_smoothing,
             )
         return progressive_plan(
             spec.space,
-            epochs=train.epochs,
+            epochs=epochs,
             learning_rate=train.learning_rate,
             reference_batch=train.reference_batch,
             weight_decay=train.weight_decay,

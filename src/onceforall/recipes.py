@@ -94,35 +94,69 @@ def recipe_for(
         num_classes: Classes.
         seed: Seed of everything.
     """
-    num_valid = max(2 * num_classes, min(10_000, round(0.15 * num_train)))
+    wanted = max(2 * num_classes, min(5000, max(400, round(0.1 * num_train))))
     data = DataConfig(
         source=source,
-        num_valid=min(num_valid, max(1, num_train // 3)),
-        num_calibration=min(2000, max(64, num_train // 3), num_train - num_train // 3),
+        num_valid=min(wanted, max(1, num_train // 4)),
+        num_calibration=min(1000, max(64, num_train // 3), num_train - num_train // 3),
+        crop="resized" if image_side > 40 else None,
+        min_scale=0.25,
     )
-    if image_side <= 16:
-        net = SupernetConfig(
-            family="small_images",
-            resolutions=(8, 12, 16),
-            widths=(8, 16, 32),
-            stem_width=8,
-        )
-    elif image_side <= 64:
-        sides = sorted({round(image_side * share / 4) * 4 for share in (0.75, 0.875, 1.0)})
-        net = SupernetConfig(
-            family="small_images",
-            resolutions=tuple(sides),
-            widths=(24, 48, 96),
-            depths=(1, 2, 3),
-            expand_width=256,
-        )
-    else:
-        top = min(224, max(96, image_side // 32 * 32))
-        net = SupernetConfig(
-            family="mobilenet_v3", resolutions=tuple(range(max(64, top - 64), top + 1, 32))
-        )
-    epochs = max(4, min(300, round(86_000 / max(num_train, 1)) + 10))
     train = TrainConfig(
-        epochs=epochs, batch_size=min(64, max(8, num_train // 8)), label_smoothing=0.0
+        plan="delayed",
+        batch_size=min(128, max(8, num_train // 8)),
+        learning_rate=0.1,
+        reference_batch=64,
+        subnets_per_step=2,
+        weight_decay=5e-4,
+        label_smoothing=0.1 if num_classes > 2 else 0.0,
+        autocast=None,
+        ranks=0,
     )
-    return RunConfig(data=data, supernet=net, train=train, seed=seed)
+    return RunConfig(data=data, supernet=ladder_for(image_side)[0], train=train, seed=seed)
+
+
+def ladder_for(image_side: int) -> tuple[SupernetConfig, ...]:
+    """Return the networks that suit images of a side in pixels, ascending in cost.
+
+    Plain residual blocks of dense 3x3 convolutions: of everything that was tried they reach most
+    in a given time on a processor (docs/results/pictures.md). The stem halves larger images.
+    """
+    sizes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (
+        ((8, 16, 32), (1, 2)),
+        ((16, 32, 64), (1, 2)),
+        ((16, 48, 96), (1, 2)),
+        ((32, 64, 128), (1, 2)),
+        ((32, 64, 128), (1, 2, 3)),
+        ((48, 96, 192), (1, 2, 3)),
+        ((64, 128, 256), (1, 2, 3)),
+        ((96, 192, 384), (1, 2, 3, 4)),
+    )
+    networks = []
+    for widths, depths in sizes:
+        strides: tuple[int, ...] = (1, 2, 2)
+        if image_side > 96:
+            widths, strides = (*widths, 2 * widths[-1]), (2, 2, 2, 2)
+        networks.append(
+            SupernetConfig(
+                family="residual",
+                resolutions=_sides(image_side),
+                widths=widths,
+                strides=strides,
+                depths=depths,
+                expand_ratios=(0.25, 0.5, 1.0),
+                width_mults=(),
+                stem_width=widths[0],
+                stem_stride=1 if image_side <= 40 else 2,
+            )
+        )
+    return tuple(networks)
+
+
+def _sides(image_side: int) -> tuple[int, ...]:
+    """Return three input sides up to the images' own, of at most 224 pixels."""
+    top = min(224, image_side // 32 * 32 if image_side > 96 else image_side)
+    step = 4 if top > 16 else 2
+    return tuple(
+        sorted({max(step, round(top * share / step) * step) for share in (0.75, 0.875, 1.0)})
+    )

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import math
 import os
 import platform
-import random
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,12 +22,14 @@ from typing import Any
 import torch
 import yaml
 
+from onceforall.clock import Clock
 from onceforall.config import RunConfig, resolve, validated
 from onceforall.data import DataBundle
 from onceforall.encoding import Encoding
 from onceforall.errors import CheckpointError, ConfigError, Interrupted
-from onceforall.files import append_jsonl, read_json, write_json, write_text
-from onceforall.recipes import named_recipe, recipe_for
+from onceforall.files import append_jsonl, read_json, read_jsonl, write_json, write_text
+from onceforall.planning import NO_ESTIMATE, Estimate, Planned, Task, plan_config
+from onceforall.recipes import ladder_for, named_recipe, recipe_for
 from onceforall.session import DataSession, image_side, open_data, start_session
 from onceforall.supernets.published import load_published, read_weights
 from onceforall.supernets.spec import SupernetSpec
@@ -106,6 +107,7 @@ class Request:
     config_text: str | None = None
     flags: tuple[str, ...] = ()
     budget_s: float | None = None
+    effort: str = "balanced"
     seed: int = 0
     recipe: str = "auto"
 
@@ -120,6 +122,8 @@ class Run:
         tell: Takes every event: shown, and written to ``events.jsonl`` unless it is progress.
         should_stop: Asked often; True ends the step at the next safe point.
         ranks: This process among all.
+        clock: The time that the run may take.
+        estimate: What it was expected to take.
     """
 
     folder: RunFolder
@@ -129,6 +133,8 @@ class Run:
     should_stop: Callable[[], bool]
     ranks: Ranks
     device: torch.device
+    clock: Clock
+    estimate: Estimate
 
     @property
     def spec(self) -> SupernetSpec:
@@ -155,11 +161,15 @@ class Run:
         if not self.ranks.is_main:
             return
         if event["event"] == "step":
-            where = {"pid": os.getpid(), "host": platform.node(), "time": round(time.time(), 3)}
-            write_json(self.folder.progress, {**event, **where})
+            where = {"pid": os.getpid(), "host": platform.node()}
+            write_json(self.folder.progress, {**event, **where, **self._now()})
         elif event["event"] != "progress":
-            append_jsonl(self.folder.events, {**event, "time": round(time.time(), 3)})
+            append_jsonl(self.folder.events, {**event, **self._now()})
         self.tell(event)
+
+    def _now(self) -> Event:
+        elapsed_s = round(self.clock.elapsed_s(), 3)
+        return {"time": round(time.time(), 3), "elapsed_s": elapsed_s}
 
     def progress(self, step: str, done: int, total: int) -> None:
         """Show how far a step is, and stop here if a signal asked for it."""
@@ -179,10 +189,20 @@ def plan_run(
     should_stop: Callable[[], bool] = lambda: False,
     ranks: Ranks | None = None,
     device: torch.device | None = None,
+    started: float | None = None,
 ) -> Run:
     """Return the run in ``out``: the one that is there, or a new one.
 
     Nothing is written before data, configuration and folder are known to be good.
+
+    Args:
+        request: What is asked for.
+        out: Folder of the run.
+        tell: Takes every event.
+        should_stop: Asked often.
+        ranks: This process among all.
+        device: Where to train; the GPU if there is one.
+        started: Moment (of ``time.monotonic``) that the time of the run counts from.
 
     Raises:
         ConfigError: If the folder belongs to another request, or a setting is wrong.
@@ -199,6 +219,8 @@ def plan_run(
         )
     if saved is None and out.is_dir() and any(out.iterdir()):
         raise ConfigError(f"output folder {out} is not empty and holds no run; use another --out")
+    started = time.monotonic() if started is None else started
+    where = device or default_device(ranks)
     config = _resolved(request) if saved is None else validated(saved["config"])
     # Learned and random policies work on photographs read from files, not on decoded squares.
     side = config.supernet.resolutions[-1] if config.data.policy == "none" else None
@@ -212,12 +234,52 @@ def plan_run(
         tell=tell,
         should_stop=should_stop,
         ranks=ranks or Ranks(),
-        device=device or default_device(ranks),
+        device=where,
+        clock=Clock(started=started),
+        estimate=NO_ESTIMATE,
     )
-    use_threads(config)
     if saved is None:
         run = _start(run, request, asked)
+    else:
+        run = dataclasses.replace(
+            run, clock=_clock_of(folder, saved, started), estimate=_estimate_of(saved)
+        )
+    if run.config.train.threads:
+        torch.set_num_threads(run.config.train.threads)
     return run
+
+
+def _clock_of(folder: RunFolder, saved: dict[str, Any], started: float) -> Clock:
+    """Return the clock of a run that was started before."""
+    told = read_jsonl(folder.events)[-1:]
+    told += [read_json(folder.progress)] if folder.progress.is_file() else []
+    before_s = max((float(event.get("elapsed_s", 0.0)) for event in told), default=0.0)
+    budget_s = saved.get("budget_s")
+    return Clock(
+        budget_s=math.inf if budget_s is None else budget_s, before_s=before_s, started=started
+    )
+
+
+def _estimate_of(saved: dict[str, Any]) -> Estimate:
+    """Return the estimate that a run was started with; runs of older versions have none."""
+    found = saved["estimate_s"]
+    if "step_seconds" not in found:
+        return NO_ESTIMATE
+    return Estimate(
+        train_s=found["train"],
+        evaluate_s=found["evaluate"],
+        rest_s=found["rest"],
+        step_seconds=tuple(found["step_seconds"]),
+    )
+
+
+def given_keys(request: Request) -> set[str]:
+    """Return the settings that the user gave, as ``section.key`` and as ``section``."""
+    keys = {flag.partition("=")[0] for flag in request.flags}
+    values = yaml.safe_load(request.config_text) if request.config_text else None
+    for section, part in values.items() if isinstance(values, dict) else ():
+        keys |= {f"{section}.{key}" for key in part} if isinstance(part, dict) else {section}
+    return keys | {key.partition(".")[0] for key in keys}
 
 
 def _resolved(request: Request) -> RunConfig:
@@ -255,21 +317,14 @@ def check_limits(limits: dict[str, float]) -> None:
 
 
 def _start(run: Run, request: Request, asked: dict[str, Any]) -> Run:
-    """Fit the epochs to the budget, write ``run.yaml``."""
-    seconds_per_epoch = probe_epoch_seconds(run)
-    config = run.config
-    if request.budget_s is not None:
-        others = _other_seconds(config)
-        epochs = max(1, int((request.budget_s - others) / seconds_per_epoch))
-        train_config = config.train.model_copy(
-            update={"epochs": min(config.train.epochs, epochs) if epochs else 1}
-        )
-        config = config.model_copy(update={"train": train_config})
-        run = dataclasses.replace(run, config=config)
-    estimate = seconds_per_epoch * config.plan(run.spec).epochs
+    """Choose network, processes and lengths from what is measured; write ``run.yaml``."""
+    plan = _planned(run, request)
+    estimate = plan.estimate
+    clock = dataclasses.replace(run.clock, budget_s=plan.budget_s)
+    run = dataclasses.replace(run, config=plan.config, clock=clock, estimate=estimate)
     settings = {
         "request": asked,
-        "config": config.model_dump(mode="json"),
+        "config": run.config.model_dump(mode="json"),
         "data": {
             "name": run.bundle.name,
             "classes": run.bundle.num_classes,
@@ -277,21 +332,47 @@ def _start(run: Run, request: Request, asked: dict[str, Any]) -> Run:
             "test": run.bundle.num_test,
             "fingerprint": run.bundle.fingerprint,
         },
-        "seed": config.seed,
+        "seed": run.config.seed,
         "space_size": float(run.spec.space.size),
-        "estimate_s": {"train": round(estimate, 1), "rest": round(_other_seconds(config), 1)},
+        "chosen": plan.why,
+        "budget_s": None if math.isinf(run.clock.budget_s) else run.clock.budget_s,
+        "estimate_s": {
+            "train": round(estimate.train_s, 1),
+            "evaluate": round(estimate.evaluate_s, 1),
+            "rest": round(estimate.rest_s, 1),
+            "step_seconds": [float(f"{seconds:.4g}") for seconds in estimate.step_seconds],
+        },
         "versions": versions(),
         "hardware": hardware(),
     }
+    with torch.random.fork_rng(devices=[]):
+        load_initial_weights(run, new_supernet(run))  # before anything is written: may not fit
     if run.ranks.is_main:
         write_text(run.folder.settings, yaml.safe_dump(settings, sort_keys=False))
     return run
 
 
-def _other_seconds(config: RunConfig) -> float:
-    """Return a rough estimate of the seconds of all steps but training."""
-    measured = config.evaluate.num_archs + config.search.refine_evaluations
-    return 0.15 * measured + config.latency.budget_s + 30.0
+def _planned(run: Run, request: Request) -> Planned:
+    """Choose what the configuration leaves open, for the run's data and machine."""
+    bundle, side = run.bundle, image_side(run.bundle.test)
+    num_valid = run.config.data.num_valid if bundle.valid is None else len(bundle.valid)
+    return plan_config(
+        run.config,
+        ladder_for(side) if request.recipe == "auto" else (),
+        Task(
+            num_train=bundle.num_train - (num_valid if bundle.valid is None else 0),
+            num_valid=num_valid,
+            num_test=bundle.num_test,
+            num_classes=bundle.num_classes,
+            image_side=side,
+            given=frozenset(given_keys(request)),
+            budget_s=request.budget_s,
+            effort=request.effort,
+            world_size=run.ranks.world_size,
+        ),
+        elapsed_s=run.clock.elapsed_s(),
+        device=run.device,
+    )
 
 
 def new_supernet(run: Run) -> Supernet:
@@ -311,34 +392,6 @@ def load_initial_weights(run: Run, net: Supernet) -> None:
         net.layers[-1].requires_grad_(True)
 
 
-def probe_epoch_seconds(run: Run) -> float:
-    """Return the seconds that an epoch takes, from a few real steps on a throw-away copy."""
-    session = run.session()
-    data = session.train
-    plan = run.config.plan(run.spec)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = new_supernet(run)
-    load_initial_weights(run, net)  # before anything is written: they may not fit
-    space = run.spec.space
-    archs = [space.largest, space.smallest, space.sample(random.Random(0))]
-    batches = data.iterate(0, resolution_of=lambda step: space.resolutions[-1])
-    _, (images, labels) = next(iter(batches))
-    net.train()
-    seconds: list[list[float]] = [[] for _ in archs]
-    for repeat in range(4):
-        for times, arch in zip(seconds, archs, strict=True):
-            started = time.perf_counter()
-            loss = torch.nn.functional.cross_entropy(net(images, arch), labels)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if repeat:  # the first round warms up
-                times.append(time.perf_counter() - started)
-    per_subnet = sum(statistics.median(times) for times in seconds) / len(seconds)
-    # Smaller resolutions cost in proportion to their area.
-    area = statistics.mean(r * r for r in space.resolutions) / space.resolutions[-1] ** 2
-    return per_subnet * area * plan.passes_per_image * data.steps_per_epoch
-
-
 def read_settings(folder: RunFolder) -> dict[str, Any]:
     """Return what ``run.yaml`` holds.
 
@@ -356,6 +409,7 @@ def open_run(
     *,
     tell: Tell,
     should_stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks | None = None,
     device: torch.device | None = None,
 ) -> Run:
     """Return the run that lies in ``out``, to do one of its steps.
@@ -366,7 +420,7 @@ def open_run(
     settings = read_settings(RunFolder(path=out))
     asked = settings["request"]
     request = Request(**{**asked, "flags": tuple(asked["flags"])})
-    return plan_run(request, out, tell=tell, should_stop=should_stop, device=device)
+    return plan_run(request, out, tell=tell, should_stop=should_stop, ranks=ranks, device=device)
 
 
 # -- facts about this process ---------------------------------------------------------------------
@@ -378,12 +432,6 @@ def default_device(ranks: Ranks | None = None) -> torch.device:
         return torch.device("cpu")
     local_rank = 0 if ranks is None else ranks.local_rank
     return torch.device("cuda", local_rank % torch.cuda.device_count())
-
-
-def use_threads(config: RunConfig) -> None:
-    """Set the CPU threads of this process as configured."""
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
 
 
 def versions() -> dict[str, str]:

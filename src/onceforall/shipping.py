@@ -83,7 +83,7 @@ def confirm_step(run: Run) -> None:
     path = run.folder.search / "confirmed.json"
     if path.is_file():
         return
-    points = choose_winners(read_front(run.folder)["points"], 4 * run.config.search.num_models)
+    points = choose_winners(read_front(run.folder)["points"], run.config.search.num_candidates)
     archs = [Arch.from_json(point["arch"]) for point in points]
     session, net = run.session(), trained_supernet(run)
     measured = []
@@ -332,7 +332,7 @@ def finetune_model(
         folder=run.folder.checkpoints / tuned.name,
         options=TrainOptions(
             seed=run.config.seed,
-            autocast=run.config.train.autocast,
+            autocast=bool(run.config.train.autocast),
             micro_batches=run.config.train.micro_batches,
         ),
         callbacks=Callbacks(

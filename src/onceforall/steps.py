@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from typing import Any
 import torch
 
 from onceforall.arch import Arch
+from onceforall.config import RunConfig
 from onceforall.devices import check_device_limits, device_costs
 from onceforall.errors import CheckpointError, ConfigError
 from onceforall.files import read_json, write_json
+from onceforall.local_ranks import SHARED_STEPS, local_ranks
 from onceforall.measure.cost_tables import CostTable, compile_costs
 from onceforall.measure.latency_model import LatencyModel, build_latency_model
 from onceforall.measure.latency_targets import make_target
 from onceforall.model_table import read_cards, result_lines
+from onceforall.planning import usable_cores
 from onceforall.predicting import (
     evaluate_step,
     predict_top1,
@@ -41,8 +45,6 @@ from onceforall.status import minutes
 from onceforall.train.ranks import Ranks, wait_for_all
 from onceforall.training import train_step
 
-# Steps that every rank takes part in; the others are rank 0's.
-_SHARED_STEPS = ("train", "evaluate")
 STEPS = ("plan", "train", "evaluate", "predictor", "latency", "search", "models", "report")
 
 
@@ -247,6 +249,7 @@ def run_all(
     until: str = "report",
     ranks: Ranks | None = None,
     device: torch.device | None = None,
+    started: float | None = None,
 ) -> Done:
     """Do every step that is not done yet.
 
@@ -258,6 +261,7 @@ def run_all(
         until: Last step to do.
         ranks: This process among all; training and evaluation use several.
         device: Where to train; the GPU if there is one.
+        started: Moment (of ``time.monotonic``) that the time of the run counts from.
 
     Raises:
         Interrupted: If ``should_stop`` said so; the same call goes on.
@@ -268,31 +272,27 @@ def run_all(
     ranks = ranks or Ranks()
     if not ranks.is_main:
         wait_for_all(ranks)  # rank 0 plans (and downloads) first
-    run = plan_run(request, out, tell=tell, should_stop=should_stop, ranks=ranks, device=device)
+    run = plan_run(
+        request,
+        out,
+        tell=tell,
+        should_stop=should_stop,
+        ranks=ranks,
+        device=device,
+        started=started,
+    )
     if ranks.is_main:
         wait_for_all(ranks)
     steps = STEPS[: STEPS.index(until) + 1]
     _announce(run, steps, "plan", plan_text(run))
-    work: dict[str, tuple[Callable[[Run], None], str]] = {
-        "train": (
-            train_step,
-            f"{run.config.train.plan}, {run.config.plan(run.spec).epochs} epochs",
-        ),
-        "evaluate": (evaluate_step, f"{run.config.evaluate.num_archs} sampled subnets"),
-        "predictor": (predictor_step, "accuracy from the architecture"),
-        "latency": (latency_step, f"{run.config.latency.target} on this machine"),
-        "search": (search_step, "Pareto front of accuracy and latency"),
-        "models": (models_step, "specialise, measure, export, verify"),
-    }
-    for step in steps[1:]:
-        if step not in work or not (ranks.is_main or step in _SHARED_STEPS):
-            break
-        function, text = work[step]
-        _announce(run, steps, step, text)
-        started = time.monotonic()
-        function(run)
-        seconds = round(time.monotonic() - started, 3)
-        run.emit({"event": "step_done", "step": step, "seconds": seconds})
+    shared = [step for step in steps if step in SHARED_STEPS]
+    with _all_ranks(run, shared) as together:
+        for step in shared:
+            _do(together, steps, step)
+    if ranks.is_main:
+        for step in steps[1:]:
+            if step in _WORK and step not in shared:
+                _do(run, steps, step)
     report = None
     if until == "report" and ranks.is_main:
         _announce(run, steps, "report", "one offline HTML file")
@@ -302,6 +302,44 @@ def run_all(
     return Done(run=run, cards=cards, failed=failed, report=report)
 
 
+_WORK: dict[str, tuple[Callable[[Run], None], Callable[[RunConfig], str]]] = {
+    "train": (train_step, lambda config: f"{config.train.plan}, {_epochs(config)}"),
+    "evaluate": (evaluate_step, lambda config: f"{config.evaluate.num_archs} sampled subnets"),
+    "predictor": (predictor_step, lambda config: "accuracy from the architecture"),
+    "latency": (latency_step, lambda config: f"{config.latency.target} on this machine"),
+    "search": (search_step, lambda config: "Pareto front of accuracy and latency"),
+    "models": (models_step, lambda config: "specialise, measure, export, verify"),
+}
+
+
+def _epochs(config: RunConfig) -> str:
+    processes = f" in {config.train.ranks} processes" if config.train.ranks > 1 else ""
+    return f"{config.train.epochs:.4g} epochs{processes}"
+
+
+def _do(run: Run, steps: Sequence[str], step: str) -> None:
+    """Announce a step, do it, and write down how long it took."""
+    function, text = _WORK[step]
+    _announce(run, steps, step, text(run.config))
+    started = time.monotonic()
+    function(run)
+    seconds = round(time.monotonic() - started, 3)
+    run.emit({"event": "step_done", "step": step, "seconds": seconds})
+
+
+@contextlib.contextmanager
+def _all_ranks(run: Run, steps: Sequence[str]) -> Iterator[Run]:
+    """Give the run with all its processes: those of a launcher, or those it starts itself."""
+    is_done = run.folder.predictor.is_file() or not steps
+    if run.ranks.world_size > 1 or run.config.train.ranks == 1 or is_done:
+        yield run
+        return
+    with local_ranks(run.folder.path, run.config.train.ranks, steps) as ranks:
+        yield replace(run, ranks=ranks)
+    # What is left is one process's work, on every core.
+    torch.set_num_threads(usable_cores())
+
+
 def plan_text(run: Run) -> str:
     """Return one line that says what will be done and how long it may take."""
     settings = read_settings(run.folder)
@@ -309,11 +347,15 @@ def plan_text(run: Run) -> str:
     estimate = settings["estimate_s"]
     sides = ", ".join(map(str, config.supernet.resolutions))
     left_out = f", {len(bundle.skipped)} unreadable left out" if bundle.skipped else ""
+    others = estimate["rest"] + estimate.get("evaluate", 0.0)
+    budget_s = settings.get("budget_s")
+    whole = "" if budget_s is None else f", {minutes(budget_s)} in all"
     return (
         f"{bundle.name}, {bundle.num_classes} classes, {bundle.num_train} + {bundle.num_test} "
-        f"images{left_out}; {config.supernet.family} with {run.spec.space.size:.2g} subnets "
-        f"at {sides} px; "
-        f"about {minutes(estimate['train'])} of training, {minutes(estimate['rest'])} for the rest"
+        f"images{left_out}; {run.spec.space.size:.2g} subnets at {sides} px\n"
+        f"      network: {settings.get('chosen', config.supernet.family)}\n"
+        f"      time: about {minutes(estimate['train'])} of training, {minutes(others)} for the "
+        f"rest{whole}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from onceforall.run import Event, Run, load_initial_weights, new_supernet
 from onceforall.session import DataSession
 from onceforall.supernets.supernet import Supernet
 from onceforall.supernets.weights import load_saved_supernet, save_supernet
+from onceforall.train.budget import Pace
 from onceforall.train.engine import train
 from onceforall.train.ranks import agree, gather_numbers, sum_over_ranks, wait_for_all
 from onceforall.train.settings import Callbacks, TrainOptions
@@ -36,8 +38,9 @@ def train_step(run: Run) -> None:
         folder=run.folder.checkpoints,
         options=TrainOptions(
             seed=run.config.seed,
-            autocast=run.config.train.autocast,
+            autocast=bool(run.config.train.autocast),
             micro_batches=run.config.train.micro_batches,
+            pace=_pace(run),
         ),
         callbacks=Callbacks(
             on_event=run.emit,
@@ -73,12 +76,24 @@ def _is_trained(run: Run) -> bool:
     return bool(found[0][0])
 
 
+def _pace(run: Run) -> Pace | None:
+    """Return the time that training has, if the run has a budget."""
+    estimate, clock = run.estimate, run.clock
+    if math.isinf(clock.budget_s) or not estimate.step_seconds:
+        return None
+    return Pace(
+        seconds_left=lambda: clock.left_s() - estimate.evaluate_s - estimate.rest_s,
+        step_seconds=estimate.step_seconds,
+        every_s=min(20.0, max(1.0, 0.02 * estimate.train_s)),
+    )
+
+
 @dataclass(slots=True, kw_only=True)
 class Probes:
     """Watches three subnets while a supernet trains: smallest, largest and a random one.
 
     Each is extracted, recalibrated and measured on the validation images after every epoch, as
-    long as that takes at most a tenth of the time, and after the last. Ranks share the work.
+    long as that takes at most a thirtieth of the time, and after the last. Ranks share the work.
 
     Attributes:
         run: The run that trains.
@@ -95,7 +110,7 @@ class Probes:
     def __call__(self, net: Trainable, epochs_done: int, is_last: bool) -> Event:
         """Return ``{"probes": {name: top-1}}`` for the epoch's event, or nothing."""
         run, started = self.run, time.monotonic()
-        is_due = self.spent_s <= 0.1 * (started - self.started)
+        is_due = self.spent_s <= 0.03 * (started - self.started)
         is_due = agree(run.ranks.is_main and is_due, run.ranks, run.device)
         if not (is_due or is_last) or not isinstance(net, Supernet):
             return {}

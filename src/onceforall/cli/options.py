@@ -64,7 +64,17 @@ TensorBoard = Annotated[
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything")]
 Budget = Annotated[
     str | None,
-    typer.Option("--budget", metavar="TIME", help="Fit training into a time, e.g. 90s, 5m, 2h"),
+    typer.Option(
+        "--budget",
+        metavar="TIME",
+        help="Time of the whole command, start to report, e.g. 90s, 5m, 2h",
+    ),
+]
+Effort = Annotated[
+    str,
+    typer.Option(
+        "--effort", help="Without --budget: quick, balanced or best; the time is said at the start"
+    ),
 ]
 Limit = Annotated[
     list[str] | None,

@@ -16,6 +16,7 @@ from onceforall.cli.options import (
     Budget,
     Config,
     Data,
+    Effort,
     FreezeBackbone,
     HeadFactor,
     Init,
@@ -34,6 +35,7 @@ from onceforall.cli.options import (
     parse_limits,
     transfer_flags,
 )
+from onceforall.cli.started import STARTED
 from onceforall.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ def run(
     out: Out,
     recipe: Recipe = "auto",
     budget: Budget = None,
+    effort: Effort = "balanced",
     limit: Limit = None,
     config: Config = None,
     set_: Set = None,
@@ -75,7 +78,7 @@ def run(
         init, reinit_head=reinit_head, freeze_backbone=freeze_backbone, head_factor=head_factor
     )
     bounds = [f"search.limits.{name}={values[0]!r}" for name, values in limits.items()]
-    request = _request(data, recipe, budget, config, [*(set_ or []), *transfer, *bounds])
+    request = _request(data, recipe, budget, effort, config, [*(set_ or []), *transfer, *bounds])
     request = dataclasses.replace(request, root=root, on_bad_image=on_bad_image, seed=seed)
     _run(request, out, until=until, tensorboard=tensorboard, json=json)
 
@@ -89,6 +92,7 @@ def train(
     ] = None,
     recipe: Recipe = "auto",
     budget: Budget = None,
+    effort: Effort = "balanced",
     config: Config = None,
     set_: Set = None,
     init: Init = "",
@@ -119,7 +123,7 @@ def train(
     transfer = transfer_flags(
         init, reinit_head=reinit_head, freeze_backbone=freeze_backbone, head_factor=head_factor
     )
-    request = _request(data, recipe, budget, config, [*(set_ or []), *transfer])
+    request = _request(data, recipe, budget, effort, config, [*(set_ or []), *transfer])
     request = dataclasses.replace(request, root=root, on_bad_image=on_bad_image, seed=seed)
     _run(request, out, until="train", tensorboard=tensorboard, json=json)
 
@@ -137,7 +141,12 @@ def _show_status(folder: Path, *, json: bool) -> None:
 
 
 def _request(
-    data: str, recipe: str, budget: str | None, config: Path | None, flags: list[str]
+    data: str,
+    recipe: str,
+    budget: str | None,
+    effort: str,
+    config: Path | None,
+    flags: list[str],
 ) -> Request:
     """Return what the options ask for."""
     seconds = parse_budget(budget)
@@ -149,6 +158,7 @@ def _request(
         config_text=None if config is None else config.read_text(),
         flags=tuple(flags),
         budget_s=seconds,
+        effort=effort,
     )
 
 
@@ -184,6 +194,7 @@ def _run(request: Request, out: Path, *, until: str, tensorboard: bool, json: bo
             until=until,
             ranks=ranks,
             device=device,
+            started=STARTED,
         )
     stop_process_group(ranks)
     if not ranks.is_main:

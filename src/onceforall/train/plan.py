@@ -226,6 +226,7 @@ def delayed_plan(
     learning_rate: float,
     reference_batch: int,
     full_share: float = 0.5,
+    ramp: float = 0.3,
     subnets_per_step: int = 4,
     warmup_epochs: float = 1.0,
     weight_decay: float = 1e-4,
@@ -236,7 +237,7 @@ def delayed_plan(
     Source: the abstract of *DepS: Delayed epsilon-shrinking*, ECCV 2024 (shrinking starts when
     the full model is about half trained, and smaller subnets come in gradually).
     """
-    full = max(1, round(epochs * full_share))
+    full = epochs * full_share
     phases = (
         Phase(
             name="full",
@@ -248,13 +249,13 @@ def delayed_plan(
         ),
         Phase(
             name="shrink",
-            epochs=max(1, epochs - full),
+            epochs=epochs - full,
             draw="sandwich",
             subnets_per_step=subnets_per_step,
             teacher="in_place",
             learning_rate=learning_rate,
             sort_channels=0,
-            ramp=0.3,
+            ramp=ramp,
         ),
     )
     return Plan(

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from onceforall.errors import ConfigError, TrainingError
 
@@ -206,3 +207,33 @@ def wait_for_all(ranks: Ranks) -> None:
     if ranks.world_size > 1:
         with _together(ranks):
             dist.barrier()
+
+
+def open_store(world_size: int, *, port: int | None = None) -> tuple[TCPStore, int]:
+    """Return the place on this machine where ranks find each other, and its port.
+
+    Args:
+        world_size: Number of processes.
+        port: Where rank 0 opened it; None to open it, on a free port.
+    """
+    store = TCPStore(
+        "127.0.0.1",
+        port or 0,
+        world_size,
+        is_master=port is None,
+        wait_for_workers=False,
+        timeout=datetime.timedelta(minutes=2),
+    )
+    return store, store.port
+
+
+def join_store(store: TCPStore, ranks: Ranks, *, timeout_minutes: float = 30) -> None:
+    """Join the ranks that meet in ``store``, on processors."""
+    with _together(ranks):
+        dist.init_process_group(
+            "gloo",
+            store=store,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            timeout=datetime.timedelta(minutes=timeout_minutes),
+        )

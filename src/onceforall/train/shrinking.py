@@ -23,7 +23,7 @@ _LAST_LENGTH, _LAST_RATE = (120, 5), 7.5e-3
 def progressive_plan(
     space: SearchSpace,
     *,
-    epochs: int,
+    epochs: float,
     learning_rate: float,
     reference_batch: int,
     weight_decay: float = 3e-5,
@@ -43,7 +43,7 @@ def progressive_plan(
     steps = _shrinking_steps(space)
     weights = [120 if step.is_last else 25 for step in steps]
     left = max(len(steps), round(epochs * (1 - full_share)))
-    full = max(1, epochs - left)
+    full = max(1.0, epochs - left)
     lengths = [max(1, round(left * weight / sum(weights))) for weight in weights]
     phases = [
         _full_phase(epochs=full, learning_rate=learning_rate, warmup_epochs=min(1.0, full / 2))
@@ -66,7 +66,7 @@ def progressive_plan(
 def published_plan(
     space: SearchSpace,
     *,
-    epochs: int | None = None,
+    epochs: float | None = None,
     learning_rate: float = PUBLISHED_RATE,
     reference_batch: int = 64,
     weight_decay: float = 3e-5,
@@ -155,7 +155,7 @@ class _Shrink:
 _ALL_CLOSED = Opened(kernel_size=1, depth=1, expand_ratio=1, width_mult=1, stem_depth=1)
 
 
-def _full_phase(*, epochs: int, learning_rate: float, warmup_epochs: float) -> Phase:
+def _full_phase(*, epochs: float, learning_rate: float, warmup_epochs: float) -> Phase:
     return Phase(
         name="full",
         epochs=epochs,
@@ -169,7 +169,7 @@ def _full_phase(*, epochs: int, learning_rate: float, warmup_epochs: float) -> P
 def _shrinking_phase(
     step: _Shrink,
     *,
-    epochs: int,
+    epochs: float,
     learning_rate: float,
     warmup_epochs: float = 0.0,
     warmup_start: float = 0.0,

@@ -1,0 +1,435 @@
+"""What fits the pictures, their number, the time and the machine: measured before a run starts.
+
+Candidates are timed for real: seconds of a training step of the largest, the smallest and a middle
+subnet, in the precisions at hand. The largest candidate that gets enough passes over the images
+is taken; how many are enough comes from recorded experiments (docs/results/pictures.md).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from onceforall.config import RunConfig, SupernetConfig
+from onceforall.errors import ConfigError
+from onceforall.measure.costs import count_macs, count_params
+from onceforall.supernets.spec import SupernetSpec
+from onceforall.supernets.supernet import Supernet
+from onceforall.train.plan import Phase, Plan
+
+# Passes over the training images that the largest subnet alone would get in the training time.
+# Fewer, and a smaller network ends better: docs/results/pictures.md.
+ENOUGH_PASSES = 40.0
+_BFLOAT16_MARGIN = 1.15
+# Passes below which no network of the ladder gets anywhere.
+_FEWEST_PASSES = 0.5
+# Shares of a time for the steps after training, where the user says nothing.
+_EVALUATE_SHARE, _LATENCY_SHARE, _CONFIRM_SHARE = 0.05, 0.03, 0.03
+# What further processes take to start.
+_START_RANKS_S = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Seconds of one image in one process, forward and backward, at the largest side.
+
+    Attributes:
+        largest_s: Of the largest subnet.
+        smallest_s: Of the smallest subnet.
+        middle_s: Of a subnet drawn at random.
+        forward_s: Of the middle subnet's forward pass alone, in float32.
+        autocast: Whether training passes ran in bfloat16.
+    """
+
+    largest_s: float
+    smallest_s: float
+    middle_s: float
+    forward_s: float
+    autocast: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a run is expected to take, in seconds.
+
+    Attributes:
+        train_s: Training.
+        evaluate_s: Measuring subnets for the accuracy predictor.
+        rest_s: Everything after that.
+        step_seconds: A training step of each phase.
+    """
+
+    train_s: float
+    evaluate_s: float
+    rest_s: float
+    step_seconds: tuple[float, ...]
+
+
+def measure_speed(
+    spec: SupernetSpec, *, device: torch.device, batch_size: int, autocast: bool | None
+) -> Speed:
+    """Time training steps of a throw-away supernet; the faster precision if ``autocast`` is None.
+
+    Args:
+        spec: Stage table.
+        device: Where to train; a GPU is waited for.
+        batch_size: Images of a step.
+        autocast: Forward passes in bfloat16, or None for what is faster.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Supernet(spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        side = spec.space.resolutions[-1]
+        images = torch.randn(batch_size, 3, side, side)
+        labels = torch.randint(spec.num_classes, (batch_size,), device=device)
+    images = images.to(device, memory_format=torch.channels_last)
+    space = spec.space.restrict(resolution=(side,))
+    archs = [space.largest, space.smallest, space.sample(random.Random(0))]
+
+    def step(arch_index: int, bfloat16: bool) -> float:
+        started = time.perf_counter()
+        net.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            logits = net(images, archs[arch_index])
+        F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+        _wait_for(device)
+        return (time.perf_counter() - started) / batch_size
+
+    def forward() -> float:
+        started = time.perf_counter()
+        with torch.no_grad():
+            net(images, archs[2])
+        _wait_for(device)
+        return (time.perf_counter() - started) / batch_size
+
+    net.train()
+    choices = (False, True) if autocast is None else (autocast,)
+    largest = {chosen: _best_of(lambda c=chosen: step(0, c)) for chosen in choices}  # type: ignore[misc]
+    # Plain float32 where bfloat16 hardly pays: a close call should not go either way.
+    chosen = min(largest, key=lambda c: largest[c] * (_BFLOAT16_MARGIN if c else 1.0))
+    return Speed(
+        largest_s=largest[chosen],
+        smallest_s=_best_of(lambda: step(1, chosen)),
+        middle_s=_best_of(lambda: step(2, chosen)),
+        forward_s=_best_of(forward),
+        autocast=chosen,
+    )
+
+
+def _best_of(run: object, repeats: int = 3) -> float:
+    """Return the shortest of some runs; the first warms up, and a slow one is not repeated."""
+    assert callable(run)
+    seconds: list[float] = []
+    for _ in range(1 + repeats):
+        started = time.perf_counter()
+        seconds.append(float(run()))
+        if time.perf_counter() - started > 1.0 and len(seconds) > 1:
+            break
+    return min(seconds[1:])
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+NO_ESTIMATE = Estimate(train_s=math.nan, evaluate_s=math.nan, rest_s=math.nan, step_seconds=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What a plan has to know of the data and of what the user said.
+
+    Attributes:
+        num_train: Images to train on, those held out not counted.
+        num_valid: Images that choose subnets.
+        num_test: Images that figures are reported on.
+        num_classes: Classes.
+        image_side: Side of the images in pixels.
+        given: Settings that the user gave, as ``section.key`` and as ``section``.
+        budget_s: Seconds of the whole command; None if the user gave none.
+        effort: What stands for a time without one.
+        world_size: Processes that a launcher started; 1 if none did.
+    """
+
+    num_train: int
+    num_valid: int
+    num_test: int
+    num_classes: int
+    image_side: int
+    given: frozenset[str]
+    budget_s: float | None
+    effort: str
+    world_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A configuration with nothing left open.
+
+    Attributes:
+        config: With its network, precision, processes and lengths.
+        budget_s: Seconds of the whole command; infinity where the user gave the epochs.
+        estimate: What it is expected to take.
+        why: One line that says what was chosen and why.
+    """
+
+    config: RunConfig
+    budget_s: float
+    estimate: Estimate
+    why: str
+
+
+def plan_config(
+    config: RunConfig,
+    ladder: Sequence[SupernetConfig],
+    task: Task,
+    *,
+    elapsed_s: float,
+    device: torch.device,
+) -> Planned:
+    """Choose what a configuration leaves open: network, precision, processes, lengths.
+
+    Args:
+        config: What recipe and user say.
+        ladder: Networks to choose from where the user names none; empty for the configuration's.
+        task: Data and wishes.
+        elapsed_s: Seconds that the command has taken so far.
+        device: Where to train.
+
+    Raises:
+        ConfigError: If the time is too short for anything sensible.
+    """
+    budget_s = task.budget_s or math.inf
+    if math.isinf(budget_s) and config.train.epochs is None:
+        budget_s = effort_seconds(task.effort, num_train=task.num_train, image_side=task.image_side)
+    cores = usable_cores() if device.type == "cpu" else 1
+    wants_ranks = config.train.ranks == 0 and task.world_size == 1 and not config.train.threads
+    num_processes = cores if wants_ranks else max(config.train.ranks, task.world_size)
+    if math.isinf(budget_s) or "supernet" in task.given or not ladder:
+        ladder = (config.supernet,)
+    threads = torch.get_num_threads()
+    try:
+        if device.type == "cpu" and (num_processes > 1 or config.train.threads):
+            torch.set_num_threads(max(1, config.train.threads))
+        found = choose_network(
+            config, ladder, task, train_s=0.8 * budget_s, num_processes=num_processes, device=device
+        )
+    finally:
+        torch.set_num_threads(threads)
+    network, speed, why = found
+    config = _with(config, "train", autocast=speed.autocast)
+    config = config.model_copy(update={"supernet": network})
+    config = _with_processes(config, num_processes if wants_ranks else config.train.ranks or 1)
+    if math.isfinite(budget_s):
+        config = _fit_steps_after_training(config, task, speed, budget_s, num_processes)
+    return _fit_training(
+        config, task, speed, why=why, budget_s=budget_s, left_s=budget_s - elapsed_s
+    )
+
+
+def _with(config: RunConfig, section: str, **values: object) -> RunConfig:
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
+
+
+def _with_processes(config: RunConfig, count: int) -> RunConfig:
+    """Share the batch between processes of one thread each."""
+    if count == 1 or config.train.ranks > 1:
+        return _with(config, "train", ranks=max(1, config.train.ranks))
+    batch_size = max(2, config.train.batch_size // count)
+    return _with(config, "train", ranks=count, threads=1, batch_size=batch_size)
+
+
+def _fit_steps_after_training(
+    config: RunConfig, task: Task, speed: Speed, budget_s: float, num_processes: int
+) -> RunConfig:
+    """Give the steps after training their parts of a time, where the user says nothing."""
+    one = evaluation_seconds(config, speed, num_valid=task.num_valid)
+    if "evaluate.num_archs" not in task.given:
+        count = int(_EVALUATE_SHARE * budget_s * num_processes / one)
+        config = _with(config, "evaluate", num_archs=max(24, min(config.evaluate.num_archs, count)))
+    if "latency.budget_s" not in task.given:
+        seconds = min(config.latency.budget_s, max(2.0, _LATENCY_SHARE * budget_s))
+        config = _with(config, "latency", budget_s=seconds)
+    if "search.num_candidates" not in task.given:
+        least = config.search.num_models
+        count = int(_CONFIRM_SHARE * budget_s / one)
+        config = _with(
+            config, "search", num_candidates=max(least, min(config.search.num_candidates, count))
+        )
+    return config
+
+
+def _fit_training(
+    config: RunConfig, task: Task, speed: Speed, *, why: str, budget_s: float, left_s: float
+) -> Planned:
+    """Set the epochs that fit, unless the user did; say what everything will take."""
+    spec = config.spec(task.num_classes)
+    plan = config.plan(spec)
+    processes = max(config.train.ranks, task.world_size)
+    steps_per_epoch = max(1, task.num_train // (config.train.batch_size * processes))
+    seconds = phase_step_seconds(plan, speed, spec.space.resolutions, config.train.batch_size)
+    evaluate_s = (
+        (config.evaluate.num_archs + 2)
+        * evaluation_seconds(config, speed, num_valid=task.num_valid)
+        / processes
+    )
+    rest_s = rest_seconds(config, speed, num_valid=task.num_valid, num_test=task.num_test)
+    if math.isfinite(budget_s):
+        train_s = left_s - evaluate_s - rest_s - (_START_RANKS_S if processes > 1 else 0.0)
+        epochs = fit_plan(plan, seconds, steps_per_epoch=steps_per_epoch, seconds=train_s)
+        if train_s <= 0 or epochs < _FEWEST_PASSES:
+            needed_s = max(train_s, 1.0) * _FEWEST_PASSES / max(epochs, 1e-3)
+            raise ConfigError(
+                f"a budget of {budget_s:.0f} s leaves {max(0.0, train_s):.0f} s of training, time "
+                f"for {max(0.0, epochs):.2g} epochs of the smallest network; give it at least "
+                f"{math.ceil(budget_s - train_s + needed_s)} s"
+            )
+        bound = config.train.epochs or math.inf
+        config = _with(config, "train", epochs=float(f"{min(bound, epochs):.4g}"))
+        plan = config.plan(spec)
+    train_s = sum(
+        phase.num_steps(steps_per_epoch) * each
+        for phase, each in zip(plan.phases, seconds, strict=True)
+    )
+    return Planned(
+        config=config,
+        budget_s=budget_s,
+        estimate=Estimate(
+            train_s=train_s, evaluate_s=evaluate_s, rest_s=rest_s, step_seconds=seconds
+        ),
+        why=why,
+    )
+
+
+def choose_network(
+    config: RunConfig,
+    ladder: Sequence[SupernetConfig],
+    task: Task,
+    *,
+    train_s: float,
+    num_processes: int,
+    device: torch.device,
+) -> tuple[SupernetConfig, Speed, str]:
+    """Return the largest network of a ladder that gets enough passes in a time.
+
+    Args:
+        config: Everything but the network.
+        ladder: Networks, ascending in cost; at least one.
+        task: Data and wishes.
+        train_s: Seconds of training.
+        num_processes: Processes that will train side by side.
+        device: Where to train.
+
+    Returns:
+        The network, its speed, and one line that says what was chosen and why.
+    """
+    best: tuple[SupernetConfig, Speed, float] | None = None
+    for network in ladder:
+        spec = config.model_copy(update={"supernet": network}).spec(task.num_classes)
+        speed = measure_speed(
+            spec,
+            device=device,
+            batch_size=max(2, config.train.batch_size // num_processes),
+            autocast=config.train.autocast,
+        )
+        passes = train_s * num_processes / (task.num_train * speed.largest_s)
+        if best is not None and passes < ENOUGH_PASSES:
+            break
+        best = (network, speed, passes)
+    assert best is not None
+    network, speed, passes = best
+    spec = config.model_copy(update={"supernet": network}).spec(task.num_classes)
+    return network, speed, _why(spec, network, speed, passes, num_processes)
+
+
+def _why(
+    spec: SupernetSpec, network: SupernetConfig, speed: Speed, passes: float, num_processes: int
+) -> str:
+    largest = spec.blueprint(spec.space.largest)
+    macs = count_macs(largest, resolution=spec.space.resolutions[-1])
+    time_for = "" if math.isinf(passes) else f", time for {passes:.0f} passes"
+    return (
+        f"{network.family} {'-'.join(map(str, network.widths))}, largest {macs / 1e6:.3g} M MACs "
+        f"and {count_params(largest) / 1e3:.3g} k params: "
+        f"{num_processes / speed.largest_s:.0f} images/s in "
+        f"{'bfloat16' if speed.autocast else 'float32'} on {num_processes} "
+        f"process{'es' if num_processes > 1 else ''}{time_for}"
+    )
+
+
+def usable_cores() -> int:
+    """Return the processor cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
+def phase_step_seconds(
+    plan: Plan, speed: Speed, resolutions: Sequence[int], batch_size: int
+) -> tuple[float, ...]:
+    """Return the expected seconds of a step of each phase, of ``batch_size`` images."""
+    # Smaller sides cost in proportion to their area.
+    area = statistics.mean(r * r for r in resolutions) / resolutions[-1] ** 2
+    return tuple(area * batch_size * _image_seconds(phase, speed) for phase in plan.phases)
+
+
+def _image_seconds(phase: Phase, speed: Speed) -> float:
+    teacher = speed.largest_s / 3 if phase.teacher == "frozen" else 0.0
+    if phase.draw == "largest":
+        return speed.largest_s + teacher
+    if phase.draw == "random":
+        return phase.subnets_per_step * speed.middle_s + teacher
+    if phase.subnets_per_step == 2:
+        return speed.largest_s + (speed.smallest_s + speed.middle_s) / 2
+    return speed.largest_s + speed.smallest_s + (phase.subnets_per_step - 2) * speed.middle_s
+
+
+def fit_plan(
+    plan: Plan, step_seconds: Sequence[float], *, steps_per_epoch: int, seconds: float
+) -> float:
+    """Return the epochs in all that a plan may have to end in a time, its phases in proportion."""
+    total = sum(phase.epochs for phase in plan.phases)
+    per_epoch = sum(
+        phase.epochs / total * each for phase, each in zip(plan.phases, step_seconds, strict=True)
+    )
+    return max(seconds, 1e-3) / (per_epoch * steps_per_epoch)
+
+
+def evaluation_seconds(config: RunConfig, speed: Speed, *, num_valid: int) -> float:
+    """Return the seconds of measuring one subnet: recalibration and validation images."""
+    return 1.15 * speed.forward_s * (num_valid + config.data.num_calibration) + 0.02
+
+
+def rest_seconds(config: RunConfig, speed: Speed, *, num_valid: int, num_test: int) -> float:
+    """Return the seconds of all steps after the subnets are measured."""
+    confirmed = config.search.num_candidates
+    one = evaluation_seconds(config, speed, num_valid=num_valid)
+    shipped = 1.15 * speed.forward_s * (3 * config.data.num_calibration + num_test) + 0.5
+    fixed = 6.0 + 0.1 * confirmed  # predictor, search, latencies of the candidates, report
+    return fixed + config.latency.budget_s + confirmed * one + config.search.num_models * shipped
+
+
+def effort_seconds(effort: str, *, num_train: int, image_side: int) -> float:
+    """Return the time that an effort means, for a number of images of a side in pixels.
+
+    ``balanced`` is an hour for CIFAR-10 and grows with the square root of all pixels; ``quick`` is
+    a fifth of it, ``best`` four times as much.
+
+    Raises:
+        ConfigError: If there is no such effort.
+    """
+    factors = {"quick": 0.2, "balanced": 1.0, "best": 4.0}
+    if effort not in factors:
+        raise ConfigError(f"effort {effort!r} is not one of {', '.join(factors)}")
+    pixels = num_train * image_side**2 / (50_000 * 32**2)
+    return factors[effort] * max(120.0, 3600.0 * math.sqrt(pixels))
