@@ -14,8 +14,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from onceforall.clock import Clock
 from onceforall.errors import Interrupted, OnceForAllError, TrainingError
 from onceforall.predicting import evaluate_step
 from onceforall.run import Run, default_device, open_run
@@ -29,20 +31,21 @@ SHARED_STEPS: dict[str, Callable[[Run], None]] = {"train": train_step, "evaluate
 
 
 @contextlib.contextmanager
-def local_ranks(folder: Path, count: int, steps: Sequence[str]) -> Iterator[Ranks]:
+def local_ranks(folder: Path, count: int, steps: Sequence[str], clock: Clock) -> Iterator[Ranks]:
     """Start ``count - 1`` further processes for a run and give the ranks of this one.
 
     Args:
         folder: Folder of the run.
         count: Processes in all.
         steps: Names of ``SHARED_STEPS`` that the processes take part in.
+        clock: The run's, which all of them keep.
 
     Raises:
         TrainingError: If one of them ends before all have come together.
     """
     ranks = Ranks(rank=0, world_size=count, local_rank=0)
     store, port = open_store(count)
-    processes = [_start(folder, rank, count, port, steps) for rank in range(1, count)]
+    processes = [_start(folder, rank, count, port, steps, clock) for rank in range(1, count)]
     try:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not store.check([f"here/{rank}" for rank in range(1, count)]):
@@ -61,10 +64,11 @@ def local_ranks(folder: Path, count: int, steps: Sequence[str]) -> Iterator[Rank
 
 
 def _start(
-    folder: Path, rank: int, count: int, port: int, steps: Sequence[str]
+    folder: Path, rank: int, count: int, port: int, steps: Sequence[str], clock: Clock
 ) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "onceforall.local_ranks", str(folder), *steps]
     command += [f"--rank={rank}", f"--world-size={count}", f"--port={port}"]
+    command += [f"--began={time.time() - clock.elapsed_s()!r}"]
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
@@ -83,7 +87,15 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         deadline = time.monotonic() + _END_TIMEOUT_S
 
 
-def take_part(folder: Path, ranks: Ranks, port: int, steps: Sequence[str], *, parent: int) -> None:
+def take_part(
+    folder: Path,
+    ranks: Ranks,
+    port: int,
+    steps: Sequence[str],
+    *,
+    began: float,
+    parent: int,
+) -> None:
     """Do the shared steps of a run as one of its further ranks.
 
     Args:
@@ -91,6 +103,7 @@ def take_part(folder: Path, ranks: Ranks, port: int, steps: Sequence[str], *, pa
         ranks: This process among all.
         port: Where rank 0 listens on this machine.
         steps: Names of ``SHARED_STEPS``.
+        began: When the run began, in seconds since the epoch, less any pauses.
         parent: Process of rank 0: when it is gone, so is the reason for this one.
     """
     store, _ = open_store(ranks.world_size, port=port)
@@ -101,6 +114,8 @@ def take_part(folder: Path, ranks: Ranks, port: int, steps: Sequence[str], *, pa
         ranks=ranks,
         device=default_device(ranks),
     )
+    clock = replace(run.clock, before_s=time.time() - began, started=time.monotonic())
+    run = replace(run, clock=clock)
     store.set(f"here/{ranks.rank}", "yes")
     join_store(store, ranks)
     for step in steps:
@@ -115,13 +130,14 @@ def main() -> int:
     parser.add_argument("steps", nargs="+", choices=list(SHARED_STEPS))
     for name in ("--rank", "--world-size", "--port"):
         parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--began", type=float, required=True)
     given = parser.parse_args()
     parent = os.getppid()
     ranks = Ranks(rank=given.rank, world_size=given.world_size, local_rank=given.rank)
     # Ctrl-C reaches every process of a terminal: rank 0 says when to stop, at the same step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        take_part(given.folder, ranks, given.port, given.steps, parent=parent)
+        take_part(given.folder, ranks, given.port, given.steps, began=given.began, parent=parent)
     except Interrupted:
         return 130
     except OnceForAllError as error:

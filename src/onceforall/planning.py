@@ -112,7 +112,7 @@ def measure_speed(
 
     net.train()
     choices = (False, True) if autocast is None else (autocast,)
-    largest = {chosen: _best_of(lambda c=chosen: step(0, c)) for chosen in choices}  # type: ignore[misc]
+    largest = {chosen: _best_of(lambda c=chosen: step(0, c)) for chosen in choices}
     # Plain float32 where bfloat16 hardly pays: a close call should not go either way.
     chosen = min(largest, key=lambda c: largest[c] * (_BFLOAT16_MARGIN if c else 1.0))
     return Speed(

@@ -30,6 +30,8 @@ from onceforall.training import trained_supernet
 
 Floats = NDArray[np.floating[Any]]
 
+# Subnets that every rank measures, however little time is left.
+_FEWEST_EVALUATIONS = 10
 # Largest searches between two batches of a refinement; the last search is the run's own.
 _REFINE_POPULATION = 64
 _REFINE_GENERATIONS = 30
@@ -43,11 +45,17 @@ def archs_to_evaluate(run: Run) -> list[Arch]:
     count = min(run.config.evaluate.num_archs, run.spec.space.size)
     rows = stratified_rows(encoding.sample, costs.macs, count=count, rng=rng)
     rows = np.concatenate([encoding.smallest(), encoding.largest(), rows])
-    return encoding.to_archs(encoding.unique(rows))
+    # In no order, so that those measured before time is up are spread like all of them.
+    return encoding.to_archs(rng.permutation(encoding.unique(rows)))
 
 
 def evaluate_step(run: Run) -> None:
-    """Measure sampled subnets on the validation images, shared out between the ranks."""
+    """Measure sampled subnets on the validation images, shared out between the ranks.
+
+    A run with a time stops measuring when the steps after it need what is left.
+    """
+    if any(event["event"] == "evaluated" for event in read_jsonl(run.folder.events)):
+        return
     archs = archs_to_evaluate(run)
     done = {Arch.from_json(line["arch"]) for line in read_evaluations(run)}
     # Shares come first: ranks read at different times what is done.
@@ -57,9 +65,13 @@ def evaluate_step(run: Run) -> None:
         session, net = run.session(), trained_supernet(run)
         for position, arch in enumerate(mine, start=len(archs) - len(mine)):
             run.progress("evaluate", position, len(archs))
+            measured = len(share) - len(archs) + position
+            if measured >= _FEWEST_EVALUATIONS and run.clock.left_s() < run.estimate.rest_s:
+                break
             append_jsonl(_evaluations_file(run), _evaluation(run, session, net, arch))
         run.progress("evaluate", len(archs), len(archs))
     wait_for_all(run.ranks)
+    run.emit({"event": "evaluated", "archs": len(read_evaluations(run)), "planned": len(archs)})
 
 
 def _evaluations_file(run: Run) -> Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from onceforall.deploy.model_folder import (
 from onceforall.deploy.specialize import specialize
 from onceforall.errors import ConfigError, InfeasibleError, VerificationError
 from onceforall.files import read_json, write_json
-from onceforall.measure.accuracy import evaluate
+from onceforall.measure.accuracy import Accuracy, evaluate
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.measure.costs import count_macs, count_params, peak_activation_bytes
 from onceforall.measure.latency import Latency, measure_latency
@@ -46,6 +47,8 @@ Point = dict[str, Any]
 Wanted = tuple[str, Arch, Point]  # the name of a model to ship, its arch, what the search said
 _CHECK_IMAGES = 16
 _REPEATS = 40
+# Of the time left when candidates are confirmed; the rest is for shipping the winners.
+_CONFIRM_SHARE = 0.4
 
 
 def choose_winners(points: Sequence[Point], count: int) -> list[Point]:
@@ -77,21 +80,26 @@ def model_name(arch: Arch, macs: int, number: int) -> str:
 def confirm_step(run: Run) -> None:
     """Measure the candidates of the front for real: validation top-1 and latency.
 
-    Four times as many candidates as models to ship are measured; ``search/confirmed.json`` holds
-    them with both figures.
+    ``search/confirmed.json`` holds them with both figures. A run with a time measures fewer of
+    them where it would not last.
     """
     path = run.folder.search / "confirmed.json"
     if path.is_file():
         return
-    points = choose_winners(read_front(run.folder)["points"], run.config.search.num_candidates)
-    archs = [Arch.from_json(point["arch"]) for point in points]
     session, net = run.session(), trained_supernet(run)
+
+    def measure(arch: Arch) -> Accuracy:
+        return evaluate_arch(
+            net, arch, calibration=session.calibration_batches, images=session.valid
+        )
+
+    front = read_front(run.folder)["points"]
+    points = choose_winners(front, _num_candidates(run, front, measure))
+    archs = [Arch.from_json(point["arch"]) for point in points]
     measured = []
     for position, arch in enumerate(archs):
         run.progress("confirm", position, len(archs))
-        measured.append(
-            evaluate_arch(net, arch, calibration=session.calibration_batches, images=session.valid)
-        )
+        measured.append(measure(arch))
     candidates = [Candidate(plan=net.blueprint(a), resolution=a.resolution) for a in archs]
     latencies = measure_latency(candidates, target=_target(run), repeats=_REPEATS)
     confirmed = [
@@ -107,6 +115,19 @@ def confirm_step(run: Run) -> None:
     ]
     write_json(path, {"points": confirmed})
     run.progress("confirm", len(archs), len(archs))
+
+
+def _num_candidates(run: Run, front: Sequence[Point], measure: Callable[[Arch], Accuracy]) -> int:
+    """Return how many candidates a run has time to measure, at least those it ships."""
+    search = run.config.search
+    if math.isinf(run.clock.left_s()):
+        return search.num_candidates
+    middle = sorted(front, key=lambda point: point["macs"])[len(front) // 2]
+    started = time.monotonic()
+    measure(Arch.from_json(middle["arch"]))
+    one_s = time.monotonic() - started
+    count = int(_CONFIRM_SHARE * run.clock.left_s() / one_s)
+    return max(search.num_models, min(search.num_candidates, count))
 
 
 def winners(run: Run) -> list[Point]:

@@ -334,7 +334,7 @@ def _all_ranks(run: Run, steps: Sequence[str]) -> Iterator[Run]:
     if run.ranks.world_size > 1 or run.config.train.ranks == 1 or is_done:
         yield run
         return
-    with local_ranks(run.folder.path, run.config.train.ranks, steps) as ranks:
+    with local_ranks(run.folder.path, run.config.train.ranks, steps, run.clock) as ranks:
         yield replace(run, ranks=ranks)
     # What is left is one process's work, on every core.
     torch.set_num_threads(usable_cores())
