@@ -81,7 +81,7 @@ def train_alone(
             share_s = share_s or _default_budget(run, cards)
             session = session or run.session()
             start = _start(run, session, card, share_s)
-            text = f"alone from fresh weights, {start['epochs']} epochs, {minutes(share_s)}"
+            text = f"alone from fresh weights for {minutes(start['budget_s'])}"
             place = {"number": number, "of": len(chosen), "step": card["name"]}
             run.tell({"event": "step_started", "text": text, **place})
             write_json(path, _train_one(run, session, card, start))

@@ -58,7 +58,7 @@ class Pair:
         """Return the difference in points of top-1 and what it means."""
         points = 100 * (self.model.value - self.alone.value)
         meaning = "within noise" if self.verdict == "equal" else self.verdict
-        return f"{_points(points)} {meaning}"
+        return f"{_points(points)}, {meaning}"
 
 
 def beaten_by(contenders: Sequence[Contender]) -> dict[str, str]:
@@ -78,54 +78,71 @@ def beaten_by(contenders: Sequence[Contender]) -> dict[str, str]:
     return found
 
 
-def worth_it(pairs: Sequence[Pair], *, supernet_s: float | None) -> list[str]:
+def worth_it(pairs: Sequence[Pair], *, num_models: int, supernet_s: float | None) -> list[str]:
     """Return in sentences whether the supernet was worth it.
 
     Args:
         pairs: Models whose architectures were trained alone.
+        num_models: All models that the supernet gave.
         supernet_s: Seconds that the supernet's training took, if known.
     """
     if not pairs:
         return []
-    names: dict[Verdict, list[Pair]] = {"better": [], "equal": [], "worse": []}
+    groups: dict[Verdict, list[Pair]] = {"better": [], "equal": [], "worse": []}
     for pair in pairs:
-        names[pair.verdict].append(pair)
-    better, equal, worse = (len(names[v]) for v in ("better", "equal", "worse"))
+        groups[pair.verdict].append(pair)
+    better, equal, worse = (len(groups[verdict]) for verdict in ("better", "equal", "worse"))
     mean = sum(100 * (pair.model.value - pair.alone.value) for pair in pairs) / len(pairs)
-    noun = "model" if len(pairs) == 1 else "models"
+    of = f"{len(pairs)} {'model' if len(pairs) == 1 else 'models'}"
     lines = [
-        f"Of {len(pairs)} {noun}, {better} better than the same architecture trained alone, "
-        f"{equal} equal within noise, {worse} worse; on average {_points(mean)} points of top-1.",
+        f"Better than the same architecture trained alone: {better} of {of}; "
+        f"equal within noise: {equal}; worse: {worse}. "
+        f"On average the difference is {_points(mean)} points of top-1.",
         _times(pairs, supernet_s),
     ]
-    if names["worse"]:
+    if groups["worse"]:
         shown = ", ".join(
             f"{pair.name} ({pair.alone.in_percent()} alone, {pair.model.in_percent()} shipped)"
-            for pair in names["worse"]
+            for pair in groups["worse"]
         )
         lines.append(f"A plain network trained alone serves better for {shown}.")
     if worse > better:
         lines.append(_plain_is_better(pairs, supernet_s))
+    elif better and _had_less_time(pairs, num_models, supernet_s):
+        lines.append("The networks alone had less than their share of the supernet's time.")
+    elif better == worse == 0 and len(pairs) == num_models and _is_quicker(pairs, supernet_s):
+        lines.append("Plain networks trained alone are as good here, in less time.")
     return lines
 
 
 def _times(pairs: Sequence[Pair], supernet_s: float | None) -> str:
-    alone_s = sum(pair.alone_s for pair in pairs)
     together = "" if len(pairs) == 1 else " together"
-    said = f"Alone, training took {_duration(alone_s)}{together}"
-    return f"{said}." if supernet_s is None else f"{said}; the supernet's {_duration(supernet_s)}."
+    said = f"Training alone took {_duration(_seconds(pairs))}{together}"
+    return f"{said}." if supernet_s is None else f"{said}, the supernet {_duration(supernet_s)}."
 
 
 def _plain_is_better(pairs: Sequence[Pair], supernet_s: float | None) -> str:
     """Return the verdict on the whole, which depends on the time that either took."""
-    alone_s = sum(pair.alone_s for pair in pairs)
-    if supernet_s is None or alone_s <= (1 + _SAME_TIME) * supernet_s:
-        in_time = "" if supernet_s is None else " in no more time"
-        return f"On the whole, plain networks trained alone serve better here{in_time}."
-    return (
-        "On the whole, plain networks trained alone serve better here, but they took "
-        f"{alone_s / supernet_s:.1f} times as long."
-    )
+    said = "On the whole, plain networks trained alone serve better here"
+    if supernet_s is None:
+        return f"{said}."
+    times = _seconds(pairs) / supernet_s
+    if times <= 1 + _SAME_TIME:
+        return f"{said}, in no more time."
+    return f"{said}, but they took {times:.1f} times as long."
+
+
+def _is_quicker(pairs: Sequence[Pair], supernet_s: float | None) -> bool:
+    return supernet_s is not None and _seconds(pairs) < (1 - _SAME_TIME) * supernet_s
+
+
+def _had_less_time(pairs: Sequence[Pair], num_models: int, supernet_s: float | None) -> bool:
+    """Say whether networks alone had less time than an equal share of the supernet's."""
+    return _is_quicker(pairs, None if supernet_s is None else supernet_s * len(pairs) / num_models)
+
+
+def _seconds(pairs: Sequence[Pair]) -> float:
+    return sum(pair.alone_s for pair in pairs)
 
 
 def read_share(record: Record) -> Share | None:

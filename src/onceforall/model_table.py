@@ -61,7 +61,8 @@ def result_lines(run: Path, cards: Sequence[Card]) -> list[str]:
     if pairs:
         events = run / "events.jsonl"
         supernet_s = supernet_seconds(read_jsonl(events) if events.is_file() else [])
-        lines += ["", *worth_it(list(pairs.values()), supernet_s=supernet_s)]
+        found = list(pairs.values())
+        lines += ["", *worth_it(found, num_models=len(cards), supernet_s=supernet_s)]
     return lines
 
 

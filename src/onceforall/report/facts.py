@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -11,7 +11,7 @@ import yaml
 from onceforall.report import numbers
 from onceforall.report.markup import Markup, element, join
 from onceforall.report.model_panel import target_words
-from onceforall.report.records import number, section, sequence, text
+from onceforall.report.records import Model, number, section, sequence, text
 from onceforall.report.run_folder import Run
 
 _MAX_CLASSES = 120
@@ -40,7 +40,7 @@ def headline(run: Run) -> str:
     parts = [start]
     if top1:
         low, high = numbers.percent(min(top1)), numbers.percent(max(top1))
-        parts.append(f"{numbers.span(low, high)} top-1")
+        parts.append(f"{numbers.span(low, high)} top-1{_noise(shown)}")
     if latency:
         low, high = numbers.milliseconds(min(latency)), numbers.milliseconds(max(latency))
         device = _device(run)
@@ -193,6 +193,17 @@ _METHOD = (
     "drift of the machine out. A latency is the median; its spread is the median absolute "
     "deviation (MAD) and the 90th percentile (p90)."
 )
+
+
+def _noise(models: Sequence[Model]) -> str:
+    """Return the widest noise of the models' top-1, with the images behind it."""
+    shares = [share for model in models if (share := model.share) is not None]
+    if not shares:
+        return ""
+    widest = max(shares, key=lambda share: share.half_width)
+    _, plus_minus, noise = numbers.share(widest).partition(numbers.PLUS_MINUS)
+    images = numbers.plural(widest.count, "test image")
+    return f" ({plus_minus}{noise} or less, {images})"
 
 
 def _device(run: Run) -> str | None:

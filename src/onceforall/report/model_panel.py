@@ -59,6 +59,12 @@ def short_badge(model: Model) -> Markup:
     return element("span", {"class": "badge bad"}, "\u2717 no")
 
 
+def top1_words(model: Model) -> str:
+    """Return the test top-1 with its noise, where the card tells the images."""
+    share = model.share
+    return numbers.percent(model.subnet.top1) if share is None else numbers.share(share)
+
+
 def target_words(model: Model) -> str | None:
     """Return where the latency was measured: device, threads, runtime."""
     target = section(model.card, "target")
@@ -74,21 +80,19 @@ def target_words(model: Model) -> str | None:
 
 def _headline_figures(model: Model) -> Markup:
     subnet, card = model.subnet, model.card
-    images = number(card, "images")
     top1_note = "test images"
-    if subnet.top1 is not None and images:
-        low, high = numbers.wilson_interval(subnet.top1, int(images))
-        interval = numbers.span(numbers.percent(low), numbers.percent(high))
+    if (share := model.share) is not None:
+        low, high = (numbers.percent(bound) for bound in share.interval)
         top1_note = (
-            f"{interval} with 95{numbers.SPACE}% confidence, "
-            f"{numbers.plural(int(images), 'test image')}"
+            f"{numbers.span(low, high)} with 95{numbers.SPACE}% confidence, "
+            f"{numbers.plural(share.count, 'test image')}"
         )
     mad, p90 = number(card, "latency_mad_ms"), number(card, "latency_p90_ms")
     spread = [] if mad is None else [f"{numbers.PLUS_MINUS}{numbers.SPACE}{_short_ms(mad)}"]
     spread += [] if p90 is None else [f"p90 {numbers.milliseconds(p90)}"]
     peak = number(card, "peak_activation_bytes")
     figures = (
-        ("Top-1", numbers.percent(subnet.top1), top1_note),
+        ("Top-1", top1_words(model), top1_note),
         ("Latency", numbers.milliseconds(subnet.costs.get("latency_ms")), ", ".join(spread)),
         ("MACs per image", numbers.count(subnet.costs.get("macs")), ""),
         (
@@ -122,6 +126,7 @@ def _facts(model: Model) -> Markup:
         ("Measured on", target_words(model)),
         ("Predicted top-1", predicted),
         ("Predicted latency", None if predicted_ms is None else numbers.milliseconds(predicted_ms)),
+        ("Trained alone", _alone(model)),
         ("Top-5", None if top5 is None else numbers.percent(top5)),
     )
     rows = (
@@ -130,6 +135,15 @@ def _facts(model: Model) -> Markup:
         if value is not None
     )
     return element("dl", {"class": "facts"}, *rows)
+
+
+def _alone(model: Model) -> str | None:
+    """Return what the same architecture came to when it was trained alone."""
+    pair = model.pair
+    if pair is None:
+        return None
+    time = numbers.duration(pair.alone_s)
+    return f"{numbers.share(pair.alone)} after {time}; this model: {pair.words}"
 
 
 def _checks(model: Model) -> Markup | None:

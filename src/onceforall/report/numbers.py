@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+from onceforall.measure.proportion import Share
+
 SPACE = "\u00a0"
 DASH = "\u2013"
 PLUS_MINUS = "\u00b1"
 NOTHING = "\u2014"
 
 _ACRONYMS = {"cpu": "CPU", "gpu": "GPU", "macs": "MACs", "onnx": "ONNX", "rmse": "RMSE"}
-_Z_95 = 1.959964
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -110,17 +111,14 @@ def fact_value(key: str, value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else significant(value)
 
 
-def wilson_interval(fraction: float, images: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share that was counted on ``images`` images.
+def share(counted: Share) -> str:
+    """Return for example ``98.3 \u00b1 1.4 %``, no finer than the 95 % interval justifies."""
+    return typeset(counted.in_percent())
 
-    Source: Wilson, *Probable inference, the law of succession, and statistical inference*, JASA
-    1927: the score interval.
-    """
-    scale = 1 / (1 + _Z_95**2 / images)
-    centre = scale * (fraction + _Z_95**2 / (2 * images))
-    spread = fraction * (1 - fraction) / images + _Z_95**2 / (4 * images**2)
-    half = scale * _Z_95 * math.sqrt(spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+
+def typeset(words: str) -> str:
+    """Return a sentence of the terminal as a page writes it."""
+    return words.replace(" +- ", f"{SPACE}{PLUS_MINUS}{SPACE}").replace(" %", f"{SPACE}%")
 
 
 def _scaled(value: float, step: int, units: tuple[str, ...]) -> str:

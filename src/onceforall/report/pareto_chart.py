@@ -6,17 +6,19 @@ show, in plain CSS.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from onceforall.pareto import dominates, pareto_front
+from onceforall.comparison import beaten_by
+from onceforall.pareto import pareto_front
 from onceforall.report import numbers
 from onceforall.report.labels import Label, place_labels
 from onceforall.report.markup import Markup, element, join
+from onceforall.report.model_panel import top1_words
 from onceforall.report.plot import (
     Axes,
     Point,
@@ -30,7 +32,7 @@ from onceforall.report.plot import (
     stretched,
     words,
 )
-from onceforall.report.records import Model, Subnet, number
+from onceforall.report.records import Model, Subnet, contenders, number
 from onceforall.report.run_folder import Run
 from onceforall.report.scales import fit_scale
 
@@ -199,6 +201,7 @@ def _chart(view: _View, selected: int | None) -> Markup:
         view.axes,
         lines,
         predicted,
+        _rings(view),
         _marks(view, selected),
         label=label,
         size="tall",
@@ -242,11 +245,28 @@ def _marks(view: _View, selected: int | None) -> Markup:
         labels = place_labels(
             [m.name for _, m in view.models], places, obstacles=_along_front(view)
         )
+    beaten = _beaten(view)
     marks = (
-        _mark(view, index, label, selected=index == selected)
+        _mark(view, index, label, beaten, selected=index == selected)
         for (index, _), label in zip(view.models, labels, strict=True)
     )
     return element("g", {"class": "marks"}, *marks)
+
+
+def _trained_alone(view: _View) -> list[Point]:
+    """Return the place of each architecture trained alone, inside the plot or not."""
+    return [
+        view.point(model.subnet, pair.alone.value)
+        for _, model in view.models
+        if (pair := model.pair) is not None
+    ]
+
+
+def _rings(view: _View) -> Markup | None:
+    """Return a small ring for each architecture trained alone, over or under its model."""
+    places = [point for point in _trained_alone(view) if view.axes.y.contains(point[1])]
+    rings = [circle(view.axes, point, "alone", radius=4) for point in places]
+    return element("g", None, *rings) if rings else None
 
 
 def _along_front(view: _View) -> list[Point]:
@@ -259,30 +279,27 @@ def _along_front(view: _View) -> list[Point]:
     ]
 
 
-def _is_beaten(view: _View, model: Model) -> bool:
-    """Return whether another measured model is as accurate and as cheap, and better in one."""
-    costs, errors = (
-        [m.subnet.costs[view.cost] for _, m in view.models],
-        [-(m.subnet.top1 or 0.0) for _, m in view.models],
-    )
-    own = (model.subnet.costs[view.cost], -(model.subnet.top1 or 0.0))
-    return bool(dominates(list(zip(costs, errors, strict=True)), own).any())
+def _beaten(view: _View) -> dict[str, str]:
+    """Return the models that another one of no more cost beats beyond the noise."""
+    return beaten_by(contenders((model for _, model in view.models), view.cost))
 
 
-def _mark(view: _View, index: int, label: Label | None, *, selected: bool) -> Markup:
+def _mark(
+    view: _View, index: int, label: Label | None, beaten: Mapping[str, str], *, selected: bool
+) -> Markup:
     """Return a model: spread bars, a disc and its name, as one link to its panel."""
     model = dict(view.models)[index]
     subnet = model.subnet
     point = view.point(subnet, subnet.top1)
     style = "mark" if model.verified else "mark unverified"
-    if _is_beaten(view, model):
+    if model.name in beaten:
         style += " beaten"
     x, y = view.axes.place(point)
     name = None
     if label is not None:
         name = words(x, y, label.text, style=f"name {label.anchor}", dx=label.dx, dy=label.dy)
     described = (
-        f"{model.name}: {numbers.percent(subnet.top1)} top-1, "
+        f"{model.name}: {top1_words(model)} top-1, "
         f"{_cost_words(view.cost, subnet.costs[view.cost])}"
     )
     return element(
@@ -315,11 +332,11 @@ def _spread(view: _View, model: Model) -> Markup | None:
 
 def _interval(view: _View, model: Model) -> Markup | None:
     """Return the 95 % interval of the accuracy, shown for the model that is looked at."""
-    images, top1 = number(model.card, "images"), model.subnet.top1
-    if not images or top1 is None:
+    share = model.share
+    if share is None:
         return None
-    low, high = numbers.wilson_interval(top1, int(images))
-    x, _ = view.point(model.subnet, top1)
+    low, high = share.interval
+    x, _ = view.point(model.subnet, share.value)
     limits = view.axes.y
     return _bar(
         view, (x, max(100 * low, limits.low)), (x, min(100 * high, limits.high)), "interval"
@@ -337,8 +354,13 @@ def _legend(view: _View) -> Markup:
     if view.models:
         spread = "; bar: median \u2212 MAD to 90th percentile" if view.cost == "latency_ms" else ""
         entries.append(("measured", f"measured model{spread}"))
-        if any(_is_beaten(view, model) for _, model in view.models):
-            entries.append(("beaten", "measured; another model is at least as good on both axes"))
+        if _beaten(view):
+            text = "not in the front: another model costs no more and is more accurate beyond noise"
+            entries.append(("beaten", text))
+        if alone := _trained_alone(view):
+            outside = sum(not view.axes.y.contains(y) for _, y in alone)
+            note = f", {outside} outside the axis" if outside else ""
+            entries.append(("alone", f"the same architecture trained alone{note}"))
     if view.front:
         std = any(p.predicted_std is not None for p in view.front)
         entries.append(("front", f"predicted front{' and one standard deviation' if std else ''}"))

@@ -7,14 +7,16 @@ field may be absent. Readers here never fail: what is not there or not a number 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from onceforall.arch import Arch
 from onceforall.blueprint import LAYER_TYPES, Blueprint
+from onceforall.comparison import Contender, Pair, read_pair, read_share
 from onceforall.errors import OnceForAllError
 from onceforall.measure.costs import count_macs
+from onceforall.measure.proportion import Share
 from onceforall.supernets.weights import blueprint_from_json
 
 Record = Mapping[str, Any]
@@ -72,6 +74,8 @@ class Model:
         card: The whole card.
         blueprint: The network, or None where the card has none that can be read.
         checks: What was checked.
+        alone: What ``ofa baseline`` wrote about the same architecture trained alone; empty where
+            it did not, or about another architecture.
     """
 
     subnet: Subnet
@@ -79,11 +83,22 @@ class Model:
     card: Record
     blueprint: Blueprint | None
     checks: tuple[Check, ...]
+    alone: Record
 
     @property
     def name(self) -> str:
         """Return its name."""
         return self.subnet.label
+
+    @property
+    def share(self) -> Share | None:
+        """Return the test top-1 with the images that it was counted on."""
+        return read_share(self.card)
+
+    @property
+    def pair(self) -> Pair | None:
+        """Return the model beside the same architecture trained alone."""
+        return read_pair(self.card, self.alone)
 
     @property
     def verified(self) -> bool:
@@ -145,12 +160,13 @@ def read_subnet(record: Record, *, label: str | None = None) -> Subnet:
     )
 
 
-def read_model(card: Record, folder: str) -> Model:
+def read_model(card: Record, folder: str, *, alone: Record | None = None) -> Model:
     """Return the model of a card.
 
     Args:
         card: The card.
         folder: Name of the model's folder.
+        alone: What is known of the same architecture trained alone.
     """
     checks = section(card, "checks")
     read = (_read_check(str(key), value) for key, value in checks.items())
@@ -160,7 +176,17 @@ def read_model(card: Record, folder: str) -> Model:
         card=card,
         blueprint=_read_blueprint(card.get("blueprint")),
         checks=tuple(check for check in read if check is not None),
+        alone=alone or {},
     )
+
+
+def contenders(models: Iterable[Model], cost: str) -> list[Contender]:
+    """Return the models whose top-1 and cost are known, to see who beats whom."""
+    return [
+        Contender(name=model.name, top1=share, cost=model.subnet.costs[cost])
+        for model in models
+        if cost in model.subnet.costs and (share := model.share) is not None
+    ]
 
 
 def _read_check(key: str, value: object) -> Check | None:

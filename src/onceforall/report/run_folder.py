@@ -9,6 +9,7 @@
     search/front.json     the predicted Pareto front
     search/confirmed.json candidates of the front, measured
     models/*/card.json    the shipped models
+    baselines/*.json      their architectures trained alone
 
 Whatever is missing or cannot be read becomes a line in :attr:`Run.notes`.
 """
@@ -23,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from onceforall.comparison import supernet_seconds
 from onceforall.errors import ConfigError
 from onceforall.files import read_json, read_jsonl
 from onceforall.report.costs import cost_counter
@@ -55,6 +57,7 @@ class Run:
         front: Points of the predicted front.
         latency: File name and contents of each latency table.
         models: Shipped models, fastest first.
+        supernet_s: Seconds that training the supernet took, if known.
         notes: What is missing, in sentences.
     """
 
@@ -69,6 +72,7 @@ class Run:
     front: tuple[Subnet, ...]
     latency: tuple[tuple[str, Record], ...]
     models: tuple[Model, ...]
+    supernet_s: float | None
     notes: tuple[str, ...]
 
 
@@ -112,6 +116,7 @@ def read_run(folder: Path) -> Run:
         front=tuple(counter.complete(read_subnet(point)) for point in _points(search)),
         latency=latency,
         models=models,
+        supernet_s=supernet_seconds(events),
         notes=tuple(notes),
     )
 
@@ -150,7 +155,8 @@ def _read_models(folder: Path, notes: list[str]) -> tuple[Model, ...]:
             continue
         card = _read(place / "card.json", read_json, f"models/{place.name}/card.json", notes)
         if card:
-            models.append(read_model(card, place.name))
+            alone = _read_baseline(folder.parent / "baselines" / f"{place.name}.json", notes)
+            models.append(read_model(card, place.name, alone=alone))
     if not places:
         notes.append("Models: none has been exported yet.")
     unknown = float("inf")
@@ -162,6 +168,11 @@ def _read_models(folder: Path, notes: list[str]) -> tuple[Model, ...]:
         )
     )
     return tuple(models)
+
+
+def _read_baseline(path: Path, notes: list[str]) -> Record:
+    """Return what is known of an architecture trained alone; a run need not have it."""
+    return _read(path, read_json, f"baselines/{path.name}", notes) if path.is_file() else {}
 
 
 def _training(events: list[Record]) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
