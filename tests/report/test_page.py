@@ -21,6 +21,7 @@ import yaml
 
 from onceforall.deploy.model_folder import MAX_RELATIVE_ERROR
 from onceforall.errors import ConfigError
+from onceforall.files import write_json
 from onceforall.report import build_report, records, write_report
 from onceforall.supernets.families import mobilenet_v3
 from tests.report.make_run import STEPS, Story, make_run
@@ -238,6 +239,28 @@ def test_it_stays_small(tmp_path: Path) -> None:
     story = Story(num_models=30, num_samples=500, num_front=100, epochs=100, spec=spec)
     path = write_report(make_run(tmp_path / "big", story))
     assert path.stat().st_size <= 300_000
+
+
+def test_architectures_trained_alone_stand_beside_the_models(
+    finished: Path, tmp_path: Path
+) -> None:
+    before = Page(build_report(finished)).text
+    assert "Was the supernet worth it? Not known yet: ofa baseline digits" in before
+    run = shutil.copytree(finished, tmp_path / "digits")
+    paths = sorted(run.glob("models/*/card.json"))
+    for path, hits in zip(paths[:3], (0, 360, 360), strict=True):
+        card = json.loads(path.read_text())
+        alone = {**card, "top1": hits / 360, "seconds": 30.0}
+        write_json(run / "baselines" / f"{path.parent.name}.json", alone)
+    write_json(run / "baselines" / f"{paths[3].parent.name}.json", {"top1": 0.5})
+    html = build_report(run)
+    text = Page(html).text
+    assert "Better than the same architecture trained alone: 1 of 3 models" in text
+    assert "Training alone took 1.5 min together, the supernet 8.5 min." in text
+    assert "trained alone, 1 outside the axis" in text
+    assert html.count("class=alone") + html.count('class="alone"') == 3 * 2
+    (run / "baselines" / f"{paths[0].parent.name}.json").write_text("[")
+    assert "cannot be read" in Page(build_report(run)).text
 
 
 def test_many_classes_are_cut(tmp_path: Path) -> None:

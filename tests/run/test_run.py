@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from onceforall.baseline import chosen_cards, train_alone
 from onceforall.deploy.model_folder import model_folders, verify_folder
+from onceforall.errors import ConfigError, Interrupted
 from onceforall.files import read_jsonl
-from onceforall.run import RunFolder, read_front
+from onceforall.model_table import read_cards
+from onceforall.run import Run, RunFolder, open_run, read_front
 from onceforall.status import read_status, status_lines
 from tests.run.tiny_run import ENVIRONMENT, ROOT, command, write_images
 
@@ -162,3 +165,69 @@ def test_a_model_is_finetuned_once_for_its_settings(straight: Path, tmp_path: Pa
     )
     assert other.returncode == 2
     assert "was fine-tuned with learning_rate 0.01, not 0.02" in other.stderr
+
+
+def stopped_run(folder: Path, *, after: int) -> Run:
+    """Return a run that is asked to stop at the ``after``-th time it asks."""
+    left = iter([False] * after)
+    return open_run(folder, tell=lambda event: None, should_stop=lambda: next(left, True))
+
+
+def test_architectures_are_trained_alone_and_stand_beside(straight: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(straight, folder)
+    before = status_lines(read_status(RunFolder(path=folder)))
+    name = model_folders(folder)[0].name
+    ofa = [sys.executable, "-m", "onceforall", "baseline", str(folder)]
+    (found,) = json.loads(run_to_end([*ofa, "--model", name, "--budget", "2s", "--json"]))
+    record = json.loads((folder / "baselines" / f"{name}.json").read_text())
+    assert found == {**record, "verdict": found["verdict"]}
+    assert record["images"] == 60 and record["epochs"] >= 1 and record["budget_s"] == 2
+    assert record["top1_interval"][0] <= record["top1"] <= record["top1_interval"][1]
+    assert 0 < record["seconds"] < 30
+    assert not list((folder / "checkpoints").glob("baseline-*")), "it is done"
+    assert status_lines(read_status(RunFolder(path=folder))) == before
+    assert "Was the supernet worth it?" in (folder / "report.html").read_text()
+    # Found again, and refused with another time before anything is trained.
+    lines = run_to_end([*ofa, "--model", name, "--budget", "2s"])
+    assert "trained alone" in lines and "Better than the same architecture trained alone" in lines
+    run = open_run(folder, tell=lambda event: None)
+    with pytest.raises(ConfigError, match=f"{name} was trained alone with --budget 2s, not 3s"):
+        train_alone(run, [name], budget_s=3.0)
+    assert json.loads((folder / "baselines" / f"{name}.json").read_text()) == record
+
+
+def test_training_alone_resumes_to_the_same_result(
+    straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onceforall.baseline.fitting_epochs", lambda *_: 4)
+    results = []
+    for folder, after in ((tmp_path / "whole", 10**6), (tmp_path / "stopped", 17)):
+        shutil.copytree(straight, folder)
+        name = model_folders(folder)[0].name
+        run = stopped_run(folder, after=after)
+        if after < 10**6:
+            with pytest.raises(Interrupted):
+                train_alone(run, [name])
+            assert not (folder / "baselines").exists()
+            with pytest.raises(ConfigError, match="was trained alone with --budget"):
+                train_alone(open_run(folder, tell=lambda event: None), [name], budget_s=1.0)
+            run = open_run(folder, tell=lambda event: None)
+        (record,) = train_alone(run, [name])
+        results.append({key: record[key] for key in ("top1", "top5", "epochs", "arch")})
+    assert results[0] == results[1]
+
+
+def test_only_models_of_the_run_are_trained_alone(straight: Path, tmp_path: Path) -> None:
+    run = open_run(straight, tell=lambda event: None)
+    cards = read_cards(run.folder.models)
+    name = cards[0]["name"]
+    with pytest.raises(ConfigError, match=f"'{name}x' is not one of .*; did you mean {name}?"):
+        train_alone(run, [f"{name}x"])
+    tuned = {**cards[0], "name": "tuned", "finetuned_from": name}
+    assert chosen_cards(run, [*cards, tuned], []) == cards
+    assert chosen_cards(run, [*cards, tuned], ["tuned"]) == [tuned]
+    shutil.copytree(straight, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "models")
+    with pytest.raises(ConfigError, match="has no models yet: run  ofa run"):
+        train_alone(open_run(tmp_path / "run", tell=lambda event: None))

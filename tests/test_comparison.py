@@ -1,0 +1,174 @@
+"""Who beats whom beyond noise, what is said of it, and the table that shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onceforall.comparison import (
+    Contender,
+    Pair,
+    beaten_by,
+    read_pair,
+    read_share,
+    supernet_seconds,
+    worth_it,
+)
+from onceforall.files import append_jsonl, write_json
+from onceforall.measure.proportion import Share, is_clearly_above
+from onceforall.model_table import baseline_path, model_table, read_pairs, result_lines
+from tests.train.tiny import SPEC
+
+IMAGES = 359
+
+
+def share(hits: int) -> Share:
+    return Share(value=hits / IMAGES, count=IMAGES)
+
+
+def pair(model: int, alone: int, *, name: str = "net01", seconds: float = 10.0) -> Pair:
+    return Pair(name=name, model=share(model), alone=share(alone), alone_s=seconds)
+
+
+CONTENDERS = st.lists(
+    st.tuples(st.integers(0, IMAGES), st.integers(1, 5)), min_size=1, max_size=8
+).map(
+    lambda rows: [
+        Contender(name=f"net{i}", top1=share(hits), cost=cost)
+        for i, (hits, cost) in enumerate(rows)
+    ]
+)
+
+
+@given(CONTENDERS)
+def test_beaten_are_those_that_a_cheaper_one_is_clearly_above(models: list[Contender]) -> None:
+    beaten = beaten_by(models)
+    by_name = {model.name: model for model in models}
+    for model in models:
+        over = [o for o in models if o.cost <= model.cost and is_clearly_above(o.top1, model.top1)]
+        assert (model.name in beaten) == bool(over)
+        if over:
+            winner = by_name[beaten[model.name]]
+            assert winner in over and winner.top1.value == max(o.top1.value for o in over)
+            assert winner.name not in beaten, "the winner itself is in the front"
+    # The most accurate is never beaten, nor is the order of any importance.
+    assert max(models, key=lambda m: m.top1.value).name not in beaten
+    assert beaten_by(models[::-1]).keys() == beaten.keys()
+
+
+def test_six_errors_against_none_are_beyond_noise_but_five_are_not_against_two() -> None:
+    def beaten(fast: int, slow: int) -> dict[str, str]:
+        names = (("fast", fast, 1.0), ("slow", slow, 2.0))
+        return beaten_by([Contender(name=n, top1=share(h), cost=c) for n, h, c in names])
+
+    assert beaten(IMAGES, IMAGES - 6) == {"slow": "fast"}
+    assert beaten(IMAGES - 2, IMAGES - 5) == {}
+    assert beaten(IMAGES - 6, IMAGES) == {}, "the faster one may be less accurate"
+
+
+@pytest.mark.parametrize(
+    ("model", "alone", "words"),
+    [
+        (357, 340, "+4.7, better"),
+        (340, 357, "-4.7, worse"),
+        (356, 353, "+0.8, within noise"),
+        (353, 353, "0.0, within noise"),
+    ],
+)
+def test_a_difference_says_what_it_means(model: int, alone: int, words: str) -> None:
+    assert pair(model, alone).words == words
+
+
+def test_the_verdict_is_said_plainly() -> None:
+    def said(*pairs: Pair, supernet_s: float | None = 30.0, num_models: int | None = None) -> str:
+        count = len(pairs) if num_models is None else num_models
+        return " ".join(worth_it(pairs, num_models=count, supernet_s=supernet_s))
+
+    better, equal, worse = pair(357, 340), pair(356, 353), pair(340, 357)
+    text = said(better, equal, worse)
+    assert "trained alone: 1 of 3 models; equal within noise: 1; worse: 1." in text
+    assert "On average the difference is +0.3 points" in text
+    assert "Training alone took 30 s together, the supernet 30 s." in text
+    assert "serves better for net01 (99.4 +- 0.9 % alone, 94.7 +- 2.4 % shipped)." in text
+    assert "On the whole" not in text
+    assert "serve better here, in no more time." in said(worse, equal, equal)
+    assert "serve better here, but they took 3.0 times as long." in said(worse, supernet_s=10 / 3)
+    assert "serve better here." in said(worse, supernet_s=None)
+    assert "as good here, in less time." in said(equal, equal)
+    assert "as good here" not in said(equal, equal, num_models=4), "the others are not known"
+    assert "less than their share" in said(better, equal)
+    assert "less than their share" not in said(better, equal, equal)
+    assert worth_it([], num_models=3, supernet_s=1.0) == []
+
+
+def test_the_time_of_the_supernet_survives_interruptions() -> None:
+    step = {"event": "step_done", "step": "train", "seconds": 5.0}
+    epoch = {"event": "epoch", "seconds": 90.0}
+    assert supernet_seconds([epoch, step]) == 90.0
+    again = {**step, "seconds": 0.001}
+    assert supernet_seconds([{**epoch, "seconds": 4.0}, step, again]) == pytest.approx(5.001)
+    others = [{"event": "baseline_epoch", "seconds": 7.0}, {"event": "epoch", "seconds": "x"}]
+    assert supernet_seconds(others) is None
+
+
+@pytest.mark.parametrize("junk", [None, "x", -1, 2, True, [], float("nan")])
+def test_records_that_do_not_fit_are_left_out(junk: Any) -> None:
+    card = {"name": "net01", "arch": {"a": 1}, "top1": 0.5, "images": 10}
+    alone = {**card, "seconds": 3.0}
+    assert read_pair(card, alone) is not None
+    assert read_share({**card, "top1": junk}) is None
+    assert read_pair(card, {**alone, "arch": junk}) is None
+    if junk not in (2,):
+        assert read_share({**card, "images": junk}) is None
+        assert read_pair(card, {**alone, "seconds": junk if junk != -1 else None}) is None
+
+
+# -- the table ------------------------------------------------------------------------------------
+
+
+def card(name: str, hits: int, milliseconds: float) -> dict[str, Any]:
+    return {
+        "name": name,
+        "arch": SPEC.space.smallest.to_json(),
+        "macs": 123_456,
+        "params": 2345,
+        "latency_ms": milliseconds,
+        "latency_mad_ms": 0.001,
+        "top1": hits / IMAGES,
+        "images": IMAGES,
+    }
+
+
+def test_the_table_shows_the_noise_and_who_is_beaten() -> None:
+    table = model_table([card("net01", 357, 1.0), card("net02", 340, 2.0)])
+    assert table[0].split("  ")[-1] == "beaten by"
+    assert "99.4 +- 0.9 %" in table[2] and not table[2].endswith("net01")
+    assert "94.7 +- 2.4 %" in table[3] and table[3].endswith("net01")
+    even = model_table([card("net01", 357, 1.0), card("net02", 356, 2.0)])
+    assert not any("beaten" in line or "alone" in line for line in even)
+
+
+def test_a_card_of_before_still_has_its_row() -> None:
+    old = card("net01", 353, 1.0)
+    del old["images"]
+    assert model_table([old])[-1].endswith("98.3 %")
+
+
+def test_what_was_trained_alone_stands_beside(tmp_path: Path) -> None:
+    cards = [card("net01", 357, 1.0), card("net02", 356, 2.0), card("net03", 356, 3.0)]
+    alone = {**cards[0], "top1": 340 / IMAGES, "seconds": 12.0}
+    write_json(baseline_path(tmp_path, "net01"), alone)
+    other = SPEC.space.largest.to_json()
+    write_json(baseline_path(tmp_path, "net02"), {**alone, "arch": other})
+    append_jsonl(tmp_path / "events.jsonl", {"event": "epoch", "seconds": 60.0})
+    assert list(read_pairs(tmp_path, cards)) == ["net01"], "net02's file is of another arch"
+    lines = result_lines(tmp_path, cards)
+    assert lines[0].split()[-3:] == ["trained", "alone", "difference"]
+    assert lines[2].endswith("94.7 +- 2.4 %  +4.7, better")
+    assert lines[3].endswith("%")
+    assert "trained alone: 1 of 1 model;" in "\n".join(lines)
+    assert "the supernet 60 s." in "\n".join(lines)
