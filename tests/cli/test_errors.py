@@ -61,6 +61,8 @@ CASES = {
         ["search", "--net", "NET", "--predictor", "IMAGES", "--caution", "1"],
         "--caution needs a RUN",
     ),
+    "baseline of nothing": (["baseline", "OUT"], "no run.yaml"),
+    "baseline for no time": (["baseline", "OUT", "--budget", "0"], "'0' is not a time"),
     "no models": (["verify", "OUT"], "neither a model folder"),
     "unknown recipe": (["run", "IMAGES", "--out", "OUT", "--recipe", "best"], "imagenet-ofa"),
     "no weights": (["train", "IMAGES", "--out", "OUT", "--init", "none.pt"], "is not a file"),
