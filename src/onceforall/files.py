@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -104,6 +105,11 @@ def read_json_file(path: Path) -> Json:
         raise ConfigError(f"{path}: no such file") from error
     except (ValueError, OSError) as error:
         raise ConfigError(f"{path} is not a JSON file: {error}") from error
+
+
+def file_digest(path: Path) -> str:
+    """Return the start of the SHA-256 of a file, 16 hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def append_jsonl(path: Path, record: Json) -> None:

@@ -12,7 +12,7 @@ from onceforall.devices import check_device_limits, cost_of, device_costs, spec_
 from onceforall.errors import ConfigError
 from onceforall.measure.cost_tables import CostTable, compile_costs
 from onceforall.measure.published_latency import latency_at, read_published_latencies
-from onceforall.predictors.published import MOBILENET_IMAGE_SIZES, read_published_predictor
+from onceforall.predictors.published import read_published_predictor
 from onceforall.search.evolution import evolve
 from onceforall.search.problem import Problem
 
@@ -65,7 +65,7 @@ def search_published(
     if "latency_ms" in request.limits and request.latency is None:
         raise ConfigError("a limit on latency_ms needs --latency")
     predictor = read_published_predictor(request.predictor)
-    costs = _costs(request)
+    costs = _costs(request, predictor.image_sizes)
     encoding = costs.encoding
     top1 = predictor.on_rows(encoding)
     count = len(request.limits[varied[0]]) if varied else 1
@@ -97,11 +97,11 @@ def search_published(
     return found
 
 
-def _costs(request: PublishedRequest) -> CostTable:
+def _costs(request: PublishedRequest, image_sizes: Sequence[int]) -> CostTable:
     """Return cost tables over the image sizes that predictor and latency tables share."""
     spec = spec_of(request.net)
     tables = dict(request.devices) | ({} if request.latency is None else {"": request.latency})
-    sizes = set(spec.space.resolutions) & set(MOBILENET_IMAGE_SIZES)
+    sizes = set(spec.space.resolutions) & set(image_sizes)
     published = {n: read_published_latencies(path) for n, path in tables.items() if path.is_dir()}
     for name, found in published.items():
         sizes &= set(found)

@@ -14,9 +14,9 @@ import torch
 
 from onceforall.arch import Arch
 from onceforall.config import RunConfig
-from onceforall.devices import check_device_limits, device_costs
+from onceforall.devices import check_device_limits, cost_of, device_costs
 from onceforall.errors import CheckpointError, ConfigError
-from onceforall.files import read_json, write_json
+from onceforall.files import file_digest, read_json, write_json
 from onceforall.local_ranks import SHARED_STEPS, local_ranks
 from onceforall.measure.cost_tables import CostTable, compile_costs
 from onceforall.measure.latency_model import LatencyModel, build_latency_model
@@ -94,6 +94,12 @@ def problem_of(
         devices: Latency models of further devices by name: the costs ``latency_ms@NAME``.
     """
     costs = cost_table(run, devices)
+    latency = {cost_of(name): path for name, path in (devices or {}).items()}
+    files = {
+        "predictor": run.folder.predictor,
+        "latency_ms": run.folder.latency(run.config),
+        **latency,
+    }
     return Problem(
         encoding=run.encoding,
         objectives={
@@ -102,6 +108,7 @@ def problem_of(
         },
         costs={name: costs.cost(name) for name in costs.names},
         limits=limits,
+        sources={"caution": f"{caution:g}"} | {name: file_digest(p) for name, p in files.items()},
     )
 
 

@@ -77,10 +77,9 @@ def search(monkeypatch: pytest.MonkeyPatch, tables: dict[str, Path]):
             + 0.01 * costs.evaluate(rows, ("n",))["n"]
         )  # fmt: skip
 
-    predictor = SimpleNamespace(on_rows=on_rows)
+    predictor = SimpleNamespace(on_rows=on_rows, image_sizes=SPEC.space.resolutions)
     monkeypatch.setattr(published_search, "read_published_predictor", lambda path: predictor)
     monkeypatch.setattr(published_search, "spec_of", lambda net: SPEC)
-    monkeypatch.setattr(published_search, "MOBILENET_IMAGE_SIZES", SPEC.space.resolutions)
 
     def call(latency: Path | None = None, **limits: list[float]):
         named = {name.replace("_at_", "@"): bounds for name, bounds in limits.items()}
@@ -189,7 +188,8 @@ def test_a_run_is_searched_under_limits_of_other_devices(
             )
         ),
     )
-    folder = SimpleNamespace(path=Path("r"), latency=lambda config: tables["laptop"])
+    laptop = tables["laptop"]  # any file stands for the predictor, which is replaced
+    folder = SimpleNamespace(path=Path("r"), latency=lambda config: laptop, predictor=laptop)
     search = SimpleNamespace(caution=0.0, population_size=32, generations=10, refine_evaluations=0)
     run = SimpleNamespace(
         folder=folder,

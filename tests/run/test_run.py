@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,10 @@ from onceforall.deploy.model_folder import model_folders, verify_folder
 from onceforall.errors import ConfigError, Interrupted
 from onceforall.files import read_jsonl
 from onceforall.model_table import read_cards
+from onceforall.predicting import fit_predictor
 from onceforall.run import Run, RunFolder, open_run, read_front
 from onceforall.status import read_status, status_lines
+from onceforall.steps import problem_of
 from tests.run.tiny_run import ENVIRONMENT, ROOT, command, write_images
 
 pytest.importorskip("onnxruntime")
@@ -106,6 +109,21 @@ def test_a_cautious_search_compares_lower_bounds(straight: Path) -> None:
     # The best bound is at least that of the arch that a plain search prefers.
     assert cautious["cautious_top1"] >= plain["predicted_top1"] - 3 * plain["predicted_top1_std"]
     assert read_front(RunFolder(path=straight))["caution"] == 0
+
+
+def test_a_search_says_which_predictor_and_latency_it_used(straight: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(straight, folder)
+    run = open_run(folder, tell=lambda event: None)
+    header = read_jsonl(folder / "search/journal.jsonl")[0]
+    assert header["sources"] == problem_of(run, {}).sources
+    path = run.folder.latency(run.config)
+    path.write_text(path.read_text() + "\n")
+    changed = problem_of(run, {}).sources
+    assert [name for name in changed if changed[name] != header["sources"][name]] == ["latency_ms"]
+    fit = run.config.model_copy(update={"seed": 1})
+    fit_predictor(replace(run, config=fit))
+    assert problem_of(run, {}).sources["predictor"] != header["sources"]["predictor"]
 
 
 def test_a_refined_search_measures_so_many_and_resumes(straight: Path, tmp_path: Path) -> None:

@@ -101,3 +101,29 @@ def test_the_journal_of_another_search_is_refused(tmp_path: Path) -> None:
     nsga2(Problem(encoding=ENCODING, objectives=objectives), seed=5, generations=1, journal=other)
     with pytest.raises(ConfigError, match="its search is None, not evolution"):
         search(other, Counted())
+
+
+@pytest.mark.parametrize("find", ["evolve", "nsga2"])
+def test_a_journal_of_another_predictor_is_refused(find: str, tmp_path: Path) -> None:
+    """Values of two predictors, or of two latency tables, are never mixed."""
+    journal = tmp_path / "journal.jsonl"
+    problem = Problem(
+        encoding=ENCODING,
+        objectives={"error": error},
+        costs={"cost": cost},
+        limits={"cost": 15.0},
+        sources={"predictor": "0123", "latency_ms": "4567"},
+    )
+
+    def search_with(given: Problem) -> None:
+        if find == "evolve":
+            evolve(given, seed=5, max_evaluations=60, settings=SETTINGS, journal=journal)
+        else:
+            nsga2(given, seed=5, population_size=8, generations=2, journal=journal)
+
+    search_with(problem)
+    search_with(problem)
+    for name in ("predictor", "latency_ms"):
+        other = replace(problem, sources={**problem.sources, name: "89ab"})
+        with pytest.raises(ConfigError, match=r"sources is .*, not .*89ab.*remove the file"):
+            search_with(other)

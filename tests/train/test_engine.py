@@ -257,8 +257,12 @@ def test_a_full_disk_keeps_the_last_good_state(tmp_path: Path, monkeypatch) -> N
     assert_same(run_straight(SANDWICH, tmp_path / "a"), resumed)
 
 
-def test_micro_batches_average_to_the_whole_batch() -> None:
-    """Without batch norm's coupling (eval statistics) two halves equal one whole batch."""
+@pytest.mark.parametrize(("count", "parts"), [(16, 2), (10, 4)])
+def test_micro_batches_average_to_the_whole_batch(count: int, parts: int) -> None:
+    """Without batch norm's coupling (eval statistics) the parts equal one whole batch.
+
+    Ten images in four parts are 3, 3, 3 and 1.
+    """
     from onceforall.train.ranks import Ranks
     from onceforall.train.step import StepContext, accumulate_gradients
 
@@ -268,14 +272,17 @@ def test_micro_batches_average_to_the_whole_batch() -> None:
         reference_batch=16,
     )
     context = StepContext(plan=plan, phase=plan.phases[0], ranks=Ranks())
-    images = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
-    labels = torch.arange(16) % 3
+    images = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    labels = torch.arange(count) % 3
     arch = SPEC.space.restrict(resolution=(8,)).largest
     gradients = []
-    for parts in (1, 2):
+    results = []
+    for split in (1, parts):
         net = tiny_net().double().eval()
-        batches = list(zip(images.chunk(parts), labels.chunk(parts), strict=True))
-        accumulate_gradients(net, batches, [arch], context)
+        batches = list(zip(images.chunk(split), labels.chunk(split), strict=True))
+        results.append(accumulate_gradients(net, batches, [arch], context))
         gradients.append([p.grad for p in net.parameters() if p.grad is not None])
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    assert results[0].losses == pytest.approx(results[1].losses, rel=1e-9)
+    assert results[0].top1 == pytest.approx(results[1].top1, rel=1e-9)

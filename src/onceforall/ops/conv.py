@@ -102,11 +102,21 @@ class ElasticDepthwiseConv2d(nn.Module):
     def active_weight(self, channels: int, kernel_size: int) -> Tensor:
         """Return the ``(channels, 1, kernel_size, kernel_size)`` filter of one subnet.
 
+        It has the precision of the parameters, under autocast too: a transform is near the
+        identity, and its small departures would be lost in bfloat16.
+
         Raises:
             ValueError: If ``kernel_size`` is not on offer.
         """
         if kernel_size not in self.kernel_sizes:
             raise ValueError(f"kernel_size {kernel_size} is not one of {self.kernel_sizes}")
+        device = self.weight.device.type
+        if not torch.is_autocast_enabled(device):
+            return self._transformed(channels, kernel_size)
+        with torch.autocast(device, enabled=False):
+            return self._transformed(channels, kernel_size)
+
+    def _transformed(self, channels: int, kernel_size: int) -> Tensor:
         weight = self.weight
         if channels != len(weight):
             weight = weight[:channels]  # type: ignore[assignment]

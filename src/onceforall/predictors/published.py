@@ -50,6 +50,11 @@ class PublishedPredictor:
     weights: tuple[NDArray[np.float32], ...]
     biases: tuple[NDArray[np.float32], ...]
 
+    @property
+    def image_sizes(self) -> tuple[int, ...]:
+        """Return the image sizes that have a feature, ascending."""
+        return RESNET_IMAGE_SIZES if self.kind == "resnet50d" else MOBILENET_IMAGE_SIZES
+
     def layout(self, encoding: Encoding) -> FeatureLayout:
         """Return the feature layout for rows of ``encoding``.
 
@@ -57,8 +62,8 @@ class PublishedPredictor:
             ArchError: If a choice of the space, e.g. an image size, has no feature.
         """
         if self.kind == "resnet50d":
-            return published_resnet_layout(encoding, RESNET_IMAGE_SIZES)
-        return published_mobilenet_layout(encoding, MOBILENET_IMAGE_SIZES, sizes_last=True)
+            return published_resnet_layout(encoding, self.image_sizes)
+        return published_mobilenet_layout(encoding, self.image_sizes, sizes_last=True)
 
     def on_rows(self, encoding: Encoding) -> Callable[[Rows], NDArray[np.float32]]:
         """Return the function from rows ``(N, G)`` to predicted top-1 ``(N,)``, in [0, 1].

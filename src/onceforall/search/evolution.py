@@ -340,6 +340,7 @@ def _header(problem: Problem, seed: int, settings: Evolution, start: Rows | None
         "seed": seed,
         "objectives": list(problem.objectives),
         "limits": {name: float(bound) for name, bound in problem.limits.items()},
+        "sources": dict(problem.sources),
         "settings": asdict(settings),
         "start": None if start is None else hashlib.sha256(start.tobytes()).hexdigest(),
         "genes": genes,

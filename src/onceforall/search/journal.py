@@ -21,7 +21,8 @@ def check_header(journal: Path, found: Mapping[str, Any], header: Mapping[str, A
     for name, value in header.items():
         if found.get(name) != value:
             raise ConfigError(
-                f"{journal} is of another search: its {name} is {found.get(name)}, not {value}"
+                f"{journal} is of another search: its {name} is {found.get(name)}, not {value}; "
+                "remove the file to start anew"
             )
 
 

@@ -301,6 +301,7 @@ def _header(
         "num_options": problem.encoding.num_options.tolist(),
         "objectives": list(problem.objectives),
         "limits": {name: float(bound) for name, bound in problem.limits.items()},
+        "sources": dict(problem.sources),
     }
 
 

@@ -34,6 +34,8 @@ class Problem:
         objectives: What to minimise, by name: each maps canonical rows ``(N, G)`` to ``(N,)``.
         costs: Everything a limit may be set on, by name; the report of a point lists them all.
         limits: Upper bounds on costs; an arch that exceeds one is never returned.
+        sources: What the numbers come from, such as the digests of a predictor and of a latency
+            model by name; a journal is of one search with one set of them.
 
     Raises:
         ConfigError: If a limit is on no known cost or not a number, or there is no objective.
@@ -43,6 +45,7 @@ class Problem:
     objectives: Mapping[str, RowFunction]
     costs: Mapping[str, RowFunction] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.objectives:

@@ -15,7 +15,12 @@ from onceforall.arch import Arch
 from onceforall.errors import Interrupted
 from onceforall.train.attentive import choose_attentively
 from onceforall.train.budget import Pacer
-from onceforall.train.optimizer import parameters_copy, set_learning_rate, update_average
+from onceforall.train.optimizer import (
+    average_decay,
+    parameters_copy,
+    set_learning_rate,
+    update_average,
+)
 from onceforall.train.pace import EpochSums, Timer
 from onceforall.train.plan import Phase, Plan
 from onceforall.train.ranks import Ranks, share_from_main, wait_for_all
@@ -253,7 +258,8 @@ def _train_step(
             torch.nn.utils.clip_grad_norm_(run.net.parameters(), run.plan.max_grad_norm)
         run.optimizer.step()
         if run.average:
-            update_average(run.average, run.net, run.plan.ema_decay)
+            decay = average_decay(run.plan.ema_decay, run.global_step)
+            update_average(run.average, run.net, decay)
     return result
 
 

@@ -58,6 +58,19 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate * group["factor"]
 
 
+def average_decay(decay: float, step: int) -> float:
+    """Return the decay of a weight average at one step: small at first, then ``decay``.
+
+    With ``decay`` from the start, ``decay ** steps`` of an average are its random initial weights:
+    37 % of it after 1,000 steps at 0.999. With ``(1 + step) / (10 + step)`` they are forgotten.
+
+    Args:
+        decay: Decay in the long run, in [0, 1).
+        step: Steps done before this one.
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
 @torch.no_grad()
 def update_average(average: dict[str, Tensor], net: nn.Module, decay: float) -> None:
     """Move every tensor of ``average`` towards the network's parameter of that name."""

@@ -133,7 +133,7 @@ class Plan:
         mean_over_subnets: Average the subnets' gradients instead of summing them (published).
         max_grad_norm: Global norm that gradients are clipped to; 0 for no clipping.
         ema_decay: Decay per step of an exponential moving average of the weights that the
-            finished supernet takes; 0 for none.
+            finished supernet takes, after a warm-up; 0 for none.
         head_factor: Learning rate of the classifier over that of the rest.
         published_draws: Draw resolutions and subnets with the published seeds, which depend on
             epoch and batch of the phase alone, instead of the run's seed.

@@ -72,17 +72,20 @@ def accumulate_gradients(
 
     Args:
         net: Supernet in training mode; gradients are set to None first.
-        micro_batches: Images ``(B, 3, R, R)`` and labels; their gradients are averaged, so that
-            several small ones stand for one large one (batch norm works on each alone).
+        micro_batches: Images ``(B, 3, R, R)`` and labels; their gradients are averaged over
+            images, so that several small ones, equal or not, stand for one large one (batch norm
+            works on each alone).
         archs: The step's subnets; in a sandwich the largest is first.
         context: What stays the same over the phase.
         votes: Questions that all ranks must answer alike, e.g. whether to stop.
     """
     net.zero_grad(set_to_none=True)
     totals = []
+    num_images = sum(len(images) for images, _ in micro_batches)
     for images, labels in micro_batches:
-        totals.append(_one_batch(net, images, labels, archs, context, 1.0 / len(micro_batches)))
-    sums = torch.stack(totals).mean(dim=0)  # (1 + 2 S,)
+        share = len(images) / num_images
+        totals.append(share * _one_batch(net, images, labels, archs, context, share))
+    sums = torch.stack(totals).sum(dim=0)  # (1 + 2 S,)
     extra = torch.cat([sums, sums.new_tensor([float(vote) for vote in votes])])
     extra = sum_gradients(list(net.parameters()), extra, context.ranks)
     split = sums.numel()
