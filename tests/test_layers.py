@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "onceforall"
 # Branches of one line do not import each other.
 LAYERS = [
-    ["errors"],
+    ["errors", "clock"],
     ["files", "records"],
     ["arch"],
     ["space"],
@@ -25,12 +25,13 @@ LAYERS = [
     ["predictors", "train", "search"],
     ["deploy", "zoo", "report"],
     ["config", "evaluating", "zoo_table"],
-    ["recipes"],
+    ["recipes", "planning"],
     ["session"],
     ["run"],
     ["training", "model_table"],
     ["shipping", "devices", "predicting", "status", "tensorboard"],
-    ["baseline", "steps", "published_search"],
+    ["baseline", "local_ranks", "published_search"],
+    ["steps"],
     ["cli"],
     ["__main__"],
 ]

@@ -32,7 +32,7 @@ def test_recipes_have_the_length_that_the_page_says(name: str) -> None:
     config = named_recipe(name, "x", image_side=400, num_train=1_281_167, num_classes=1000)
     plan = config.plan(config.spec(1000))
     shown = [int(number) for number in re.findall(r"\d+", epochs)]
-    assert shown[0] == plan.epochs
+    assert shown == ([] if config.train.epochs is None else [plan.epochs])
     peak, images = (float(number) for number in re.findall(r"[\d.]+", rate))
     assert plan.phases[0].learning_rate / plan.reference_batch == pytest.approx(peak / images)
 

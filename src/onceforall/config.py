@@ -83,7 +83,7 @@ class SupernetConfig(Section):
             The settings of stages are for the first three only.
         resolutions: Input sides in pixels.
         widths: Output channels of each stage.
-        strides: Stride of each stage; dense families only.
+        strides: Stride of each stage of a dense family; empty for 1, then 2 for every other.
         width_mults: Elastic multipliers of every width; empty where widths are rigid.
         depths: Blocks that may be kept in each stage.
         kernel_sizes: Depthwise kernels on offer; dense families have 3x3 alone.
@@ -101,7 +101,7 @@ class SupernetConfig(Section):
     ]
     resolutions: tuple[int, ...] = Field(min_length=1)
     widths: tuple[int, ...] = (16, 32, 64)
-    strides: tuple[int, ...] = (1, 2, 2)
+    strides: tuple[int, ...] = ()
     width_mults: tuple[float, ...] = (0.5, 0.75, 1.0)
     depths: tuple[int, ...] = (1, 2)
     kernel_sizes: tuple[int, ...] = (3, 5, 7)
@@ -244,9 +244,10 @@ class RunConfig(Section):
                 dropout=net.dropout,
             )
         if net.family == "residual" or net.family == "fused_mbconv":
-            if len(net.strides) != len(net.widths):
+            strides = net.strides or (1,) + (2,) * (len(net.widths) - 1)
+            if len(strides) != len(net.widths):
                 raise ConfigError(
-                    f"supernet.strides {net.strides} has not one entry for each of the "
+                    f"supernet.strides {strides} has not one entry for each of the "
                     f"{len(net.widths)} supernet.widths"
                 )
             return dense_images(
@@ -254,7 +255,7 @@ class RunConfig(Section):
                 num_classes=num_classes,
                 resolutions=net.resolutions,
                 widths=net.widths,
-                strides=net.strides,
+                strides=strides,
                 depths=net.depths,
                 expand_ratios=net.expand_ratios,
                 width_mults=net.width_mults,

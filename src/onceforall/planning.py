@@ -33,6 +33,8 @@ _BFLOAT16_MARGIN = 1.15
 _FEWEST_PASSES = 0.5
 # Shares of a time for the steps after training, where the user says nothing.
 _EVALUATE_SHARE, _LATENCY_SHARE, _CONFIRM_SHARE = 0.05, 0.03, 0.03
+# A process takes some seconds to start: below this much training it is not worth another.
+_WORTH_RANKS_S = 20.0
 # What further processes take to start.
 _START_RANKS_S = 4.0
 
@@ -226,6 +228,8 @@ def plan_config(
     finally:
         torch.set_num_threads(threads)
     network, speed, why = found
+    if wants_ranks and _alone_seconds(config, network, speed, task, budget_s) < _WORTH_RANKS_S:
+        wants_ranks, num_processes = False, 1
     config = _with(config, "train", autocast=speed.autocast)
     config = config.model_copy(update={"supernet": network})
     config = _with_processes(config, num_processes if wants_ranks else config.train.ranks or 1)
@@ -234,6 +238,16 @@ def plan_config(
     return _fit_training(
         config, task, speed, why=why, budget_s=budget_s, left_s=budget_s - elapsed_s
     )
+
+
+def _alone_seconds(
+    config: RunConfig, network: SupernetConfig, speed: Speed, task: Task, budget_s: float
+) -> float:
+    """Return the seconds that one process would train for."""
+    epochs = config.train.epochs or math.inf
+    spec = config.model_copy(update={"supernet": network}).spec(task.num_classes)
+    passes = config.plan(spec).passes_per_image * epochs
+    return min(budget_s, passes * task.num_train * speed.middle_s)
 
 
 def _with(config: RunConfig, section: str, **values: object) -> RunConfig:

@@ -46,12 +46,16 @@ def named_recipe(
     )
     if name == "auto":
         return usual
+    held_out = max(1, num_train // 3)
     data = usual.data.model_copy(
         update={
             "color": "tf",
             "min_scale": 0.08,
             "flip": True,
             "num_workers": min(8, os.cpu_count() or 1),
+            "crop": "resized",
+            "num_valid": min(10_000, max(2 * num_classes, round(0.15 * num_train)), held_out),
+            "num_calibration": min(2000, max(64, held_out), num_train - held_out),
         }
     )
     if name == "imagenet-sandwich":
@@ -134,7 +138,7 @@ def ladder_for(image_side: int) -> tuple[SupernetConfig, ...]:
     )
     networks = []
     for widths, depths in sizes:
-        strides: tuple[int, ...] = (1, 2, 2)
+        strides: tuple[int, ...] = ()
         if image_side > 96:
             widths, strides = (*widths, 2 * widths[-1]), (2, 2, 2, 2)
         networks.append(

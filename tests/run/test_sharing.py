@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from onceforall import predicting
+from onceforall.clock import Clock
 from onceforall.files import append_jsonl
+from onceforall.planning import NO_ESTIMATE
 from onceforall.predicting import evaluate_step, read_evaluations
 from onceforall.run import RunFolder
 from onceforall.train.ranks import Ranks
@@ -41,6 +43,9 @@ def test_ranks_that_read_at_different_times_measure_every_subnet_once(
             ranks=Ranks(rank=rank, world_size=3),
             session=lambda: None,
             progress=lambda step, done, total: None,
+            emit=lambda event: None,
+            clock=Clock(),
+            estimate=NO_ESTIMATE,
         )
         evaluate_step(run)  # type: ignore[arg-type]
     assert sorted(map(str, asked)) == sorted(map(str, archs[done_before:]))
