@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from onceforall.arch import Arch
-from onceforall.config import RunConfig
 from onceforall.devices import check_device_limits, cost_of, device_costs
 from onceforall.errors import CheckpointError, ConfigError
 from onceforall.files import file_digest, read_json, write_json
@@ -309,25 +308,27 @@ def run_all(
     return Done(run=run, cards=cards, failed=failed, report=report)
 
 
-_WORK: dict[str, tuple[Callable[[Run], None], Callable[[RunConfig], str]]] = {
-    "train": (train_step, lambda config: f"{config.train.plan}, {_epochs(config)}"),
-    "evaluate": (evaluate_step, lambda config: f"{config.evaluate.num_archs} sampled subnets"),
-    "predictor": (predictor_step, lambda config: "accuracy from the architecture"),
-    "latency": (latency_step, lambda config: f"{config.latency.target} on this machine"),
-    "search": (search_step, lambda config: "Pareto front of accuracy and latency"),
-    "models": (models_step, lambda config: "specialise, measure, export, verify"),
+_WORK: dict[str, tuple[Callable[[Run], None], Callable[[Run], str]]] = {
+    "train": (train_step, lambda run: f"{run.config.train.plan}, {_epochs(run)}"),
+    "evaluate": (evaluate_step, lambda run: f"{run.config.evaluate.num_archs} sampled subnets"),
+    "predictor": (predictor_step, lambda run: "accuracy from the architecture"),
+    "latency": (latency_step, lambda run: f"{run.config.latency.target} on this machine"),
+    "search": (search_step, lambda run: "Pareto front of accuracy and latency"),
+    "models": (models_step, lambda run: "specialise, measure, export, verify"),
 }
 
 
-def _epochs(config: RunConfig) -> str:
-    processes = f" in {config.train.ranks} processes" if config.train.ranks > 1 else ""
-    return f"{config.train.epochs:.4g} epochs{processes}"
+def _epochs(run: Run) -> str:
+    """Say how long training is; where there is a time to keep, the epochs follow it."""
+    count, epochs = run.config.train.ranks, run.config.plan(run.spec).epochs
+    about = "" if math.isinf(run.clock.budget_s) else "about "
+    return f"{about}{epochs} epochs" + (f" in {count} processes" if count > 1 else "")
 
 
 def _do(run: Run, steps: Sequence[str], step: str) -> None:
     """Announce a step, do it, and write down how long it took."""
     function, text = _WORK[step]
-    _announce(run, steps, step, text(run.config))
+    _announce(run, steps, step, text(run))
     started = time.monotonic()
     function(run)
     seconds = round(time.monotonic() - started, 3)
