@@ -12,12 +12,14 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
+from onceforall.arch import Arch
 from onceforall.config import RunConfig, SupernetConfig
 from onceforall.errors import ConfigError
 from onceforall.measure.costs import count_macs, count_params
@@ -25,9 +27,12 @@ from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.supernet import Supernet
 from onceforall.train.plan import Phase, Plan
 
-# Passes over the training images that the largest subnet alone would get in the training time.
-# Fewer, and a smaller network ends better: docs/results/pictures.md.
-ENOUGH_PASSES = 40.0
+# What the largest subnet alone should see in the training time: passes over the training images,
+# and images in all. Fewer, and a smaller network ends better: docs/results/pictures.md.
+_ENOUGH_PASSES = 40.0
+_ENOUGH_IMAGES = 250_000.0
+# Where the ladder is entered: multiply-accumulates that a core trains with.
+_USUAL_MACS_PER_S = 60e9
 _BFLOAT16_MARGIN = 1.15
 # Passes below which no network of the ladder gets anywhere.
 _FEWEST_PASSES = 0.5
@@ -75,72 +80,94 @@ class Estimate:
     step_seconds: tuple[float, ...]
 
 
-def measure_speed(
-    spec: SupernetSpec, *, device: torch.device, batch_size: int, autocast: bool | None
-) -> Speed:
-    """Time training steps of a throw-away supernet; the faster precision if ``autocast`` is None.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopwatch:
+    """Times training steps of a throw-away supernet.
+
+    Attributes:
+        net: The supernet, in training mode on its device.
+        images: A batch at the largest side.
+        labels: Its labels.
+        archs: Largest, smallest and a middle subnet at that side.
+    """
+
+    net: Supernet
+    images: Tensor
+    labels: Tensor
+    archs: tuple[Arch, Arch, Arch]
+
+    @classmethod
+    def of(cls, spec: SupernetSpec, *, device: torch.device, batch_size: int) -> Stopwatch:
+        """Return the stopwatch of a stage table for batches of a size."""
+        side = spec.space.resolutions[-1]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            net = Supernet(spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            images = torch.randn(batch_size, 3, side, side)
+            labels = torch.randint(spec.num_classes, (batch_size,))
+        space = spec.space.restrict(resolution=(side,))
+        return cls(
+            net=net.train(),
+            images=images.to(device, memory_format=torch.channels_last),
+            labels=labels.to(device),
+            archs=(space.largest, space.smallest, space.sample(random.Random(0))),
+        )
+
+    def training_s(self, arch: Arch, *, autocast: bool) -> float:
+        """Return the seconds of one image's forward and backward pass."""
+
+        def step() -> None:
+            self.net.zero_grad(set_to_none=True)
+            with torch.autocast(self.images.device.type, torch.bfloat16, enabled=autocast):
+                logits = self.net(self.images, arch)
+            F.cross_entropy(logits.float(), self.labels).backward()  # type: ignore[no-untyped-call]
+
+        return self._best_of(step)
+
+    def forward_s(self, arch: Arch) -> float:
+        """Return the seconds of one image's forward pass in float32."""
+
+        def run() -> None:
+            with torch.no_grad():
+                self.net(self.images, arch)
+
+        return self._best_of(run)
+
+    def _best_of(self, run: Callable[[], None], repeats: int = 3) -> float:
+        """Return the shortest of some runs; the first warms up, and a slow one is not repeated."""
+        seconds: list[float] = []
+        while len(seconds) < 2 or (len(seconds) <= repeats and seconds[-1] < 0.5):
+            started = time.perf_counter()
+            run()
+            if self.images.device.type == "cuda":
+                torch.cuda.synchronize(self.images.device)
+            seconds.append(time.perf_counter() - started)
+        return min(seconds[1:]) / len(self.images)
+
+
+def faster_precision(watch: Stopwatch, autocast: bool | None) -> tuple[bool, float]:
+    """Return the precision to train in, and the seconds of an image of the largest subnet.
 
     Args:
-        spec: Stage table.
-        device: Where to train; a GPU is waited for.
-        batch_size: Images of a step.
-        autocast: Forward passes in bfloat16, or None for what is faster.
+        watch: Of the network.
+        autocast: What the user wants; None for what is faster.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = Supernet(spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        side = spec.space.resolutions[-1]
-        images = torch.randn(batch_size, 3, side, side)
-        labels = torch.randint(spec.num_classes, (batch_size,), device=device)
-    images = images.to(device, memory_format=torch.channels_last)
-    space = spec.space.restrict(resolution=(side,))
-    archs = [space.largest, space.smallest, space.sample(random.Random(0))]
-
-    def step(arch_index: int, bfloat16: bool) -> float:
-        started = time.perf_counter()
-        net.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            logits = net(images, archs[arch_index])
-        F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
-        _wait_for(device)
-        return (time.perf_counter() - started) / batch_size
-
-    def forward() -> float:
-        started = time.perf_counter()
-        with torch.no_grad():
-            net(images, archs[2])
-        _wait_for(device)
-        return (time.perf_counter() - started) / batch_size
-
-    net.train()
     choices = (False, True) if autocast is None else (autocast,)
-    largest = {chosen: _best_of(lambda c=chosen: step(0, c)) for chosen in choices}
+    seconds = {chosen: watch.training_s(watch.archs[0], autocast=chosen) for chosen in choices}
     # Plain float32 where bfloat16 hardly pays: a close call should not go either way.
-    chosen = min(largest, key=lambda c: largest[c] * (_BFLOAT16_MARGIN if c else 1.0))
+    chosen = min(seconds, key=lambda c: seconds[c] * (_BFLOAT16_MARGIN if c else 1.0))
+    return chosen, seconds[chosen]
+
+
+def measure_speed(watch: Stopwatch, *, autocast: bool, largest_s: float) -> Speed:
+    """Time what of a network was not timed yet."""
     return Speed(
-        largest_s=largest[chosen],
-        smallest_s=_best_of(lambda: step(1, chosen)),
-        middle_s=_best_of(lambda: step(2, chosen)),
-        forward_s=_best_of(forward),
-        autocast=chosen,
+        largest_s=largest_s,
+        smallest_s=watch.training_s(watch.archs[1], autocast=autocast),
+        middle_s=watch.training_s(watch.archs[2], autocast=autocast),
+        forward_s=watch.forward_s(watch.archs[2]),
+        autocast=autocast,
     )
-
-
-def _best_of(run: object, repeats: int = 3) -> float:
-    """Return the shortest of some runs; the first warms up, and a slow one is not repeated."""
-    assert callable(run)
-    seconds: list[float] = []
-    for _ in range(1 + repeats):
-        started = time.perf_counter()
-        seconds.append(float(run()))
-        if time.perf_counter() - started > 1.0 and len(seconds) > 1:
-            break
-    return min(seconds[1:])
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 NO_ESTIMATE = Estimate(train_s=math.nan, evaluate_s=math.nan, rest_s=math.nan, step_seconds=())
@@ -346,23 +373,39 @@ def choose_network(
     Returns:
         The network, its speed, and one line that says what was chosen and why.
     """
-    best: tuple[SupernetConfig, Speed, float] | None = None
-    for network in ladder:
-        spec = config.model_copy(update={"supernet": network}).spec(task.num_classes)
-        speed = measure_speed(
-            spec,
-            device=device,
-            batch_size=max(2, config.train.batch_size // num_processes),
-            autocast=config.train.autocast,
-        )
-        passes = train_s * num_processes / (task.num_train * speed.largest_s)
-        if best is not None and passes < ENOUGH_PASSES:
+    specs = [
+        config.model_copy(update={"supernet": network}).spec(task.num_classes) for network in ladder
+    ]
+    macs = [
+        count_macs(spec.blueprint(spec.space.largest), resolution=spec.space.resolutions[-1])
+        for spec in specs
+    ]
+    seen = train_s * num_processes  # seconds of one process, all together
+    most_s = min(seen / (_ENOUGH_PASSES * task.num_train), seen / _ENOUGH_IMAGES)
+    # From where a usual processor would be, up or down to where this one is.
+    at = max([0, *(i for i, m in enumerate(macs) if 3 * m / _USUAL_MACS_PER_S <= most_s)])
+    batch_size = max(2, config.train.batch_size // num_processes)
+    timed: dict[int, tuple[Stopwatch, bool, float]] = {}
+    while True:
+        if at not in timed:
+            watch = Stopwatch.of(specs[at], device=device, batch_size=batch_size)
+            timed[at] = (watch, *faster_precision(watch, config.train.autocast))
+        is_enough = timed[at][2] <= most_s
+        after = at + 1 if is_enough else at - 1
+        if not 0 <= after < len(ladder) or after in timed:
             break
-        best = (network, speed, passes)
-    assert best is not None
-    network, speed, passes = best
-    spec = config.model_copy(update={"supernet": network}).spec(task.num_classes)
-    return network, speed, _why(spec, network, speed, passes, num_processes)
+        # A step up that could not do is not even timed.
+        if is_enough and timed[at][2] * (macs[after] / macs[at]) ** 0.5 > most_s:
+            break
+        at = after
+    chosen = max([0, *(i for i, (_, _, s) in timed.items() if s <= most_s)])
+    if chosen not in timed:
+        chosen = min(timed)
+    watch, autocast, largest_s = timed[chosen]
+    speed = measure_speed(watch, autocast=autocast, largest_s=largest_s)
+    passes = seen / (task.num_train * largest_s)
+    why = _why(specs[chosen], ladder[chosen], speed, passes, num_processes)
+    return ladder[chosen], speed, why
 
 
 def _why(

@@ -108,7 +108,7 @@ def recipe_for(
     )
     train = TrainConfig(
         plan="delayed",
-        batch_size=min(128, max(8, num_train // 8)),
+        batch_size=min(128 if num_train >= 4000 else 64, max(8, num_train // 8)),
         learning_rate=0.1,
         reference_batch=64,
         subnets_per_step=2,

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from onceforall.files import append_jsonl, read_jsonl
 
+# First steps of a phase that say nothing about the later ones: kernels are prepared in them.
+_WARMUP_STEPS = 4
 # Relative changes below this are not worth a decision.
 _TOLERANCE = 0.01
 
@@ -67,6 +69,7 @@ class Pacer:
     _looked: float = field(default_factory=time.monotonic)
     _phase: int = -1
     _steps: int = 0
+    _warmup: int = 0
     _slowdown: float = 1.0
 
     def __post_init__(self) -> None:
@@ -77,7 +80,11 @@ class Pacer:
         if self.decided and step <= max(self.decided):
             return step in self.decided
         if phase != self._phase:
+            self._warmup = _WARMUP_STEPS
+        if self._warmup > 0:
+            self._warmup -= 1
             self._start_window(phase)
+            return False
         self._steps += 1
         return time.monotonic() - self._looked >= self.pace.every_s
 
