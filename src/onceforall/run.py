@@ -29,7 +29,7 @@ from onceforall.encoding import Encoding
 from onceforall.errors import CheckpointError, ConfigError, Interrupted
 from onceforall.files import append_jsonl, read_json, write_json, write_text
 from onceforall.recipes import named_recipe, recipe_for
-from onceforall.session import DataSession, image_side, open_data, start_session
+from onceforall.session import DataSession, image_side, open_data, start_session, training_images
 from onceforall.supernets.published import load_published, read_weights
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.supernet import Supernet
@@ -227,6 +227,7 @@ def _resolved(request: Request) -> RunConfig:
             update={"root": request.root, "on_bad_image": request.on_bad_image}
         )
     )
+    training_images(probe)  # a recipe needs some
     recipe = named_recipe(
         request.recipe,
         request.source,
