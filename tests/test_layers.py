@@ -16,7 +16,7 @@ LAYERS = [
     ["arch"],
     ["published_archs"],
     ["space"],
-    ["blueprint"],
+    ["blueprint", "arch_files"],
     ["encoding", "pareto"],
     ["features"],
     ["ops"],
