@@ -61,6 +61,15 @@ def test_the_public_names_are_these_and_resolve() -> None:
     assert set(NAMES) <= set(dir(onceforall))
 
 
+def test_names_of_the_design_are_there() -> None:
+    space = onceforall.load_supernet("ofa_mbv3_d234_e346_k357_w1.0", weights=None).space
+    arch = space.uniform(kernel_size=5, expand_ratio=4, depth=3, resolution=160)
+    published = arch.to_published()
+    assert space.from_published(published, resolution=160) == arch
+    assert space.from_published({"ks": 5, "e": 4, "d": 3}, resolution=160) == arch
+    assert callable(onceforall.search.evolve) and callable(onceforall.search.nsga2)
+
+
 def test_the_verbs_are_these_and_each_shows_an_example() -> None:
     groups = {group.name for group in app.registered_groups}
     commands = {command.name: command.callback for command in app.registered_commands}

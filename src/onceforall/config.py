@@ -172,10 +172,11 @@ class EvaluateConfig(Section):
     """Which subnets are measured to train the accuracy predictor.
 
     Attributes:
-        num_archs: Sampled subnets, spread over MACs; the smallest and largest come on top.
+        num_archs: Sampled subnets, spread over MACs; the smallest and largest come on top. A
+            predictor needs 10.
     """
 
-    num_archs: int = Field(160, ge=8)
+    num_archs: int = Field(160, ge=10)
 
 
 class LatencyConfig(Section):
@@ -347,7 +348,10 @@ def resolve(recipe: RunConfig, *, file: str | None = None, flags: Sequence[str] 
         name, equals, text = flag.partition("=")
         if not equals:
             raise ConfigError(f"--set {flag!r} is not of the form section.key=value")
-        value: Any = yaml.safe_load(text)
+        try:
+            value: Any = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {flag!r}: {' '.join(str(error).split())}") from error
         for part in reversed(name.split(".")):
             value = {part: value}
         _merge(values, value, "")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from onceforall.arch import Arch
+from onceforall.arch_files import read_arch
 from onceforall.data import (
     DataBundle,
     EvalBatches,
@@ -25,10 +26,9 @@ from onceforall.data.folder import OnBadImage
 from onceforall.data.splits import stratified_sample
 from onceforall.deploy.specialize import specialize
 from onceforall.errors import ConfigError
-from onceforall.files import read_json, read_json_file
+from onceforall.files import read_json
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.costs import count_macs, count_params
-from onceforall.published_archs import arch_from_published
 from onceforall.supernets.static import StaticNet
 from onceforall.supernets.supernet import Supernet
 from onceforall.supernets.weights import blueprint_from_json, load_plain, load_saved_supernet
@@ -179,10 +179,7 @@ def _arch(request: EvalRequest, net: StaticNet | Supernet) -> Arch | None:
         return None
     if request.arch is None:
         return net.space.sample(random.Random(request.seed))
-    value = read_json_file(request.arch)
-    if isinstance(value, dict) and ("d" in value or "ks" in value):
-        return arch_from_published(net.space, value, resolution=request.resolution)
-    return Arch.from_json(value)
+    return read_arch(request.arch, net.space, resolution=request.resolution)
 
 
 def _calibration_images(bundle: DataBundle, count: int, seed: int) -> tuple[Images, str]:

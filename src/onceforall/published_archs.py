@@ -3,15 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from onceforall.arch import PUBLISHED_EXTRA_BLOCKS, PUBLISHED_WIDTH_MULTS, Arch
 from onceforall.errors import ArchError
-from onceforall.space import SearchSpace
+
+
+class _Stage(Protocol):
+    """What a published spelling asks of a stage."""
+
+    @property
+    def num_blocks(self) -> int: ...
+
+    @property
+    def depths(self) -> tuple[int, ...]: ...
+
+
+class _Space(Protocol):
+    """What a published spelling asks of a search space, which offers it as a method."""
+
+    @property
+    def stages(self) -> Sequence[_Stage]: ...
+
+    @property
+    def resolutions(self) -> tuple[int, ...]: ...
+
+    @property
+    def stem_depths(self) -> tuple[int, ...]: ...
+
+    @property
+    def width_sites(self) -> tuple[tuple[float, ...], ...]: ...
+
+    @property
+    def largest(self) -> Arch: ...
+
+    def check(self, arch: Arch) -> Arch: ...
 
 
 def arch_from_published(
-    space: SearchSpace, published: Mapping[str, Any], *, resolution: int | None = None
+    space: _Space, published: Mapping[str, Any], *, resolution: int | None = None
 ) -> Arch:
     """Return the arch of a published spelling.
 
@@ -46,7 +76,7 @@ def arch_from_published(
     return space.check(arch)
 
 
-def _depth(space: SearchSpace, value: Any) -> tuple[tuple[int, ...], int | None]:
+def _depth(space: _Space, value: Any) -> tuple[tuple[int, ...], int | None]:
     if value is None:
         return space.largest.depth, space.largest.stem_depth
     flat = _broadcast("d", value, len(space.stages) + bool(space.stem_depths))
@@ -73,7 +103,7 @@ def _depth(space: SearchSpace, value: Any) -> tuple[tuple[int, ...], int | None]
     return tuple(depths), stem_depth
 
 
-def _widths(space: SearchSpace, value: Any) -> tuple[float, ...]:
+def _widths(space: _Space, value: Any) -> tuple[float, ...]:
     sites = space.width_sites
     if value is None:
         return space.largest.width_mult

@@ -30,7 +30,7 @@ from onceforall.errors import CheckpointError, ConfigError, Interrupted
 from onceforall.files import append_jsonl, read_json, read_jsonl, write_json, write_text
 from onceforall.planning import NO_ESTIMATE, Estimate, Planned, Task, plan_config
 from onceforall.recipes import ladder_for, named_recipe, recipe_for
-from onceforall.session import DataSession, image_side, open_data, start_session
+from onceforall.session import DataSession, image_side, open_data, start_session, training_images
 from onceforall.supernets.published import load_published, read_weights
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.supernet import Supernet
@@ -289,6 +289,7 @@ def _resolved(request: Request) -> RunConfig:
             update={"root": request.root, "on_bad_image": request.on_bad_image}
         )
     )
+    training_images(probe)  # a recipe needs some
     recipe = named_recipe(
         request.recipe,
         request.source,

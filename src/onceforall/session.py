@@ -73,6 +73,17 @@ def open_data(config: DataConfig, *, image_size: int | None = None) -> DataBundl
     )
 
 
+def training_images(bundle: DataBundle) -> Images:
+    """Return the training images.
+
+    Raises:
+        DataError: If there are none.
+    """
+    if bundle.train is None:
+        raise DataError(f"{bundle.name}: there are no training images, only images to evaluate on")
+    return bundle.train
+
+
 def start_session(
     config: RunConfig,
     bundle: DataBundle,
@@ -96,17 +107,16 @@ def start_session(
     Raises:
         DataError: If there are no training images.
     """
-    if bundle.train is None:
-        raise DataError(f"{bundle.name}: there are no training images, only images to evaluate on")
+    train = training_images(bundle)
     data, ranks = config.data, ranks or Ranks()
     num_valid = 0 if bundle.valid is not None else data.num_valid
-    if len(bundle.train) == _IMAGENET_TRAIN:
+    if len(train) == _IMAGENET_TRAIN:
         splits = published_split(
             _IMAGENET_TRAIN, num_valid=num_valid, num_calibration=data.num_calibration
         )
     else:
         splits = split_train(
-            bundle.train.labels,
+            train.labels,
             num_valid=num_valid,
             num_calibration=data.num_calibration,
             seed=config.seed,

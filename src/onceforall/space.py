@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from onceforall.arch import Arch
 from onceforall.errors import ArchError
+from onceforall.published_archs import arch_from_published
 
 Axis = Literal["resolution", "stem_depth", "width_mult", "depth", "kernel_size", "expand_ratio"]
 Choice = int | float
@@ -334,6 +335,19 @@ class SearchSpace:
                 allowed = _values(arch, axis) or "absent: that axis does not exist in this space"
                 raise ArchError(f"{axis} {value} is not one of {allowed}")
         return arch
+
+    def from_published(
+        self, published: Mapping[str, Any], *, resolution: int | None = None
+    ) -> Arch:
+        """Return the arch of a published spelling such as ``{"ks": 5, "e": 4, "d": [2, 3, 4]}``.
+
+        See :func:`~onceforall.published_archs.arch_from_published`; the inverse is
+        ``arch.to_published()``.
+
+        Raises:
+            ArchError: If a key is unknown, a list has the wrong length, or a value is outside.
+        """
+        return arch_from_published(self, published, resolution=resolution)
 
     # -- restrictions ---------------------------------------------------------------------------
 

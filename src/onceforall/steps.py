@@ -133,12 +133,13 @@ def _search(
     caution: float,
     journal: Path | None,
     devices: Mapping[str, Path] | None = None,
+    seed: int | None = None,
 ) -> dict[str, Any]:
     """Return the front under limits, as JSON."""
     search, known = run.config.search, refined_archs(run)
     front = nsga2(
         problem_of(run, limits, caution=caution, devices=devices),
-        seed=run.config.seed,
+        seed=run.config.seed if seed is None else seed,
         population_size=search.population_size,
         generations=search.generations,
         start=None if known is None else known.rows,
@@ -172,6 +173,7 @@ def best_under_limits(
     *,
     caution: float | None = None,
     devices: Mapping[str, Path] | None = None,
+    seed: int | None = None,
 ) -> list[dict[str, Any]]:
     """Return the best predicted arch of a trained run for each limit.
 
@@ -182,6 +184,7 @@ def best_under_limits(
             default as the run is configured.
         devices: Latency models of further devices by name; each gives the cost
             ``latency_ms@NAME``, which may be limited too.
+        seed: Seed of the search; by default that of the run.
 
     Raises:
         ConfigError: If several names have several bounds, or the caution is below 0.
@@ -199,7 +202,7 @@ def best_under_limits(
     for i in range(count):
         chosen = {name: b[i] if len(b) > 1 else b[0] for name, b in limits.items()}
         started = time.monotonic()
-        front = _search(run, chosen, caution=caution, journal=None, devices=devices)
+        front = _search(run, chosen, caution=caution, journal=None, devices=devices, seed=seed)
         best = max(front["points"], key=lambda p: (p["cautious_top1"], -p["latency_ms"]))
         seconds = round(time.monotonic() - started, 3)
         extra = {"limits": chosen, "evaluations": front["evaluations"], "seconds": seconds}

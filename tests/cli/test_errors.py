@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from onceforall.cli import _status
 
@@ -69,6 +70,23 @@ CASES = {
     "frozen nothing": (["train", "IMAGES", "--out", "OUT", "--freeze-backbone"], "need --init"),
     "train nothing": (["train", "--out", "OUT"], "DATA and --out, or --status RUN"),
     "status of nothing": (["train", "--status", "OUT"], "not the folder of a run"),
+    "several bounds": (
+        ["run", "IMAGES", "--out", "OUT", "--limit", "latency_ms=1,2"],
+        "--limit latency_ms has 2 bounds",
+    ),
+    "no YAML": (["run", "IMAGES", "--out", "OUT", "--set", "train.epochs=["], "'train.epochs=['"),
+    "few archs": (
+        ["run", "IMAGES", "--out", "OUT", "--set", "evaluate.num_archs=8"],
+        "evaluate.num_archs 8",
+    ),
+    "budget of a run": (["search", "OUT", "--budget", "5s"], "--budget goes with --net"),
+    "predictor of a run": (["search", "OUT", "--predictor", "p"], "--predictor goes with --net"),
+    "latency by its other name": (
+        ["search", "OUT", "--latency-table", "IMAGES"],
+        "a RUN has a table of its own",
+    ),
+    "val alone": (["run", "VAL", "--out", "OUT"], "there are no training images"),
+    "few further archs": (["predictor", "build", "OUT", "--archs", "29"], "--archs"),
     "unknown step": (["run", "IMAGES", "--out", "OUT", "--until", "lunch"], "'lunch' is not one"),
 }
 
@@ -79,7 +97,12 @@ def test_one_line_and_status_two(case: str, ofa, images: Path, tmp_path: Path) -
     out = tmp_path / "out"
     progressive = tmp_path / "progressive.yaml"
     progressive.write_text("train: {plan: progressive, attentive: best}\n")
-    places = {"OUT": out, "IMAGES": images, "PROGRESSIVE": progressive}
+    for name in ("cat/1.png", "dog/1.png"):
+        path = tmp_path / "only_val" / "val" / name
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(path)
+    only_val = tmp_path / "only_val"
+    places = {"OUT": out, "IMAGES": images, "PROGRESSIVE": progressive, "VAL": only_val}
     status, stdout, stderr = ofa(*(places.get(a, a) for a in arguments))
     assert status == 2
     assert expected in stderr

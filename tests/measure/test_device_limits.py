@@ -23,6 +23,7 @@ from onceforall.measure.latency_model import LatencyModel
 from onceforall.measure.latency_table import space_entries
 from onceforall.measure.latency_targets import Hardware
 from onceforall.published_search import PublishedRequest, search_published
+from onceforall.search import nsga2
 from onceforall.supernets import families
 
 SPEC = families.small_images(num_classes=5, width_mults=(1.0,), widths=(16, 24))
@@ -208,3 +209,10 @@ def test_a_run_is_searched_under_limits_of_other_devices(
     assert kept["predicted_top1"] < free["predicted_top1"]
     with pytest.raises(ConfigError, match="needs a latency table of 'phone'"):
         steps.best_under_limits(run, {"latency_ms@phone": [bound]})
+    seeds = []
+    monkeypatch.setattr(
+        steps, "nsga2", lambda *a, seed, **k: seeds.append(seed) or nsga2(*a, seed=seed, **k)
+    )
+    for seed in (None, 3):
+        steps.best_under_limits(run, {"latency_ms": [1e9]}, seed=seed)
+    assert seeds == [0, 3]  # the run's own, or the one asked for

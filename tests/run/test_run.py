@@ -126,6 +126,35 @@ def test_a_search_says_which_predictor_and_latency_it_used(straight: Path, tmp_p
     assert problem_of(run, {}).sources["predictor"] != header["sources"]["predictor"]
 
 
+def test_the_output_of_a_verb_is_the_input_of_another(straight: Path, tmp_path: Path) -> None:
+    """search | eval and specialize, export | eval, and published spellings."""
+    ofa, images = [sys.executable, "-m", "onceforall"], str(straight.parent / "images.npz")
+    folder = tmp_path / "run"
+    shutil.copytree(straight, folder)
+    found = run_to_end([*ofa, "search", str(folder), "--json"])
+    piped = subprocess.run(
+        [*ofa, "eval", images, "--net", str(folder), "--arch", "-", "--json"],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, input=found, timeout=240,
+    )  # fmt: skip
+    assert piped.returncode == 0, piped.stderr
+    assert json.loads(piped.stdout)["arch"] == json.loads(found)["arch"]
+
+    published = tmp_path / "published.json"
+    published.write_text(json.dumps({"ks": 3, "e": 2, "d": 1, "image_size": 8}))
+    card = json.loads(
+        run_to_end(
+            [*ofa, "specialize", str(folder), "--arch", str(published), "--name", "p", "--json"]
+        )
+    )
+    assert card["arch"]["resolution"] == 8 and set(card["arch"]["depth"]) == {1}
+
+    config, weights = tmp_path / "net.config", tmp_path / "net.pth"
+    for form, out in (("config", config), ("published", weights)):
+        run_to_end([*ofa, "export", str(folder / "models/p"), "--format", form, "--out", str(out)])
+    again = [*ofa, "eval", images, "--net", str(config), "--weights", str(weights), "--json"]
+    assert json.loads(run_to_end(again))["top1"] == pytest.approx(card["top1"])
+
+
 def test_a_refined_search_measures_so_many_and_resumes(straight: Path, tmp_path: Path) -> None:
     """Interrupted by a kill or not, the same subnets are measured, and none twice."""
     images = straight.parent / "images.npz"

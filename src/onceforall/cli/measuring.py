@@ -113,7 +113,7 @@ def latency_compare(first: Table, second: Table, json: Json = False) -> None:
 @predictor.command("build")
 def predictor_build(
     run: RunArgument,
-    archs: Annotated[int, typer.Option("--archs", min=8, help="Evaluations to reach")] = 300,
+    archs: Annotated[int, typer.Option("--archs", min=30, help="Evaluations to reach")] = 300,
     json: Json = False,
 ) -> None:
     """Evaluate more subnets of a run until more no longer help; append-only and resumable.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,7 +37,7 @@ from onceforall.cli.options import (
     transfer_flags,
 )
 from onceforall.cli.started import STARTED
-from onceforall.errors import ConfigError
+from onceforall.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
     from onceforall.run import Request, Tell
@@ -77,6 +78,12 @@ def run(
     transfer = transfer_flags(
         init, reinit_head=reinit_head, freeze_backbone=freeze_backbone, head_factor=head_factor
     )
+    for name, values in limits.items():
+        if len(values) > 1:
+            raise ConfigError(
+                f"--limit {name} has {len(values)} bounds: ofa run takes one for each name; "
+                "ofa search RUN takes several"
+            )
     bounds = [f"search.limits.{name}={values[0]!r}" for name, values in limits.items()]
     request = _request(data, recipe, budget, effort, config, [*(set_ or []), *transfer, *bounds])
     request = dataclasses.replace(request, root=root, on_bad_image=on_bad_image, seed=seed)
@@ -221,13 +228,15 @@ def search(
         list[str] | None,
         typer.Option(
             "--latency",
+            "--latency-table",
             metavar="[NAME=]PATH",
             help="Folder of published tables, or a latency model; a NAME, for several devices, "
             "makes it the limit latency_ms@NAME",
         ),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option("--budget", metavar="TIME", help="Search for this long in all")
+        str | None,
+        typer.Option("--budget", metavar="TIME", help="With --net: search for this long in all"),
     ] = None,
     caution: Annotated[
         float | None,
@@ -238,7 +247,10 @@ def search(
             help="Standard deviations taken off the predictions of a RUN before archs compare",
         ),
     ] = None,
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, help="Seed; 0, or that of the RUN", show_default=False),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Find the best arch under limits: of a trained run, or with published files.
@@ -256,6 +268,9 @@ def search(
     limits, seconds = parse_limits(limit), parse_budget(budget)
     if (run is None) == (not net) or (run is None and predictor is None):
         raise ConfigError("ofa search needs either a RUN, or --net with --predictor")
+    if run is not None and (predictor is not None or seconds is not None):
+        option = "--budget" if predictor is None else "--predictor"
+        raise ConfigError(f"{option} goes with --net: a RUN has its own predictor and generations")
     if run is None and caution is not None:
         raise ConfigError(
             "--caution needs a RUN: published predictors do not say how sure they are"
@@ -274,7 +289,7 @@ def search(
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
         if run is not None:
             trained = open_run(run, tell=screen, should_stop=should_stop)
-            found = best_under_limits(trained, limits, caution=caution, devices=tables)
+            found = best_under_limits(trained, limits, caution=caution, devices=tables, seed=seed)
         elif predictor is not None:
             request = PublishedRequest(
                 net=net,
@@ -282,10 +297,10 @@ def search(
                 latency=own,
                 devices=tables,
                 limits=limits,
-                seed=seed,
+                seed=seed or 0,
                 budget_s=seconds,
             )
-            found = search_published(request)
+            found = search_published(request, progress=_search_progress(screen, should_stop))
     if json:
         several = any(len(bounds) > 1 for bounds in limits.values())
         print_json(found if several else found[0])
@@ -298,6 +313,17 @@ def search(
             + "".join(f"{ms:.3f} ms on {name}, " for name, ms in _elsewhere(best))
             + f"{best['macs'] / 1e6:.3g} M MACs  {Arch.from_json(best['arch'])}"
         )
+
+
+def _search_progress(screen: Screen, should_stop: Callable[[], bool]) -> Callable[[int, int], None]:
+    """Show how far a search is, and end it if a signal asked for that."""
+
+    def show(done: int, total: int) -> None:
+        screen({"event": "progress", "what": "search", "done": done, "total": total})
+        if should_stop():
+            raise Interrupted("stopped during the search; the same command starts it anew")
+
+    return show
 
 
 def _elsewhere(best: dict[str, Any]) -> list[tuple[str, float]]:

@@ -18,7 +18,12 @@ Folders = Annotated[
 
 def specialize(
     run: RunArgument,
-    arch: Annotated[Path, typer.Option("--arch", help="JSON file of the arch", show_default=False)],
+    arch: Annotated[
+        Path,
+        typer.Option(
+            "--arch", help="JSON file of the arch, - for standard input", show_default=False
+        ),
+    ],
     name: Annotated[str, typer.Option("--name", help="Name of the model's folder")] = "",
     json: Json = False,
 ) -> None:
@@ -26,15 +31,14 @@ def specialize(
 
     Example:  ofa specialize runs/digits --arch arch.json
     """
-    from onceforall.arch import Arch
-    from onceforall.files import read_json_file
+    from onceforall.arch_files import read_arch
     from onceforall.model_table import model_table
     from onceforall.run import open_run
     from onceforall.shipping import specialize_arch
 
-    value = Arch.from_json(read_json_file(arch))
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
-        card = specialize_arch(open_run(run, tell=screen, should_stop=should_stop), value, name)
+        trained = open_run(run, tell=screen, should_stop=should_stop)
+        card = specialize_arch(trained, read_arch(arch, trained.spec.space), name)
     if json:
         print_json(card)
         return

@@ -47,7 +47,9 @@ def export_model(folder: Path, out: Path, *, form: str) -> float | None:
     side = int(card["resolution"])
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     if form == "config":
-        write_json(out, config_from_blueprint(model.plan))
+        # The published files leave these to a second file; without them nobody can evaluate.
+        inputs = {key: card[key] for key in ("resolution", "mean", "std", "crop_ratio")}
+        write_json(out, {**config_from_blueprint(model.plan), **inputs})
         return None
     if form == "onnx":
         write_bytes(out, (folder / "model.onnx").read_bytes())

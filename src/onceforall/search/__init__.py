@@ -1,6 +1,7 @@
 """Searching populations of archs under limits."""
 
+from onceforall.search.evolution import Best, Evolution, evolve
 from onceforall.search.nsga2 import Front, FrontPoint, nsga2
 from onceforall.search.problem import Problem
 
-__all__ = ["Front", "FrontPoint", "Problem", "nsga2"]
+__all__ = ["Best", "Evolution", "Front", "FrontPoint", "Problem", "evolve", "nsga2"]

@@ -59,9 +59,9 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "ZeroLayer": {"stride": ...},
 }  # fmt: skip
 _LEGACY = {"MBInvertedConvLayer": "MBConvLayer", "MobileInvertedResidualBlock": "ResidualBlock"}
-# What a network may hold beside its layers. The last ones are notes of third parties.
+# What a network may hold beside its layers. The last ones are notes of third parties and ours.
 _MOBILE_PARTS = ("first_conv", "blocks", "final_expand_layer", "feature_mix_layer", "classifier")
-_NOTES = ("name", "bn", "resolution", "mean", "std")
+_NOTES = ("name", "bn", "resolution", "mean", "std", "crop_ratio")
 
 
 def blueprint_from_config(config: Mapping[str, Any]) -> Blueprint:

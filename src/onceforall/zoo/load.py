@@ -179,6 +179,8 @@ def load_config_net(
         mean: Mean of each channel, 0 to 1; by default the configuration's, else ImageNet's.
         std: Standard deviation of each channel, likewise.
 
+    A ``crop_ratio`` in the configuration, as in our own exports, replaces the published 0.875.
+
     Raises:
         ConfigError: If the configuration is wrong, or nothing says the resolution.
         CheckpointError: If the weights do not fit.
@@ -194,6 +196,8 @@ def load_config_net(
     if weights is not None:
         load_published(model, read_weights(weights))
     preprocessing = Preprocessing.published(int(size))
+    if ratio := content.get("crop_ratio"):  # our own exports say it
+        preprocessing = replace(preprocessing, resize=round(int(size) / ratio))
     mean = mean or _triple(content.get("mean"))
     std = std or _triple(content.get("std"))
     return ZooNet(
