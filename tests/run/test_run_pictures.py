@@ -25,7 +25,7 @@ pytest.importorskip("onnxruntime")
 Pixels = NDArray[np.uint8]
 # Few validation images tell few subnets apart, so that several are worth shipping.
 SMALL = (
-    "data.num_valid=40",
+    "data.num_valid=20",
     "data.num_calibration=48",
     "train.epochs=1",
     "train.batch_size=32",
