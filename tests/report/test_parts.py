@@ -379,3 +379,14 @@ def test_the_snippets_run(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() in ("a", "b", "c")
+
+
+def test_of_two_checks_on_one_thing_the_one_that_says_more_is_shown() -> None:
+    """A network that rounds otherwise is verified by its error, not failed by its bits."""
+    errors = {"extracted_relative_error": 3e-6, "onnx_relative_error": 2e-6}
+    for equal, shown in ((True, "extracted_bitwise"), (False, "extracted_relative_error")):
+        model = read_model({"checks": {"extracted_bitwise": equal, **errors}}, folder="net01")
+        assert [check.key for check in model.checks] == [shown, "onnx_relative_error"]
+        assert model.verified
+    model = read_model({"checks": {"extracted_bitwise": False}}, folder="net01")
+    assert not model.verified

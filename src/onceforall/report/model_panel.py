@@ -11,6 +11,8 @@ from onceforall.report.snippets import fill_data
 _CHECKS = {
     "extracted_bitwise": "the plain network gives the supernet's very bits",
     "safetensors_bitwise": "read back from model.safetensors, it gives the same bits",
+    "extracted_relative_error": "the plain network gives the supernet's answers, rounded otherwise",
+    "safetensors_relative_error": "read back from model.safetensors, it rounds otherwise",
     "onnx_relative_error": "model.onnx computes the same in ONNX Runtime",
     "depends_on_input": "different images give different answers",
 }

@@ -169,7 +169,7 @@ def read_model(card: Record, folder: str, *, alone: Record | None = None) -> Mod
         alone: What is known of the same architecture trained alone.
     """
     checks = section(card, "checks")
-    read = (_read_check(str(key), value) for key, value in checks.items())
+    read = (_read_check(str(key), checks[key]) for key in checks if not _says_less(key, checks))
     return Model(
         subnet=read_subnet(card, label=text(card, "name") or folder),
         folder=folder,
@@ -187,6 +187,18 @@ def contenders(models: Iterable[Model], cost: str) -> list[Contender]:
         for model in models
         if cost in model.subnet.costs and (share := model.share) is not None
     ]
+
+
+def _says_less(key: str, checks: Record) -> bool:
+    """Say whether the card compares the same thing bit for bit and by its error, and this is less.
+
+    Where the bits are equal the error says nothing; where they are not, the error decides.
+    """
+    name, _, kind = key.partition("_")
+    equal = checks.get(f"{name}_bitwise")
+    if kind == "relative_error":
+        return equal is True
+    return kind == "bitwise" and equal is False and f"{name}_relative_error" in checks
 
 
 def _read_check(key: str, value: object) -> Check | None:
