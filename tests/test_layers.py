@@ -25,7 +25,7 @@ LAYERS = [
     ["comparison"],
     ["predictors", "train", "search"],
     ["deploy", "zoo", "report"],
-    ["config", "evaluating", "zoo_table"],
+    ["config", "evaluating", "zoo_table", "transfer"],
     ["recipes", "planning"],
     ["session"],
     ["run"],

@@ -24,6 +24,7 @@ from onceforall.supernets.families import (
     small_images,
 )
 from onceforall.supernets.spec import SupernetSpec
+from onceforall.supernets.weights import spec_from_json
 from onceforall.train.plan import Plan, delayed_plan, sandwich_plan
 from onceforall.train.shrinking import progressive_plan, published_plan
 
@@ -55,6 +56,8 @@ class DataConfig(Section):
         mixup_alpha: Parameter of mixup; 0 for none.
         cutmix_alpha: Parameter of cutmix; 0 for none.
         num_workers: Processes that read files; 0 reads in the training process.
+        mean: Mean of each channel of images in [0, 1] that is taken off; null for the data set's.
+        std: Standard deviation that they are then divided by; null for the data set's.
     """
 
     source: str
@@ -72,15 +75,19 @@ class DataConfig(Section):
     mixup_alpha: float = Field(0.0, ge=0)
     cutmix_alpha: float = Field(0.0, ge=0)
     num_workers: int = Field(0, ge=0)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
 
 class SupernetConfig(Section):
     """The elastic network.
 
     Attributes:
-        family: Dense 3x3 convolutions in plain ``residual`` or ``fused_mbconv`` blocks,
-            inverted bottlenecks for ``small_images`` (8 to 64 pixels), or a published family.
-            The settings of stages are for the first three only.
+        family: A stage ``table`` of your own; dense 3x3 convolutions in plain ``residual`` or
+            ``fused_mbconv`` blocks; inverted bottlenecks for ``small_images`` (8 to 64 pixels);
+            or a published family. The settings of stages are for the three in the middle.
+        table: The stage table of family ``table``, as ``supernet.json`` of a run has it under
+            ``spec``; classes and resolutions come from here.
         resolutions: Input sides in pixels.
         widths: Output channels of each stage.
         strides: Stride of each stage of a dense family; empty for 1, then 2 for every other.
@@ -97,9 +104,16 @@ class SupernetConfig(Section):
     """
 
     family: Literal[
-        "residual", "fused_mbconv", "small_images", "mobilenet_v3", "proxylessnas", "resnet50d"
+        "table",
+        "residual",
+        "fused_mbconv",
+        "small_images",
+        "mobilenet_v3",
+        "proxylessnas",
+        "resnet50d",
     ]
     resolutions: tuple[int, ...] = Field(min_length=1)
+    table: dict[str, Any] | None = None
     widths: tuple[int, ...] = (16, 32, 64)
     strides: tuple[int, ...] = ()
     width_mults: tuple[float, ...] = (0.5, 0.75, 1.0)
@@ -230,6 +244,12 @@ class RunConfig(Section):
     def spec(self, num_classes: int) -> SupernetSpec:
         """Return the stage table of the supernet."""
         net = self.supernet
+        if net.family == "table":
+            if net.table is None:
+                raise ConfigError("supernet.family table needs supernet.table")
+            return dataclasses.replace(
+                spec_from_json(net.table), num_classes=num_classes, resolutions=net.resolutions
+            )
         if net.family == "small_images":
             return small_images(
                 num_classes=num_classes,

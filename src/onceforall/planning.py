@@ -415,12 +415,18 @@ def _why(
     macs = count_macs(largest, resolution=spec.space.resolutions[-1])
     time_for = "" if math.isinf(passes) else f", time for {passes:.0f} passes"
     return (
-        f"{network.family} {'-'.join(map(str, network.widths))}, largest {macs / 1e6:.3g} M MACs "
+        f"{_name(network)}, largest {macs / 1e6:.3g} M MACs "
         f"and {count_params(largest) / 1e3:.3g} k params: "
         f"{num_processes / speed.largest_s:.0f} images/s in "
         f"{'bfloat16' if speed.autocast else 'float32'} on {num_processes} "
         f"process{'es' if num_processes > 1 else ''}{time_for}"
     )
+
+
+def _name(network: SupernetConfig) -> str:
+    if network.family in ("residual", "fused_mbconv", "small_images"):
+        return f"{network.family} {'-'.join(map(str, network.widths))}"
+    return network.family
 
 
 def usable_cores() -> int:

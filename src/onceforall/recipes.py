@@ -7,7 +7,9 @@ import os
 from onceforall.config import DataConfig, EvaluateConfig, RunConfig, SupernetConfig, TrainConfig
 from onceforall.data import continuous_resolutions
 from onceforall.errors import ConfigError
+from onceforall.supernets.weights import spec_to_json
 from onceforall.train.shrinking import PUBLISHED_RATE, published_plan
+from onceforall.transfer import Start
 
 _IMAGENET_SIDES = continuous_resolutions(128, 224)
 RECIPES = (
@@ -16,6 +18,7 @@ RECIPES = (
     "imagenet-ofa-proxylessnas",
     "imagenet-ofa-resnet50d",
     "imagenet-sandwich",
+    "transfer",
 )
 
 
@@ -30,7 +33,8 @@ def named_recipe(
     stage: sandwich rule, in-place distillation with the adaptive alpha-divergence.
 
     Args:
-        name: A recipe; ``auto`` is `recipe_for`.
+        name: A recipe; ``auto`` is `recipe_for`, and so is ``transfer`` before it is known what
+            training starts from (`transfer_recipe`).
         source: As for `recipe_for`, like the rest.
 
     Raises:
@@ -44,7 +48,7 @@ def named_recipe(
     usual = recipe_for(
         source, image_side=image_side, num_train=num_train, num_classes=num_classes, seed=seed
     )
-    if name == "auto":
+    if name in ("auto", "transfer"):
         return usual
     held_out = max(1, num_train // 3)
     data = usual.data.model_copy(
@@ -118,6 +122,35 @@ def recipe_for(
         ranks=0,
     )
     return RunConfig(data=data, supernet=ladder_for(image_side)[0], train=train, seed=seed)
+
+
+def transfer_recipe(usual: RunConfig, start: Start, *, image_side: int) -> RunConfig:
+    """Return the recipe that goes on from a trained network.
+
+    Its own stage table or the space around it, its normalisation, and a schedule that keeps what
+    it knows: a small learning rate, ten times that for the fresh classifier. Images are enlarged
+    towards the side that it was trained at, up to twice.
+
+    Args:
+        usual: Recipe of the data set.
+        start: What is known of the network.
+        image_side: Side of the stored images in pixels.
+    """
+    top = max(32, min(start.resolution, 2 * image_side) // 16 * 16)
+    sides = tuple(sorted({max(32, round(top * share / 16) * 16) for share in (0.75, 0.875, 1.0)}))
+    data = usual.data.model_copy(update={"mean": start.mean, "std": start.std})
+    net = SupernetConfig(family="table", table=spec_to_json(start.spec), resolutions=sides)
+    train = usual.train.model_copy(
+        update={
+            "batch_size": min(64, usual.train.batch_size),
+            "learning_rate": 0.02,
+            "weight_decay": 1e-4,
+            "reinit_head": True,
+            "head_factor": 10.0,
+            "full_share": 0.3,
+        }
+    )
+    return usual.model_copy(update={"data": data, "supernet": net, "train": train})
 
 
 def ladder_for(image_side: int) -> tuple[SupernetConfig, ...]:

@@ -29,12 +29,12 @@ from onceforall.encoding import Encoding
 from onceforall.errors import CheckpointError, ConfigError, Interrupted
 from onceforall.files import append_jsonl, read_json, read_jsonl, write_json, write_text
 from onceforall.planning import NO_ESTIMATE, Estimate, Planned, Task, plan_config
-from onceforall.recipes import ladder_for, named_recipe, recipe_for
+from onceforall.recipes import ladder_for, named_recipe, recipe_for, transfer_recipe
 from onceforall.session import DataSession, image_side, open_data, start_session, training_images
-from onceforall.supernets.published import load_published, read_weights
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.supernet import Supernet
 from onceforall.train.ranks import Ranks
+from onceforall.transfer import load_start, read_start
 
 Event = dict[str, Any]
 Tell = Callable[[Event], None]
@@ -298,6 +298,15 @@ def _resolved(request: Request) -> RunConfig:
         num_classes=probe.num_classes,
         seed=request.seed,
     )
+    if request.recipe == "transfer":
+        init = resolve(recipe, file=request.config_text, flags=request.flags).train.init
+        if not init:
+            raise ConfigError("recipe transfer needs a trained network: --init FILE")
+        recipe = transfer_recipe(
+            recipe,
+            read_start(Path(init), num_classes=probe.num_classes),
+            image_side=image_side(probe.test),
+        )
     data = recipe.data.model_copy(
         update={"root": request.root, "on_bad_image": request.on_bad_image}
     )
@@ -385,7 +394,7 @@ def load_initial_weights(run: Run, net: Supernet) -> None:
     """Start from a checkpoint if the configuration names one, and freeze what it says."""
     config = run.config.train
     if config.init:
-        load_published(net, read_weights(Path(config.init)), reinit_head=config.reinit_head)
+        load_start(net, Path(config.init), reinit_head=config.reinit_head)
     elif config.freeze_backbone:
         raise ConfigError("train.freeze_backbone needs train.init: random weights would stay")
     if config.freeze_backbone:

@@ -65,11 +65,14 @@ class DataSession:
 
 def open_data(config: DataConfig, *, image_size: int | None = None) -> DataBundle:
     """Open the data set that a configuration names."""
-    return open_dataset(
+    bundle = open_dataset(
         config.source,
         root=Path(config.root) if config.root else None,
         on_bad_image=config.on_bad_image,
         image_size=image_size,
+    )
+    return dataclasses.replace(
+        bundle, mean=config.mean or bundle.mean, std=config.std or bundle.std
     )
 
 

@@ -42,7 +42,7 @@ Recipe = Annotated[
     typer.Option(
         "--recipe",
         help="auto, imagenet-ofa, imagenet-ofa-proxylessnas, imagenet-ofa-resnet50d, "
-        "imagenet-sandwich",
+        "imagenet-sandwich, transfer",
     ),
 ]
 Init = Annotated[
