@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,16 +14,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from typer.testing import CliRunner, Result
 
+from onceforall import shipping
+from onceforall.cli.app import app
 from onceforall.deploy.model_folder import MAX_ROUNDING_ERROR, model_folders
-from tests.run.tiny_run import ENVIRONMENT, ROOT
+from onceforall.files import read_jsonl
 from tests.shared_data import shared_data
 
 pytest.importorskip("onnxruntime")
 Pixels = NDArray[np.uint8]
-# Few validation images tell few subnets apart, so that several are worth shipping.
 SMALL = (
-    "data.num_valid=20",
+    "data.num_valid=60",
     "data.num_calibration=48",
     "train.epochs=1",
     "train.batch_size=32",
@@ -96,11 +96,11 @@ def link(files: Iterator[Path], folder: Path, count: int) -> None:
 
 def photographs_64px(folder: Path) -> Path:
     root = folder / "photographs"
-    for split, count in (("train", 20), ("val", 10)):
+    for split, count in (("train", 80), ("val", 20)):
         if not has("photos64"):
-            write_textures(root / split, 64, 10, count)
+            write_textures(root / split, 64, 3, count)
             continue
-        for source in shared_data("photos64", split).iterdir():
+        for source in sorted(shared_data("photos64", split).iterdir())[:3]:
             link(source.iterdir(), root / split / source.name, count)
     return root
 
@@ -116,11 +116,8 @@ def photographs_227px(folder: Path) -> Path:
     return root
 
 
-def ofa(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "onceforall", *map(str, arguments)],
-        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
+def ofa(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.mark.parametrize(
@@ -131,7 +128,7 @@ def ofa(*arguments: object) -> subprocess.CompletedProcess[str]:
             "small_images",
             ("supernet.family=small_images", "supernet.resolutions=[24,32]"),
         ),
-        (photographs_64px, "residual", ()),
+        (photographs_64px, "residual", ("train.epochs=2",)),
         (
             photographs_227px,
             "mobilenet_v3",
@@ -146,11 +143,17 @@ def ofa(*arguments: object) -> subprocess.CompletedProcess[str]:
     ids=["npz-32px", "photographs-64px", "photographs-227px"],
 )
 def test_a_run_on_pictures_ships_several_proven_models(
-    tmp_path: Path, pictures: Callable[[Path], Path], family: str, settings: tuple[str, ...]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pictures: Callable[[Path], Path],
+    family: str,
+    settings: tuple[str, ...],
 ) -> None:
+    # After one epoch accuracy is near chance: who beats whom is luck, and one may beat all.
+    monkeypatch.setattr(shipping, "clearly_beats", lambda first, second: False)
     flags = [part for setting in (*SMALL, *settings) for part in ("--set", setting)]
     done = ofa("run", pictures(tmp_path), "--out", tmp_path / "run", *flags)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     assert f"network: {family}" in done.stderr and "not shipped" not in done.stdout
     folders = model_folders(tmp_path / "run")
     assert len(folders) >= 2
@@ -161,6 +164,11 @@ def test_a_run_on_pictures_ships_several_proven_models(
         assert checks["safetensors_relative_error"] <= MAX_ROUNDING_ERROR
         assert checks["onnx_relative_error"] <= 1e-4
     assert (tmp_path / "run" / "report.html").is_file()
+    # An arch of one's own ships as the winners do.
+    own = tmp_path / "arch.json"
+    own.write_text(json.dumps(read_jsonl(tmp_path / "run" / "evaluations.jsonl")[-1]["arch"]))
+    one = ofa("specialize", tmp_path / "run", "--arch", own, "--name", "own")
+    assert one.exit_code == 0, one.output
     verified = ofa("verify", tmp_path / "run")
-    assert verified.returncode == 0, verified.stderr
-    assert verified.stdout.count(": verified") == len(folders)
+    assert verified.exit_code == 0, verified.output
+    assert verified.stdout.count(": verified") == len(folders) + 1
