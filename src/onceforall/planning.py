@@ -29,7 +29,7 @@ from onceforall.train.plan import Phase, Plan
 
 # What the largest subnet alone should see in the training time: passes over the training images,
 # and images in all. Fewer, and a smaller network ends better: docs/results/pictures.md.
-_ENOUGH_PASSES = 40.0
+_ENOUGH_PASSES = 50.0
 _ENOUGH_IMAGES = 250_000.0
 # Where the ladder is entered: multiply-accumulates that a core trains with.
 _USUAL_MACS_PER_S = 60e9
@@ -323,7 +323,7 @@ def _fit_training(
         * evaluation_seconds(config, speed, num_valid=task.num_valid)
         / processes
     )
-    rest_s = rest_seconds(config, speed, num_valid=task.num_valid, num_test=task.num_test)
+    rest_s = rest_seconds(config, speed, task, cores=processes)
     if math.isfinite(budget_s):
         train_s = left_s - evaluate_s - rest_s - (_START_RANKS_S if processes > 1 else 0.0)
         epochs = fit_plan(plan, seconds, steps_per_epoch=steps_per_epoch, seconds=train_s)
@@ -473,13 +473,18 @@ def evaluation_seconds(config: RunConfig, speed: Speed, *, num_valid: int) -> fl
     return 1.15 * speed.forward_s * (num_valid + config.data.num_calibration) + 0.02
 
 
-def rest_seconds(config: RunConfig, speed: Speed, *, num_valid: int, num_test: int) -> float:
-    """Return the seconds of all steps after the subnets are measured."""
+def rest_seconds(config: RunConfig, speed: Speed, task: Task, *, cores: int) -> float:
+    """Return the seconds of all steps after the subnets are measured, on several cores."""
     confirmed = config.search.num_candidates
-    one = evaluation_seconds(config, speed, num_valid=num_valid)
-    shipped = 1.15 * speed.forward_s * (3 * config.data.num_calibration + num_test) + 0.5
-    fixed = 6.0 + 0.1 * confirmed  # predictor, search, latencies of the candidates, report
-    return fixed + config.latency.budget_s + confirmed * one + config.search.num_models * shipped
+    one_s = evaluation_seconds(config, speed, num_valid=task.num_valid)
+    shipped_s = 1.15 * speed.forward_s * (3 * config.data.num_calibration + task.num_test) + 0.5
+    # Two cores gain about half of what one has.
+    gain = 1 + 0.5 * (min(cores, 4) - 1)
+    fixed_s = 5.0 + 0.1 * confirmed  # predictor, search, latencies of the candidates, report
+    # Small spaces are measured before the time for it is over.
+    latency_s = 0.6 * config.latency.budget_s
+    images_s = confirmed * one_s + config.search.num_models * shipped_s
+    return fixed_s + latency_s + images_s / gain
 
 
 def effort_seconds(effort: str, *, num_train: int, image_side: int) -> float:

@@ -71,7 +71,7 @@ def named_recipe(
             reference_batch=256,
             weight_decay=1e-5,
             distillation="alpha",
-            autocast=True,
+            autocast=None,
         )
     else:
         family = {"imagenet-ofa": "mobilenet_v3", "imagenet-ofa-proxylessnas": "proxylessnas"}
@@ -81,7 +81,11 @@ def named_recipe(
             dropout=0.1,
         )
         train = TrainConfig(
-            plan="published", epochs=1, learning_rate=PUBLISHED_RATE, weight_decay=3e-5
+            plan="published",
+            epochs=1,
+            learning_rate=PUBLISHED_RATE,
+            weight_decay=3e-5,
+            autocast=None,
         )
         config = RunConfig(data=data, supernet=net, train=train)
         epochs = published_plan(config.spec(num_classes).space).epochs
@@ -106,13 +110,13 @@ def recipe_for(
     data = DataConfig(
         source=source,
         num_valid=min(wanted, max(1, num_train // 4)),
-        num_calibration=min(1000, max(64, num_train // 3), num_train - num_train // 3),
+        num_calibration=min(512, max(64, num_train // 3), num_train - num_train // 3),
         crop="resized" if image_side > 40 else None,
         min_scale=0.25,
     )
     train = TrainConfig(
         plan="delayed",
-        batch_size=min(128 if num_train >= 4000 else 64, max(8, num_train // 8)),
+        batch_size=min(128 if num_train >= 20_000 else 64, max(8, num_train // 8)),
         learning_rate=0.1,
         reference_batch=64,
         subnets_per_step=2,

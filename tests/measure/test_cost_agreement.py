@@ -13,7 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from onceforall.arch import Arch
 from onceforall.measure.cost_tables import compile_costs
 from onceforall.measure.costs import count_macs, count_params, peak_activation_bytes
-from onceforall.supernets.families import mobilenet_v3, proxylessnas, resnet50d, small_images
+from onceforall.supernets.families import (
+    dense_images,
+    mobilenet_v3,
+    proxylessnas,
+    resnet50d,
+    small_images,
+)
 from onceforall.supernets.static import build
 
 SPECS = {
@@ -21,6 +27,8 @@ SPECS = {
     "proxylessnas": proxylessnas(),
     "resnet50d": resnet50d(),
     "small_images": small_images(num_classes=10),
+    "residual": dense_images(num_classes=10, width_mults=(0.5, 1.0)),
+    "fused_mbconv": dense_images(block="fused_mbconv", num_classes=10, expand_ratios=(1, 2, 4)),
 }
 TABLES = {name: compile_costs(spec) for name, spec in SPECS.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from onceforall.supernets.families import (
+    dense_images,
     mobilenet_v3,
     proxylessnas,
     resnet50d,
@@ -37,5 +38,12 @@ SPECS: dict[str, Callable[[], SupernetSpec]] = {
     "small_resnet": small_resnet,
     "small_images": lambda: small_images(num_classes=10),
     "ratio_1": lambda: small_images(num_classes=10, expand_ratios=(1, 2), depths=(1, 2)),
+    "residual": lambda: dense_images(num_classes=10, widths=(8, 16, 24)),
+    "residual_widths": lambda: dense_images(
+        num_classes=10, widths=(16, 16, 32), width_mults=(0.5, 1.0), stem_stride=2
+    ),
+    "fused_mbconv": lambda: dense_images(
+        block="fused_mbconv", num_classes=10, widths=(8, 8, 16), expand_ratios=(1, 2)
+    ),
     "mixed_head": lambda: small_images(num_classes=10, mix_width=64, kernel_sizes=(3, 7)),
 }

@@ -281,6 +281,7 @@ def _schedule(run: Standing, phase: Phase) -> CosineSchedule:
         steps=phase.num_steps(run.data.steps_per_epoch),
         warmup_steps=round(phase.warmup_epochs * run.data.steps_per_epoch),
         start=min(phase.warmup_start, peak),
+        part=phase.cosine_part,
     )
 
 

@@ -60,6 +60,7 @@ class Phase:
         learning_rate: Peak, for a global batch of ``Plan.reference_batch`` images.
         warmup_epochs: Epochs of linear warm-up, part of ``epochs``.
         warmup_start: Learning rate that the warm-up starts from, whatever the batch.
+        cosine_part: Where on the half cosine the phase begins and ends, 0 to 1.
         sort_channels: Number of smaller widths already trained when channels are sorted by
             importance before the phase; None for no sorting.
         ramp: Share of the phase over which smaller subnets come in: at progress 0 a random
@@ -80,6 +81,7 @@ class Phase:
     learning_rate: float
     warmup_epochs: float = 0.0
     warmup_start: float = 0.0
+    cosine_part: tuple[float, float] = (0.0, 1.0)
     sort_channels: int | None = None
     ramp: float = 0.0
     attentive: Attentive = "none"
@@ -234,6 +236,8 @@ def delayed_plan(
 ) -> Plan:
     """Return delayed, ramped shrinking: half of training on the largest subnet, then a ramp.
 
+    One cosine spans both phases: the learning rate does not start again when subnets come in.
+
     Source: the abstract of *DepS: Delayed epsilon-shrinking*, ECCV 2024 (shrinking starts when
     the full model is about half trained, and smaller subnets come in gradually).
     """
@@ -246,6 +250,7 @@ def delayed_plan(
             draw="largest",
             learning_rate=learning_rate,
             warmup_epochs=min(warmup_epochs, full / 2),
+            cosine_part=(0.0, full_share),
         ),
         Phase(
             name="shrink",
@@ -254,6 +259,7 @@ def delayed_plan(
             subnets_per_step=subnets_per_step,
             teacher="in_place",
             learning_rate=learning_rate,
+            cosine_part=(full_share, 1.0),
             sort_channels=0,
             ramp=ramp,
         ),

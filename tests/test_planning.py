@@ -1,0 +1,140 @@
+"""What is chosen before a run starts: network, precision, processes, lengths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from onceforall import planning
+from onceforall.config import RunConfig, resolve
+from onceforall.errors import ConfigError
+from onceforall.measure.costs import count_macs
+from onceforall.planning import Planned, Stopwatch, Task, effort_seconds, plan_config
+from onceforall.recipes import ladder_for, recipe_for
+from onceforall.train.plan import delayed_plan
+
+CPU = torch.device("cpu")
+RATE = 60e9  # multiply-accumulates a second of the machine that is made up
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Two cores whose time is exactly in proportion to MACs; bfloat16 is twice as fast."""
+    timed: list[int] = []
+
+    def macs(watch: Stopwatch, arch: object) -> int:
+        side = watch.net.space.resolutions[-1]
+        return count_macs(watch.net.blueprint(arch), resolution=side)  # type: ignore[arg-type]
+
+    def training_s(watch: Stopwatch, arch: object, *, autocast: bool) -> float:
+        timed.append(macs(watch, arch))
+        return 3 * macs(watch, arch) / RATE * (1 if autocast else 2)
+
+    monkeypatch.setattr(Stopwatch, "training_s", training_s)
+    monkeypatch.setattr(Stopwatch, "forward_s", lambda watch, arch: macs(watch, arch) / RATE)
+    monkeypatch.setattr(planning, "usable_cores", lambda: 2)
+    yield timed
+
+
+def task(**changes: object) -> Task:
+    facts: dict[str, object] = {
+        "num_train": 4500, "num_valid": 500, "num_test": 500, "num_classes": 10, "image_side": 64,
+        "given": frozenset(), "budget_s": 720.0, "effort": "balanced", "world_size": 1,
+    }  # fmt: skip
+    return Task(**{**facts, **changes})  # type: ignore[arg-type]
+
+
+def config(*flags: str, image_side: int = 64) -> RunConfig:
+    recipe = recipe_for("x", image_side=image_side, num_train=5000, num_classes=10)
+    return resolve(recipe, flags=flags)
+
+
+def plan(found: Task, *flags: str) -> Planned:
+    given = {flag.partition("=")[0] for flag in flags}
+    given |= {key.partition(".")[0] for key in given}
+    found = task(**{n: getattr(found, n) for n in Task.__slots__} | {"given": frozenset(given)})
+    return plan_config(
+        config(*flags), ladder_for(found.image_side), found, elapsed_s=5.0, device=CPU
+    )
+
+
+def largest_macs(planned: Planned) -> int:
+    spec = planned.config.spec(10)
+    return count_macs(spec.blueprint(spec.space.largest), resolution=spec.space.resolutions[-1])
+
+
+@pytest.mark.usefixtures("machine")
+def test_more_time_and_fewer_images_choose_larger_networks() -> None:
+    sizes = [largest_macs(plan(task(budget_s=s))) for s in (60, 300, 720, 3600)]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
+    assert largest_macs(plan(task(num_train=50_000))) < largest_macs(plan(task()))
+
+
+@pytest.mark.usefixtures("machine")
+def test_everything_left_open_is_decided_and_fits_the_time() -> None:
+    planned = plan(task())
+    train, estimate = planned.config.train, planned.estimate
+    assert (train.autocast, train.ranks, train.threads, train.batch_size) == (True, 2, 1, 64)
+    assert train.epochs is not None and train.epochs > 1
+    total = 5 + estimate.train_s + estimate.evaluate_s + estimate.rest_s
+    assert total == pytest.approx(720, rel=0.02)
+    assert "in bfloat16 on 2 processes" in planned.why
+
+
+@pytest.mark.usefixtures("machine")
+def test_what_the_user_says_stays() -> None:
+    flags = (
+        "supernet.widths=[8,16]", "train.autocast=false", "train.threads=2",
+        "evaluate.num_archs=77", "latency.budget_s=3", "search.num_candidates=9",
+    )  # fmt: skip
+    chosen = plan(task(), *flags).config
+    assert chosen == resolve(
+        chosen, flags=(*flags, "train.ranks=1")
+    )  # nothing of it was changed, and one process was started
+    assert chosen.supernet.widths == (8, 16)
+
+
+@pytest.mark.usefixtures("machine")
+def test_epochs_of_the_user_are_kept_and_bound_a_time() -> None:
+    planned = plan(task(budget_s=None), "train.epochs=7", "train.ranks=1")
+    assert planned.config.train.epochs == 7 and math.isinf(planned.budget_s)
+    assert plan(task(), "train.epochs=2").config.train.epochs == 2
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_short_training_starts_no_processes() -> None:
+    assert plan(task(budget_s=None, num_train=100), "train.epochs=1").config.train.ranks == 1
+
+
+@pytest.mark.usefixtures("machine")
+def test_without_a_budget_the_effort_is_the_time() -> None:
+    times = [plan(task(budget_s=None, effort=e)).budget_s for e in ("quick", "balanced", "best")]
+    assert times[1] == pytest.approx(5 * times[0]) and times[2] == pytest.approx(4 * times[1])
+
+
+def test_cifar_is_an_hour_and_little_data_two_minutes() -> None:
+    assert effort_seconds("balanced", num_train=45_000, image_side=32) <= 3600
+    assert effort_seconds("balanced", num_train=1400, image_side=8) == pytest.approx(151, rel=0.01)
+    with pytest.raises(ConfigError, match="effort 'fast' is not one of quick, balanced, best"):
+        effort_seconds("fast", num_train=1, image_side=8)
+
+
+@pytest.mark.usefixtures("machine")
+def test_too_little_time_is_said_with_the_time_that_would_do() -> None:
+    with pytest.raises(ConfigError, match=r"a budget of 20 s leaves .* give it at least \d+ s"):
+        plan(task(budget_s=20.0, num_train=1_000_000))
+
+
+def test_only_a_few_networks_are_timed(machine: list[int]) -> None:
+    plan(task())
+    assert len(set(machine)) <= 3 * 3  # largest, smallest, middle of at most three
+
+
+def test_phases_have_any_length() -> None:
+    longer = delayed_plan(epochs=10, learning_rate=0.1, reference_batch=64).with_epochs([2.5, 0.2])
+    assert [phase.num_epochs for phase in longer.phases] == [3, 1]
+    assert [phase.num_steps(10) for phase in longer.phases] == [25, 2]
+    assert longer.epochs == 4
