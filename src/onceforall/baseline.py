@@ -1,7 +1,9 @@
 """The shipped architectures trained alone, from fresh weights: was the supernet worth it?
 
-Each is trained with the run's own settings on the run's training images, for a share of the time
-that the supernet took, and tested on the same images as the shipped models.
+Each is trained with the run's own settings and processes on the run's training images, for a share
+of the time that the supernet took, and tested on the same images as the shipped models.
+
+As a module it is a further process of such a training.
 """
 
 from __future__ import annotations
@@ -11,10 +13,9 @@ import dataclasses
 import difflib
 import math
 import shutil
-import tempfile
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,26 +26,27 @@ from torch import nn
 from onceforall.arch import Arch
 from onceforall.blueprint import Blueprint
 from onceforall.comparison import supernet_seconds
-from onceforall.errors import ConfigError, Interrupted
+from onceforall.errors import ConfigError
 from onceforall.files import read_json, read_jsonl, write_json
+from onceforall.local_ranks import local_ranks, take_part
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.measure.proportion import Share
 from onceforall.model_table import Card, baseline_path, read_cards
 from onceforall.run import Event, Run, versions
-from onceforall.session import DataSession
 from onceforall.status import minutes
 from onceforall.supernets.single import SingleArchNet
 from onceforall.supernets.static import StaticNet, build
 from onceforall.supernets.weights import blueprint_from_json
+from onceforall.train.budget import Pace
 from onceforall.train.engine import train
 from onceforall.train.plan import Phase, Plan
 from onceforall.train.settings import Callbacks, TrainOptions
 
-# Steps of the timing that do not count, those that do, and the seconds that they take at least.
-_WARMUP_STEPS = 2
-_TIMED_STEPS = 3
-_TIMED_S = 1.0
+# Epochs that a training is planned with before its first look at the clock: more than it will get,
+# so that the learning rate has not gone far by then.
+_PLANNED_EPOCHS = 1000.0
+_WARMUP_SHARE = 0.03
 
 
 def train_alone(
@@ -73,18 +75,16 @@ def train_alone(
         text = f"the supernet started from {run.config.train.init}, networks alone do not"
         run.tell({"event": "warning", "text": text})
     share_s = budget_s
-    session: DataSession | None = None
     results = []
     for number, card in enumerate(chosen, start=1):
         path = baseline_path(run.folder.path, card["name"])
         if not _is_of(path, card):
             share_s = share_s or _default_budget(run, cards)
-            session = session or run.session()
-            start = _start(run, session, card, share_s)
+            start = _start(run, card, share_s)
             text = f"alone from fresh weights for {minutes(start['budget_s'])}"
             place = {"number": number, "of": len(chosen), "step": card["name"]}
             run.tell({"event": "step_started", "text": text, **place})
-            write_json(path, _train_one(run, session, card, start))
+            write_json(path, _train_one(run, card, start))
             shutil.rmtree(_checkpoints(run, card))
         results.append(read_json(path))
     return results
@@ -160,13 +160,12 @@ def _check_budget(run: Run, card: Card, budget_s: float | None) -> None:
             )
 
 
-def _start(run: Run, session: DataSession, card: Card, budget_s: float) -> dict[str, Any]:
-    """Return the length of a training: that of the unfinished one, or one that fits the time."""
+def _start(run: Run, card: Card, budget_s: float) -> dict[str, Any]:
+    """Return the time of a training: that of the unfinished one, or a new one."""
     path = _started(run, card)
     if not _is_of(path, card):
         shutil.rmtree(path.parent, ignore_errors=True)
-        epochs = fitting_epochs(run, session, card, budget_s)
-        write_json(path, {"arch": card["arch"], "budget_s": budget_s, "epochs": epochs})
+        write_json(path, {"arch": card["arch"], "budget_s": budget_s})
     return read_json(path)  # type: ignore[no-any-return]
 
 
@@ -190,112 +189,78 @@ def fresh_network(plan: Blueprint, *, seed: int) -> StaticNet:
     return net
 
 
-def alone_plan(run: Run, *, epochs: int) -> Plan:
+def alone_plan(run: Run) -> Plan:
     """Return the plan of one network: the run's settings, a single phase without a teacher."""
     plan = run.config.plan(run.spec)
-    first = plan.phases[0]
     phase = Phase(
         name="alone",
-        epochs=epochs,
+        epochs=_PLANNED_EPOCHS,
         draw="largest",
-        learning_rate=first.learning_rate,
-        warmup_epochs=min(first.warmup_epochs, epochs / 2),
-        warmup_start=first.warmup_start,
+        learning_rate=plan.phases[0].learning_rate,
+        warmup_epochs=_WARMUP_SHARE * _PLANNED_EPOCHS,
     )
     return dataclasses.replace(plan, name="alone", phases=(phase,), head_factor=1.0)
 
 
-def fitting_epochs(run: Run, session: DataSession, card: Card, budget_s: float) -> int:
-    """Return the epochs that fit a time, at least 1, from a few real steps on a throw-away copy.
-
-    The steps run in the engine itself, so that data, augmentation and checkpoints count.
-    """
-    pace = _Pace(should_stop=run.should_stop)
-    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Interrupted):
-        _train(
-            run,
-            session,
-            card,
-            alone_plan(run, epochs=1_000_000),
-            folder=Path(folder),
-            callbacks=Callbacks(should_stop=pace, change_batch=session.change_batch),
-        )
-    if run.should_stop():
-        raise Interrupted(f"stopped before {card['name']}; the same command goes on")
-    return max(1, int(budget_s / (pace.seconds_per_step * session.train.steps_per_epoch)))
-
-
-@dataclass(slots=True, kw_only=True)
-class _Pace:
-    """Asked before every step whether to stop; says so when it has timed enough of them.
-
-    Attributes:
-        should_stop: Somebody else who may stop it.
-        times: When it was asked, in seconds.
-    """
-
-    should_stop: Callable[[], bool]
-    times: list[float] = field(default_factory=list)
-
-    def __call__(self) -> bool:
-        self.times.append(time.perf_counter())
-        timed = self.times[_WARMUP_STEPS:]
-        is_enough = len(timed) > _TIMED_STEPS and timed[-1] - timed[0] >= _TIMED_S
-        return is_enough or self.should_stop()
-
-    @property
-    def seconds_per_step(self) -> float:
-        """Return the mean over the timed steps, ends of epochs among them."""
-        timed = self.times[_WARMUP_STEPS:]
-        return (timed[-1] - timed[0]) / (len(timed) - 1)
-
-
-def _train(
-    run: Run,
-    session: DataSession,
-    card: Card,
-    plan: Plan,
-    *,
-    folder: Path,
-    callbacks: Callbacks,
-) -> StaticNet:
-    """Train the architecture of a card from fresh weights and return the network."""
+def _train(run: Run, card: Card, start: dict[str, Any]) -> StaticNet:
+    """Train the architecture of a card from fresh weights as one of the run's ranks."""
+    name, budget_s = card["name"], float(start["budget_s"])
     network = fresh_network(blueprint_from_json(card["blueprint"]), seed=run.config.seed)
     model: StaticNet = network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    session, end = run.session(), time.monotonic() + budget_s - _seconds(run, name)
     train(
         SingleArchNet(
             model,
             resolutions=(card["resolution"],),
-            name=f"alone {card['name']}",
+            name=f"alone {name}",
             num_classes=run.bundle.num_classes,
         ),
-        plan,
+        alone_plan(run),
         session.train,
-        folder=folder,
+        folder=_checkpoints(run, card),
         options=TrainOptions(
             seed=run.config.seed,
             autocast=bool(run.config.train.autocast),
             micro_batches=run.config.train.micro_batches,
+            pace=Pace(
+                seconds_left=lambda: end - time.monotonic(),
+                step_seconds=(1.0,),
+                every_s=min(20.0, 0.02 * budget_s),
+            ),
         ),
-        callbacks=callbacks,
+        callbacks=Callbacks(
+            on_event=partial(_tell, run, name),
+            should_stop=run.should_stop,
+            change_batch=session.change_batch,
+        ),
+        ranks=run.ranks,
     )
     return model
 
 
-def _train_one(run: Run, session: DataSession, card: Card, start: dict[str, Any]) -> dict[str, Any]:
+@contextlib.contextmanager
+def _all_ranks(run: Run, card: Card) -> Iterator[Run]:
+    """Give the run with as many processes as trained its supernet."""
+    count = run.config.train.ranks
+    if count == 1:
+        yield run
+        return
+    names = [card["name"]]
+    with local_ranks(run.folder.path, count, "onceforall.baseline", names, run.clock) as ranks:
+        yield dataclasses.replace(run, ranks=ranks)
+
+
+def take_part_alone(run: Run, names: Sequence[str]) -> None:
+    """Train the named model alone as a further rank."""
+    (card,) = (card for card in read_cards(run.folder.models) if card["name"] == names[0])
+    _train(run, card, read_json(_started(run, card)))
+
+
+def _train_one(run: Run, card: Card, start: dict[str, Any]) -> dict[str, Any]:
     """Train one network to its end and test it just as shipped models are."""
-    model = _train(
-        run,
-        session,
-        card,
-        alone_plan(run, epochs=start["epochs"]),
-        folder=_checkpoints(run, card),
-        callbacks=Callbacks(
-            on_event=partial(_tell, run, card["name"]),
-            should_stop=run.should_stop,
-            change_batch=session.change_batch,
-        ),
-    )
+    with _all_ranks(run, card) as together:
+        model = _train(together, card, start)
+    session = run.session()
     arch = Arch.from_json(card["arch"])
     model = model.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     recalibrate_bn(model, [x.cpu() for x in session.calibration_batches(arch.resolution)])
@@ -308,11 +273,12 @@ def _train_one(run: Run, session: DataSession, card: Card, start: dict[str, Any]
         "top1_interval": list(Share(value=accuracy.top1, count=accuracy.images).interval),
         "top5": accuracy.top5,
         "images": accuracy.images,
-        "epochs": start["epochs"],
+        "epochs": _epochs(run, card["name"])[-1]["epochs_done"],
         "seconds": _seconds(run, card["name"]),
         "budget_s": start["budget_s"],
         "seed": run.config.seed,
         "resolution": arch.resolution,
+        "processes": run.config.train.ranks,
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
@@ -325,11 +291,20 @@ def _tell(run: Run, name: str, event: Event) -> None:
         run.emit({**event, "event": f"baseline_{event['event']}", "model": name})
 
 
-def _seconds(run: Run, name: str) -> float:
-    """Return the seconds of a network's training, those before interruptions included."""
-    epochs = [
+def _epochs(run: Run, name: str) -> list[Event]:
+    """Return the epochs of a network's training so far."""
+    return [
         event
         for event in read_jsonl(run.folder.events)
         if event["event"] == "baseline_epoch" and event["model"] == name
     ]
-    return float(epochs[-1]["seconds"])
+
+
+def _seconds(run: Run, name: str) -> float:
+    """Return the seconds of a network's training, those before interruptions included."""
+    epochs = _epochs(run, name)
+    return float(epochs[-1]["seconds"]) if epochs else 0.0
+
+
+if __name__ == "__main__":
+    sys.exit(take_part(take_part_alone))

@@ -1,7 +1,7 @@
 """Processes that a run starts by itself, so that every core of this machine trains.
 
-Rank 0 is the process of the command; the others open the same run folder and take part in the
-steps that all ranks share. They end with rank 0, however it ends.
+Rank 0 is the process of the command; the others open the same run folder and take part in the work
+that all ranks share. They end with rank 0, however it ends.
 """
 
 from __future__ import annotations
@@ -19,25 +19,27 @@ from pathlib import Path
 
 from onceforall.clock import Clock
 from onceforall.errors import Interrupted, OnceForAllError, TrainingError
-from onceforall.predicting import evaluate_step
 from onceforall.run import Run, default_device, open_run
 from onceforall.train.ranks import Ranks, join_store, open_store, stop_process_group
-from onceforall.training import train_step
 
 _START_TIMEOUT_S = 120.0
 _END_TIMEOUT_S = 10.0
 
-SHARED_STEPS: dict[str, Callable[[Run], None]] = {"train": train_step, "evaluate": evaluate_step}
+# What a further rank does: takes the run with its ranks, and the names that it was started with.
+Work = Callable[[Run, Sequence[str]], None]
 
 
 @contextlib.contextmanager
-def local_ranks(folder: Path, count: int, steps: Sequence[str], clock: Clock) -> Iterator[Ranks]:
+def local_ranks(
+    folder: Path, count: int, module: str, names: Sequence[str], clock: Clock
+) -> Iterator[Ranks]:
     """Start ``count - 1`` further processes for a run and give the ranks of this one.
 
     Args:
         folder: Folder of the run.
         count: Processes in all.
-        steps: Names of ``SHARED_STEPS`` that the processes take part in.
+        module: Module that the processes run; it calls :func:`take_part`.
+        names: What it is told to do.
         clock: The run's, which all of them keep.
 
     Raises:
@@ -45,7 +47,10 @@ def local_ranks(folder: Path, count: int, steps: Sequence[str], clock: Clock) ->
     """
     ranks = Ranks(rank=0, world_size=count, local_rank=0)
     store, port = open_store(count)
-    processes = [_start(folder, rank, count, port, steps, clock) for rank in range(1, count)]
+    processes = [
+        _start(module, folder, names, Ranks(rank=rank, world_size=count), port, clock)
+        for rank in range(1, count)
+    ]
     try:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not store.check([f"here/{rank}" for rank in range(1, count)]):
@@ -64,10 +69,10 @@ def local_ranks(folder: Path, count: int, steps: Sequence[str], clock: Clock) ->
 
 
 def _start(
-    folder: Path, rank: int, count: int, port: int, steps: Sequence[str], clock: Clock
+    module: str, folder: Path, names: Sequence[str], ranks: Ranks, port: int, clock: Clock
 ) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "onceforall.local_ranks", str(folder), *steps]
-    command += [f"--rank={rank}", f"--world-size={count}", f"--port={port}"]
+    command = [sys.executable, "-m", module, str(folder), *names]
+    command += [f"--rank={ranks.rank}", f"--world-size={ranks.world_size}", f"--port={port}"]
     command += [f"--began={time.time() - clock.elapsed_s()!r}"]
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -87,57 +92,38 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         deadline = time.monotonic() + _END_TIMEOUT_S
 
 
-def take_part(
-    folder: Path,
-    ranks: Ranks,
-    port: int,
-    steps: Sequence[str],
-    *,
-    began: float,
-    parent: int,
-) -> None:
-    """Do the shared steps of a run as one of its further ranks.
+def take_part(work: Work) -> int:
+    """Do ``work`` as a further rank, as the arguments of the command say; return its exit status.
 
-    Args:
-        folder: Folder of the run.
-        ranks: This process among all.
-        port: Where rank 0 listens on this machine.
-        steps: Names of ``SHARED_STEPS``.
-        began: When the run began, in seconds since the epoch, less any pauses.
-        parent: Process of rank 0: when it is gone, so is the reason for this one.
+    The arguments are those of :func:`_start`.
     """
-    store, _ = open_store(ranks.world_size, port=port)
-    run = open_run(
-        folder,
-        tell=lambda event: None,
-        should_stop=lambda: os.getppid() != parent,
-        ranks=ranks,
-        device=default_device(ranks),
-    )
-    clock = replace(run.clock, before_s=time.time() - began, started=time.monotonic())
-    run = replace(run, clock=clock)
-    store.set(f"here/{ranks.rank}", "yes")
-    join_store(store, ranks)
-    for step in steps:
-        SHARED_STEPS[step](run)
-    stop_process_group(ranks)
-
-
-def main() -> int:
-    """Run as a further rank; the arguments are those of :func:`_start`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("steps", nargs="+", choices=list(SHARED_STEPS))
+    parser.add_argument("names", nargs="*")
     for name in ("--rank", "--world-size", "--port"):
         parser.add_argument(name, type=int, required=True)
     parser.add_argument("--began", type=float, required=True)
     given = parser.parse_args()
     parent = os.getppid()
-    ranks = Ranks(rank=given.rank, world_size=given.world_size, local_rank=given.rank)
     # Ctrl-C reaches every process of a terminal: rank 0 says when to stop, at the same step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ranks = Ranks(rank=given.rank, world_size=given.world_size, local_rank=given.rank)
     try:
-        take_part(given.folder, ranks, given.port, given.steps, began=given.began, parent=parent)
+        store, _ = open_store(ranks.world_size, port=given.port)
+        run = open_run(
+            given.folder,
+            tell=lambda event: None,
+            # When rank 0 is gone, so is the reason for this process.
+            should_stop=lambda: os.getppid() != parent,
+            ranks=ranks,
+            device=default_device(ranks),
+        )
+        gone_s = time.time() - given.began
+        clock = replace(run.clock, before_s=gone_s, started=time.monotonic())
+        store.set(f"here/{ranks.rank}", "yes")
+        join_store(store, ranks)
+        work(replace(run, clock=clock), given.names)
+        stop_process_group(ranks)
     except Interrupted:
         return 130
     except OnceForAllError as error:
@@ -145,7 +131,3 @@ def main() -> int:
             print(f"ofa: rank {ranks.rank}: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

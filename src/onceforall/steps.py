@@ -16,7 +16,7 @@ from onceforall.arch import Arch
 from onceforall.devices import check_device_limits, cost_of, device_costs
 from onceforall.errors import CheckpointError, ConfigError
 from onceforall.files import file_digest, read_json, write_json
-from onceforall.local_ranks import SHARED_STEPS, local_ranks
+from onceforall.local_ranks import local_ranks
 from onceforall.measure.cost_tables import CostTable, compile_costs
 from onceforall.measure.latency_model import LatencyModel, build_latency_model
 from onceforall.measure.latency_targets import make_target
@@ -39,6 +39,7 @@ from onceforall.run import (
 )
 from onceforall.search import Problem, nsga2
 from onceforall.search.problem import cautious_error
+from onceforall.shared_steps import SHARED_STEPS
 from onceforall.shipping import models_step, read_failed
 from onceforall.status import minutes
 from onceforall.train.ranks import Ranks, wait_for_all
@@ -345,7 +346,9 @@ def _all_ranks(run: Run, steps: Sequence[str]) -> Iterator[Run]:
     if run.ranks.world_size > 1 or run.config.train.ranks == 1 or is_done:
         yield run
         return
-    with local_ranks(run.folder.path, run.config.train.ranks, steps, run.clock) as ranks:
+    with local_ranks(
+        run.folder.path, run.config.train.ranks, "onceforall.shared_steps", steps, run.clock
+    ) as ranks:
         yield replace(run, ranks=ranks)
     # What is left is one process's work, on every core.
     torch.set_num_threads(usable_cores())

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from onceforall.clock import Clock
 from onceforall.errors import TrainingError
 from onceforall.files import read_jsonl
 from onceforall.local_ranks import local_ranks
-from onceforall.run import Clock
 from tests.run.tiny_run import ENVIRONMENT, ROOT, command, write_images
 
 TIMEOUT_S = 240
@@ -74,7 +74,7 @@ def test_two_processes_survive_kills_and_leave_nothing_behind(tmp_path: Path) ->
 
 def test_a_process_that_cannot_begin_is_one_line(tmp_path: Path) -> None:
     with (
-        pytest.raises(TrainingError, match="ended before it began .*train.ranks=1 does without"),
-        local_ranks(tmp_path / "no run", 2, ["train"], Clock()),
+        pytest.raises(TrainingError, match=r"ended before it began .*train\.ranks=1 does without"),
+        local_ranks(tmp_path / "no run", 2, "onceforall.shared_steps", ["train"], Clock()),
     ):
         pass

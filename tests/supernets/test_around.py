@@ -103,7 +103,7 @@ def test_other_networks_are_refused() -> None:
 
 def test_a_checkpoint_needs_to_say_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "net.pth").write_bytes(b"")
-    with pytest.raises(ConfigError, match="needs net.json beside it"):
+    with pytest.raises(ConfigError, match=r"needs net\.json beside it"):
         read_start(tmp_path / "net.pth", num_classes=10)
 
 
