@@ -12,9 +12,10 @@ from onceforall import planning
 from onceforall.config import RunConfig, resolve
 from onceforall.errors import ConfigError
 from onceforall.measure.costs import count_macs
-from onceforall.planning import Planned, Stopwatch, Task, effort_seconds, plan_config
+from onceforall.planning import Planned, Task, effort_seconds, plan_config
 from onceforall.recipes import ladder_for, recipe_for
 from onceforall.train.plan import delayed_plan
+from onceforall.train.speed import Stopwatch
 
 CPU = torch.device("cpu")
 RATE = 60e9  # multiply-accumulates a second of the machine that is made up

@@ -437,11 +437,20 @@ def open_run(
 
 
 def default_device(ranks: Ranks | None = None) -> torch.device:
-    """Return this rank's GPU if there is one, else the CPU."""
+    """Return this rank's GPU if this machine has any, else the CPU.
+
+    Raises:
+        ConfigError: If there are more ranks than GPUs on this machine.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    local_rank = 0 if ranks is None else ranks.local_rank
-    return torch.device("cuda", local_rank % torch.cuda.device_count())
+    local_rank, count = 0 if ranks is None else ranks.local_rank, torch.cuda.device_count()
+    if local_rank >= count:
+        raise ConfigError(
+            f"rank {local_rank} of this machine has no GPU of its own: there are {count}; start "
+            f"at most {count} processes on it"
+        )
+    return torch.device("cuda", local_rank)
 
 
 def versions() -> dict[str, str]:

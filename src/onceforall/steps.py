@@ -14,7 +14,7 @@ import torch
 
 from onceforall.arch import Arch
 from onceforall.devices import check_device_limits, cost_of, device_costs
-from onceforall.errors import CheckpointError, ConfigError
+from onceforall.errors import CheckpointError, ConfigError, TrainingError
 from onceforall.files import file_digest, read_json, write_json
 from onceforall.local_ranks import local_ranks
 from onceforall.measure.cost_tables import CostTable, compile_costs
@@ -334,7 +334,14 @@ def _do(run: Run, steps: Sequence[str], step: str) -> None:
     function, text = _WORK[step]
     _announce(run, steps, step, text(run))
     started = time.monotonic()
-    function(run)
+    try:
+        function(run)
+    except torch.cuda.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the GPU's memory is full in step {step}: --set train.batch_size="
+            f"{max(1, run.config.train.batch_size // 2)} or --set train.micro_batches="
+            f"{2 * run.config.train.micro_batches} needs about half of it"
+        ) from error
     seconds = round(time.monotonic() - started, 3)
     run.emit({"event": "step_done", "step": step, "seconds": seconds})
 

@@ -182,28 +182,30 @@ def _run(request: Request, out: Path, *, until: str, tensorboard: bool, json: bo
     ranks = ranks_from_environment(os.environ)
     device = default_device(ranks)
     start_process_group(ranks, device)
-    with contextlib.ExitStack() as stack:
-        screen = stack.enter_context(Screen(quiet=not ranks.is_main))
-        should_stop = stack.enter_context(stop_on_signals())
-        tells: list[Tell] = [screen]
-        if tensorboard and ranks.is_main:
-            tells.append(stack.enter_context(tensorboard_writer(out / "tensorboard")))
+    try:
+        with contextlib.ExitStack() as stack:
+            screen = stack.enter_context(Screen(quiet=not ranks.is_main))
+            should_stop = stack.enter_context(stop_on_signals())
+            tells: list[Tell] = [screen]
+            if tensorboard and ranks.is_main:
+                tells.append(stack.enter_context(tensorboard_writer(out / "tensorboard")))
 
-        def tell(event: dict[str, Any]) -> None:
-            for each in tells:
-                each(event)
+            def tell(event: dict[str, Any]) -> None:
+                for each in tells:
+                    each(event)
 
-        done = run_all(
-            request,
-            out,
-            tell=tell,
-            should_stop=should_stop,
-            until=until,
-            ranks=ranks,
-            device=device,
-            started=STARTED,
-        )
-    stop_process_group(ranks)
+            done = run_all(
+                request,
+                out,
+                tell=tell,
+                should_stop=should_stop,
+                until=until,
+                ranks=ranks,
+                device=device,
+                started=STARTED,
+            )
+    finally:
+        stop_process_group(ranks)
     if not ranks.is_main:
         return
     if json:

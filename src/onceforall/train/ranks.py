@@ -94,12 +94,16 @@ def start_process_group(ranks: Ranks, device: torch.device, *, timeout_minutes: 
     nodes = os.environ.get("SLURM_STEP_NODELIST", "")
     os.environ.setdefault("MASTER_ADDR", first_host(nodes) or "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
+    is_gpu = device.type == "cuda"
+    if is_gpu:
+        torch.cuda.set_device(device)
     with _together(ranks):
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
+            "nccl" if is_gpu else "gloo",
             rank=ranks.rank,
             world_size=ranks.world_size,
             timeout=datetime.timedelta(minutes=timeout_minutes),
+            device_id=device if is_gpu else None,
         )
 
 
@@ -206,7 +210,9 @@ def wait_for_all(ranks: Ranks) -> None:
     """Wait until every rank is here."""
     if ranks.world_size > 1:
         with _together(ranks):
-            dist.barrier()
+            # NCCL would guess the GPU from the rank, which may be another process's.
+            is_gpu = dist.get_backend() == "nccl"
+            dist.barrier(device_ids=[torch.cuda.current_device()] if is_gpu else None)
 
 
 def open_store(world_size: int, *, port: int | None = None) -> tuple[TCPStore, int]:
