@@ -149,6 +149,18 @@ def trim_partial_line(path: Path) -> None:
         file.truncate(file.read().rfind(b"\n") + 1)
 
 
+def cache_folder(name: str) -> Path:
+    """Return the user's folder for one kind of downloads; it need not exist.
+
+    ``$ONCEFORALL_HOME/name``, else ``$XDG_CACHE_HOME/onceforall/name``, else
+    ``~/.cache/onceforall/name``.
+    """
+    if home := os.environ.get("ONCEFORALL_HOME"):
+        return Path(home).expanduser() / name
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "onceforall" / name
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -207,3 +207,11 @@ def test_cifar10_npz(shared_data, tmp_path):
     assert bundle.mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=1e-4)
     assert bundle.std == pytest.approx((0.2470, 0.2435, 0.2616), abs=1e-4)
     assert bundle.train.labels.bincount().tolist() == [5000] * 10
+
+
+def test_downloads_follow_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.delenv("ONCEFORALL_HOME", raising=False)
+    assert default_root() == tmp_path / "xdg" / "onceforall" / "data"
+    monkeypatch.setenv("ONCEFORALL_HOME", str(tmp_path / "own"))
+    assert default_root() == tmp_path / "own" / "data"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from onceforall import files
 from onceforall.data.arrays import bundle_from_arrays
 from onceforall.data.bundle import DataBundle
 from onceforall.data.folder import split_test
@@ -37,8 +37,7 @@ def open_builtin(name: str, *, root: Path | None) -> DataBundle:
 
 def default_root() -> Path:
     """Return the folder for downloads in the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "onceforall" / "data"
+    return files.cache_folder("data")
 
 
 def _open_digits(name: str, root: Path) -> DataBundle:

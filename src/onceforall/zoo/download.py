@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from onceforall import files
 from onceforall.errors import ZooError
 from onceforall.zoo.entries import RemoteFile
 
@@ -30,10 +31,7 @@ _TIMEOUT_S = 30.0
 
 def cache_folder() -> Path:
     """Return the folder that published files are kept in; it need not exist."""
-    if home := os.environ.get("ONCEFORALL_HOME"):
-        return Path(home).expanduser() / "zoo"
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "onceforall" / "zoo"
+    return files.cache_folder("zoo")
 
 
 def cached(file: RemoteFile) -> Path | None:
