@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from onceforall.data.arrays import bundle_from_arrays
-from onceforall.data.builtin import open_builtin
+from onceforall.data.builtin import default_root, open_builtin
 from onceforall.data.bundle import ImageArrays, PackedNames, channel_moments
 from onceforall.data.sources import open_dataset
 from onceforall.errors import ConfigError, DataError
