@@ -84,6 +84,7 @@ class Pacer:
         if self._warmup > 0:
             self._warmup -= 1
             self._start_window(phase)
+            self._steps = 1  # the one that is about to run
             return False
         self._steps += 1
         return time.monotonic() - self._looked >= self.pace.every_s
