@@ -78,7 +78,7 @@ def test_more_time_and_fewer_images_choose_larger_networks() -> None:
 def test_everything_left_open_is_decided_and_fits_the_time() -> None:
     planned = plan(task())
     train, estimate = planned.config.train, planned.estimate
-    assert (train.autocast, train.ranks, train.threads, train.batch_size) == (True, 2, 1, 64)
+    assert (train.autocast, train.ranks, train.threads, train.batch_size) == (True, 2, 1, 32)
     assert train.epochs is not None and train.epochs > 1
     total = 5 + estimate.train_s + estimate.evaluate_s + estimate.rest_s
     assert total == pytest.approx(720, rel=0.02)

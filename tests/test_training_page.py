@@ -25,7 +25,8 @@ def test_the_page_is_short_and_linked() -> None:
         assert (ROOT / "docs" / name).is_file()
 
 
-@pytest.mark.parametrize("name", RECIPES)
+# What transfer trains is known only with the network that it starts from.
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "transfer"])
 def test_recipes_have_the_length_that_the_page_says(name: str) -> None:
     (row,) = re.findall(rf"^\| `{name}` \|(.*)\|$", PAGE, re.MULTILINE)
     _, epochs, rate, _ = (cell.strip() for cell in row.split("|"))

@@ -112,7 +112,13 @@ def test_the_transfer_recipe_starts_from_real_weights(tmp_path: Path) -> None:
     request = Request(
         source=str(write_images(tmp_path / "images.npz")),
         recipe="transfer",
-        flags=(f"train.init={json.dumps(str(weights))}", "train.epochs=1", "train.threads=1"),
+        flags=(
+            f"train.init={json.dumps(str(weights))}",
+            "train.epochs=1",
+            "train.threads=1",
+            "data.mean=[0.5,0.5,0.5]",
+            "data.std=[0.5,0.5,0.5]",
+        ),  # fmt: skip
     )
     run = plan_run(request, tmp_path / "run", tell=lambda event: None)
     assert run.bundle.mean == run.bundle.std == (0.5, 0.5, 0.5)
