@@ -128,7 +128,7 @@ def ofa(*arguments: object) -> Result:
             "small_images",
             ("supernet.family=small_images", "supernet.resolutions=[24,32]"),
         ),
-        (photographs_64px, "residual", ("train.epochs=2",)),
+        (photographs_64px, "residual", ("train.epochs=12", "data.num_valid=60")),
         (
             photographs_227px,
             "mobilenet_v3",

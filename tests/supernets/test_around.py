@@ -118,7 +118,7 @@ def test_the_transfer_recipe_starts_from_real_weights(tmp_path: Path) -> None:
             "train.threads=1",
             "data.mean=[0.5,0.5,0.5]",
             "data.std=[0.5,0.5,0.5]",
-        ),  # fmt: skip
+        ),
     )
     run = plan_run(request, tmp_path / "run", tell=lambda event: None)
     assert run.bundle.mean == run.bundle.std == (0.5, 0.5, 0.5)
