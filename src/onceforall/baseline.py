@@ -273,7 +273,7 @@ def _train_one(run: Run, card: Card, start: dict[str, Any]) -> dict[str, Any]:
         "top1_interval": list(Share(value=accuracy.top1, count=accuracy.images).interval),
         "top5": accuracy.top5,
         "images": accuracy.images,
-        "epochs": _epochs(run, card["name"])[-1]["epochs_done"],
+        "epochs": _events(run, card["name"], "baseline_epoch")[-1]["epochs_done"],
         "seconds": _seconds(run, card["name"]),
         "budget_s": start["budget_s"],
         "seed": run.config.seed,
@@ -291,19 +291,19 @@ def _tell(run: Run, name: str, event: Event) -> None:
         run.emit({**event, "event": f"baseline_{event['event']}", "model": name})
 
 
-def _epochs(run: Run, name: str) -> list[Event]:
-    """Return the epochs of a network's training so far."""
+def _events(run: Run, name: str, *kinds: str) -> list[Event]:
+    """Return what was told of a network's training so far."""
     return [
         event
         for event in read_jsonl(run.folder.events)
-        if event["event"] == "baseline_epoch" and event["model"] == name
+        if event["event"] in kinds and event["model"] == name
     ]
 
 
 def _seconds(run: Run, name: str) -> float:
     """Return the seconds of a network's training, those before interruptions included."""
-    epochs = _epochs(run, name)
-    return float(epochs[-1]["seconds"]) if epochs else 0.0
+    told = _events(run, name, "baseline_epoch", "baseline_checkpoint")
+    return max((float(event.get("seconds", 0.0)) for event in told), default=0.0)
 
 
 if __name__ == "__main__":

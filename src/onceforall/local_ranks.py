@@ -23,7 +23,8 @@ from onceforall.run import Run, default_device, open_run
 from onceforall.train.ranks import Ranks, join_store, open_store, stop_process_group
 
 _START_TIMEOUT_S = 120.0
-_END_TIMEOUT_S = 10.0
+_END_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 2.0
 
 # What a further rank does: takes the run with its ranks, and the names that it was started with.
 Work = Callable[[Run, Sequence[str]], None]
@@ -63,9 +64,14 @@ def local_ranks(
             time.sleep(0.02)
         join_store(store, ranks)
         yield ranks
+    except BaseException:
+        # Interrupted training ends on all ranks at one step, and they are about to be done.
+        _end(processes, patience_s=_STOP_TIMEOUT_S)
+        raise
+    else:
+        _end(processes, patience_s=_END_TIMEOUT_S)
     finally:
         stop_process_group(ranks)
-        _end(processes)
 
 
 def _start(
@@ -73,23 +79,22 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", module, str(folder), *names]
     command += [f"--rank={ranks.rank}", f"--world-size={ranks.world_size}", f"--port={port}"]
+    command += [f"--parent={os.getpid()}"]
     command += [f"--began={time.time() - clock.elapsed_s()!r}"]
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Wait for the processes; end those that do not end by themselves."""
-    deadline = time.monotonic() + _END_TIMEOUT_S
-    for end in (lambda p: None, subprocess.Popen.terminate, subprocess.Popen.kill):
-        for process in processes:
-            if process.poll() is None:
-                end(process)
-        for process in processes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.1, deadline - time.monotonic()))
-        deadline = time.monotonic() + _END_TIMEOUT_S
+def _end(processes: Sequence[subprocess.Popen[bytes]], *, patience_s: float) -> None:
+    """Wait for the processes; kill those that do not end by themselves. They own no file."""
+    deadline = time.monotonic() + patience_s
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def take_part(work: Work) -> int:
@@ -102,11 +107,12 @@ def take_part(work: Work) -> int:
     parser.add_argument("names", nargs="*")
     for name in ("--rank", "--world-size", "--port"):
         parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--began", type=float, required=True)
     given = parser.parse_args()
-    parent = os.getppid()
-    # Ctrl-C reaches every process of a terminal: rank 0 says when to stop, at the same step.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and batch systems reach every process: rank 0 says when to stop, at the same step.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     ranks = Ranks(rank=given.rank, world_size=given.world_size, local_rank=given.rank)
     try:
         store, _ = open_store(ranks.world_size, port=given.port)
@@ -114,7 +120,7 @@ def take_part(work: Work) -> int:
             given.folder,
             tell=lambda event: None,
             # When rank 0 is gone, so is the reason for this process.
-            should_stop=lambda: os.getppid() != parent,
+            should_stop=lambda: os.getppid() != given.parent,
             ranks=ranks,
             device=default_device(ranks),
         )
@@ -127,7 +133,7 @@ def take_part(work: Work) -> int:
     except Interrupted:
         return 130
     except OnceForAllError as error:
-        if os.getppid() == parent:  # else rank 0 is gone, and has said why
+        if os.getppid() == given.parent:  # else rank 0 is gone, and has said why
             print(f"ofa: rank {ranks.rank}: {error}", file=sys.stderr)
         return 2
     return 0

@@ -7,9 +7,10 @@ is taken; how many are enough comes from recorded experiments (docs/results/pict
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,8 @@ _USUAL_MACS_PER_S = 60e9
 _FEWEST_PASSES = 0.5
 # Shares of a time for the steps after training, where the user says nothing.
 _EVALUATE_SHARE, _LATENCY_SHARE, _CONFIRM_SHARE = 0.05, 0.03, 0.03
+# Images of a process in a step: batch norm sees no others.
+_FEWEST_IMAGES = 16
 # A process takes some seconds to start: below this much training it is not worth another.
 _WORTH_RANKS_S = 20.0
 # What further processes take to start.
@@ -52,12 +55,14 @@ class Estimate:
         evaluate_s: Measuring subnets for the accuracy predictor.
         rest_s: Everything after that.
         step_seconds: A training step of each phase.
+        fills_budget: Whether training takes all the time that is left; not if epochs were given.
     """
 
     train_s: float
     evaluate_s: float
     rest_s: float
     step_seconds: tuple[float, ...]
+    fills_budget: bool = True
 
 
 NO_ESTIMATE = Estimate(train_s=math.nan, evaluate_s=math.nan, rest_s=math.nan, step_seconds=())
@@ -131,22 +136,29 @@ def plan_config(
     if math.isinf(budget_s) and config.train.epochs is None:
         budget_s = effort_seconds(task.effort, num_train=task.num_train, image_side=task.image_side)
     cores = usable_cores() if device.type == "cpu" else 1
+    cores = min(cores, max(1, config.train.batch_size // _FEWEST_IMAGES))
     wants_ranks = config.train.ranks == 0 and task.world_size == 1 and not config.train.threads
     num_processes = cores if wants_ranks else max(config.train.ranks, task.world_size)
-    if math.isinf(budget_s) or "supernet" in task.given or not ladder:
-        ladder = (config.supernet,)
-    threads = torch.get_num_threads()
-    try:
-        if device.type == "cpu" and (num_processes > 1 or config.train.threads):
-            torch.set_num_threads(max(1, config.train.threads))
-        found = choose_network(
-            config, ladder, task, train_s=0.8 * budget_s, num_processes=num_processes, device=device
+    ladder = _open_ladder(config, ladder, task)
+    choosing_s = budget_s
+    if math.isinf(budget_s) and len(ladder) > 1:  # the user gave the epochs: as if for an effort
+        choosing_s = effort_seconds(
+            task.effort, num_train=task.num_train, image_side=task.image_side
         )
-    finally:
-        torch.set_num_threads(threads)
-    network, speed, why = found
+    with _threads_of_a_process(config, device, num_processes):
+        network, speed, why = choose_network(
+            config,
+            ladder,
+            task,
+            train_s=0.8 * choosing_s,
+            num_processes=num_processes,
+            device=device,
+        )
     if wants_ranks and _alone_seconds(config, network, speed, task, budget_s) < _WORTH_RANKS_S:
         wants_ranks, num_processes = False, 1
+        network, speed, why = choose_network(
+            config, (network,), task, train_s=choosing_s, num_processes=1, device=device
+        )
     config = _with(config, "train", autocast=speed.autocast)
     config = config.model_copy(update={"supernet": network})
     config = _with_processes(config, num_processes if wants_ranks else config.train.ranks or 1)
@@ -155,6 +167,31 @@ def plan_config(
     return _fit_training(
         config, task, speed, why=why, budget_s=budget_s, left_s=budget_s - elapsed_s
     )
+
+
+@contextlib.contextmanager
+def _threads_of_a_process(
+    config: RunConfig, device: torch.device, num_processes: int
+) -> Iterator[None]:
+    """Time with the threads that a process will have; restore them afterwards."""
+    threads = torch.get_num_threads()
+    try:
+        if device.type == "cpu" and (num_processes > 1 or config.train.threads):
+            torch.set_num_threads(max(1, config.train.threads))
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _open_ladder(
+    config: RunConfig, ladder: Sequence[SupernetConfig], task: Task
+) -> tuple[SupernetConfig, ...]:
+    """Return the networks to choose from: with the user's settings, or the user's alone."""
+    given = {key.partition(".")[2] for key in task.given if key.startswith("supernet.")}
+    if given - {"resolutions", "dropout", "expand_ratios"} or not ladder:
+        return (config.supernet,)
+    own = {key: getattr(config.supernet, key) for key in given}
+    return tuple(network.model_copy(update=own) for network in ladder)
 
 
 def _alone_seconds(
@@ -173,8 +210,10 @@ def _with(config: RunConfig, section: str, **values: object) -> RunConfig:
 
 def _with_processes(config: RunConfig, count: int) -> RunConfig:
     """Share the batch between processes of one thread each."""
-    if count == 1 or config.train.ranks > 1:
-        return _with(config, "train", ranks=max(1, config.train.ranks))
+    if config.train.ranks > 1:  # the user says how many, and how many images each
+        return _with(config, "train", threads=config.train.threads or 1)
+    if count == 1:
+        return _with(config, "train", ranks=1)
     batch_size = max(2, config.train.batch_size // count)
     return _with(config, "train", ranks=count, threads=1, batch_size=batch_size)
 
@@ -214,16 +253,19 @@ def _fit_training(
         / processes
     )
     rest_s = rest_seconds(config, speed, task, cores=processes)
+    fills_budget = False
     if math.isfinite(budget_s):
         train_s = left_s - evaluate_s - rest_s - (_START_RANKS_S if processes > 1 else 0.0)
         epochs = fit_plan(plan, seconds, steps_per_epoch=steps_per_epoch, seconds=train_s)
         if train_s <= 0 or epochs < _FEWEST_PASSES:
-            needed_s = max(train_s, 1.0) * _FEWEST_PASSES / max(epochs, 1e-3)
+            one_s = 1 / fit_plan(plan, seconds, steps_per_epoch=steps_per_epoch, seconds=1.0)
+            needed_s = _FEWEST_PASSES * one_s
             raise ConfigError(
                 f"a budget of {budget_s:.0f} s leaves {max(0.0, train_s):.0f} s of training, time "
-                f"for {max(0.0, epochs):.2g} epochs of the smallest network; give it at least "
-                f"{math.ceil(budget_s - train_s + needed_s)} s"
+                f"for {epochs if train_s > 0 else 0:.2g} epochs of the smallest network; give it at "
+                f"least {math.ceil(budget_s - train_s + needed_s)} s"
             )
+        fills_budget = config.train.epochs is None
         bound = config.train.epochs or math.inf
         config = _with(config, "train", epochs=float(f"{min(bound, epochs):.4g}"))
         plan = config.plan(spec)
@@ -235,7 +277,11 @@ def _fit_training(
         config=config,
         budget_s=budget_s,
         estimate=Estimate(
-            train_s=train_s, evaluate_s=evaluate_s, rest_s=rest_s, step_seconds=seconds
+            train_s=train_s,
+            evaluate_s=evaluate_s,
+            rest_s=rest_s,
+            step_seconds=seconds,
+            fills_budget=fills_budget,
         ),
         why=why,
     )

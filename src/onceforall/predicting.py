@@ -54,7 +54,8 @@ def evaluate_step(run: Run) -> None:
 
     A run with a time stops measuring when the steps after it need what is left.
     """
-    if any(event["event"] == "evaluated" for event in read_jsonl(run.folder.events)):
+    ended = [e["archs"] for e in read_jsonl(run.folder.events) if e["event"] == "evaluated"]
+    if ended and len(read_evaluations(run)) >= ended[-1]:
         return
     archs = archs_to_evaluate(run)
     done = {Arch.from_json(line["arch"]) for line in read_evaluations(run)}

@@ -185,7 +185,9 @@ def ladder_for(image_side: int) -> tuple[SupernetConfig, ...]:
                 widths=widths,
                 strides=strides,
                 depths=depths,
-                expand_ratios=(0.25, 0.5, 1.0),
+                # Ratios that differ after rounding to the divisor.
+                expand_ratios=(0.5, 1.0) if widths[0] < 32 else (0.25, 0.5, 1.0),
+                divisor=4 if widths[0] < 16 else 8,
                 width_mults=(),
                 stem_width=widths[0],
                 stem_stride=1 if image_side <= 40 else 2,

@@ -217,11 +217,20 @@ def plan_run(
             f"{out} was started with {changed} {saved['request'].get(changed)!r}, not "
             f"{asked[changed]!r}; use another --out, or the same command to go on"
         )
+    if saved is None and ranks is not None and not ranks.is_main:
+        raise ConfigError(
+            f"rank {ranks.rank} does not see {folder.settings}, which rank 0 has written; all "
+            "ranks need the same folder, on a disk that they share"
+        )
     if saved is None and out.is_dir() and any(out.iterdir()):
         raise ConfigError(f"output folder {out} is not empty and holds no run; use another --out")
     started = time.monotonic() if started is None else started
     where = device or default_device(ranks)
-    config = _resolved(request) if saved is None else validated(saved["config"])
+    side_px = 0
+    if saved is None:
+        config, side_px = _resolved(request)
+    else:
+        config = validated(saved["config"])
     # Learned and random policies work on photographs read from files, not on decoded squares.
     side = config.supernet.resolutions[-1] if config.data.policy == "none" else None
     bundle = open_data(config.data, image_size=side)
@@ -239,7 +248,7 @@ def plan_run(
         estimate=NO_ESTIMATE,
     )
     if saved is None:
-        run = _start(run, request, asked)
+        run = _start(run, request, asked, side_px)
     else:
         run = dataclasses.replace(
             run, clock=_clock_of(folder, saved, started), estimate=_estimate_of(saved)
@@ -270,6 +279,7 @@ def _estimate_of(saved: dict[str, Any]) -> Estimate:
         evaluate_s=found["evaluate"],
         rest_s=found["rest"],
         step_seconds=tuple(found["step_seconds"]),
+        fills_budget=found["fills_budget"],
     )
 
 
@@ -282,18 +292,19 @@ def given_keys(request: Request) -> set[str]:
     return keys | {key.partition(".")[0] for key in keys}
 
 
-def _resolved(request: Request) -> RunConfig:
-    """Return the configuration that a request asks for, from the facts of its data."""
+def _resolved(request: Request) -> tuple[RunConfig, int]:
+    """Return the configuration that a request asks for, and the side of its images in pixels."""
     probe = open_data(
         recipe_for(request.source, image_side=32, num_train=100, num_classes=2).data.model_copy(
             update={"root": request.root, "on_bad_image": request.on_bad_image}
         )
     )
     training_images(probe)  # a recipe needs some
+    side = image_side(probe.test)
     recipe = named_recipe(
         request.recipe,
         request.source,
-        image_side=image_side(probe.test),
+        image_side=side,
         num_train=probe.num_train,
         num_classes=probe.num_classes,
         seed=request.seed,
@@ -305,7 +316,7 @@ def _resolved(request: Request) -> RunConfig:
         recipe = transfer_recipe(
             recipe,
             read_start(Path(init), num_classes=probe.num_classes),
-            image_side=image_side(probe.test),
+            image_side=side,
         )
     data = recipe.data.model_copy(
         update={"root": request.root, "on_bad_image": request.on_bad_image}
@@ -313,7 +324,7 @@ def _resolved(request: Request) -> RunConfig:
     recipe = recipe.model_copy(update={"data": data})
     config = resolve(recipe, file=request.config_text, flags=request.flags)
     check_limits(config.search.limits)
-    return config
+    return config, side
 
 
 def check_limits(limits: dict[str, float]) -> None:
@@ -326,12 +337,17 @@ def check_limits(limits: dict[str, float]) -> None:
             raise ConfigError(f"limit {name}={bound:g} is not above 0")
 
 
-def _start(run: Run, request: Request, asked: dict[str, Any]) -> Run:
+def _start(run: Run, request: Request, asked: dict[str, Any], side: int) -> Run:
     """Choose network, processes and lengths from what is measured; write ``run.yaml``."""
-    plan = _planned(run, request)
+    plan = _planned(run, request, side)
     estimate = plan.estimate
     clock = dataclasses.replace(run.clock, budget_s=plan.budget_s)
+    before = run.config.supernet.resolutions[-1]
     run = dataclasses.replace(run, config=plan.config, clock=clock, estimate=estimate)
+    if run.config.supernet.resolutions[-1] != before and run.config.data.policy == "none":
+        # As every other process of the run will decode them.
+        largest = run.config.supernet.resolutions[-1]
+        run = dataclasses.replace(run, bundle=open_data(run.config.data, image_size=largest))
     settings = {
         "request": asked,
         "config": run.config.model_dump(mode="json"),
@@ -350,6 +366,7 @@ def _start(run: Run, request: Request, asked: dict[str, Any]) -> Run:
             "train": round(estimate.train_s, 1),
             "evaluate": round(estimate.evaluate_s, 1),
             "rest": round(estimate.rest_s, 1),
+            "fills_budget": estimate.fills_budget,
             "step_seconds": [float(f"{seconds:.4g}") for seconds in estimate.step_seconds],
         },
         "versions": versions(),
@@ -362,9 +379,9 @@ def _start(run: Run, request: Request, asked: dict[str, Any]) -> Run:
     return run
 
 
-def _planned(run: Run, request: Request) -> Planned:
+def _planned(run: Run, request: Request, side: int) -> Planned:
     """Choose what the configuration leaves open, for the run's data and machine."""
-    bundle, side = run.bundle, image_side(run.bundle.test)
+    bundle = run.bundle
     num_valid = run.config.data.num_valid if bundle.valid is None else len(bundle.valid)
     return plan_config(
         run.config,

@@ -350,8 +350,12 @@ def _do(run: Run, steps: Sequence[str], step: str) -> None:
 def _all_ranks(run: Run, steps: Sequence[str]) -> Iterator[Run]:
     """Give the run with all its processes: those of a launcher, or those it starts itself."""
     is_done = run.folder.predictor.is_file() or not steps
-    if run.ranks.world_size > 1 or run.config.train.ranks == 1 or is_done:
+    if run.ranks.world_size > 1 or run.config.train.ranks == 1:
         yield run
+        return
+    if is_done:
+        yield run
+        torch.set_num_threads(usable_cores())
         return
     with local_ranks(
         run.folder.path, run.config.train.ranks, "onceforall.shared_steps", steps, run.clock

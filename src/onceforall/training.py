@@ -85,6 +85,7 @@ def _pace(run: Run) -> Pace | None:
         seconds_left=lambda: clock.left_s() - estimate.evaluate_s - estimate.rest_s,
         step_seconds=estimate.step_seconds,
         every_s=min(20.0, max(1.0, 0.02 * estimate.train_s)),
+        may_grow=estimate.fills_budget,
     )
 
 

@@ -49,7 +49,12 @@ def plan(epochs: float = 10) -> Plan:
 
 
 def run(
-    folder: Path, clock: FakeClock, *, stop_at: int = -1, slow_from: int = -1
+    folder: Path,
+    clock: FakeClock,
+    *,
+    stop_at: int = -1,
+    slow_from: int = -1,
+    may_grow: bool = True,
 ) -> tuple[dict[str, Tensor], list[Event]]:
     """Train for a minute of fake seconds: 60 steps of 6 an epoch, if all goes well."""
     events: list[Event] = []
@@ -71,7 +76,10 @@ def run(
             seed=0,
             checkpoint_every_steps=4,
             pace=Pace(
-                seconds_left=clock.left_s, step_seconds=(EXPECTED_S, EXPECTED_S), every_s=4.0
+                seconds_left=clock.left_s,
+                step_seconds=(EXPECTED_S, EXPECTED_S),
+                every_s=4.0,
+                may_grow=may_grow,
             ),
         ),
         callbacks=Callbacks(
@@ -100,6 +108,12 @@ def test_time_that_is_left_over_is_used(tmp_path: Path, clock: FakeClock) -> Non
     assert 86 <= clock.now <= 92
 
 
+def test_epochs_that_the_user_gave_are_not_exceeded(tmp_path: Path, clock: FakeClock) -> None:
+    clock.budget_s = 90.0
+    run(tmp_path, clock, may_grow=False)
+    assert clock.now == 60
+
+
 def test_no_time_at_all_ends_every_phase_after_a_step(tmp_path: Path, clock: FakeClock) -> None:
     clock.budget_s = 5.0
     run(tmp_path, clock)
@@ -113,13 +127,14 @@ def test_an_interrupted_training_decides_as_before(
     decided = read_jsonl(tmp_path / "straight/pace.jsonl")
     clock.now = 0.0
     with pytest.raises(Interrupted):
-        run(tmp_path / "again", clock, slow_from=30, stop_at=45)
+        run(tmp_path / "again", clock, slow_from=30, stop_at=37)
     for line in read_jsonl(tmp_path / "again/pace.jsonl"):
         assert line in decided
     # It goes on in no time at all, and still decides as it did.
     clock.is_frozen = True
     (tmp_path / "again/pace.jsonl").write_bytes((tmp_path / "straight/pace.jsonl").read_bytes())
-    again, _ = run(tmp_path / "again", clock, slow_from=30)
+    again, events = run(tmp_path / "again", clock, slow_from=30)
+    assert [event for event in events if event["event"] == "epoch"], "nothing was left to train"
     assert all(torch.equal(again[name], tensor) for name, tensor in straight.items())
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from onceforall.arch import Arch
 from onceforall.blueprint import Blueprint, Conv, Identity, MBConv
 from onceforall.errors import ConfigError
+from onceforall.supernets.blocks import Classifier
 from onceforall.supernets.recover import arch_from_blueprint
 from onceforall.supernets.spec import FixedBlock, MBConvSpec, MBConvStage
 from onceforall.supernets.static import StaticNet
@@ -97,6 +98,8 @@ def embed(net: Supernet, plain: StaticNet) -> Arch:
     arch = arch_from_blueprint(net.spec, plan, resolution=net.space.resolutions[-1])
     layers = [layer for layer in plain_layers(plain) if not isinstance(layer, nn.Identity)]
     for module, twin in zip(net.active_modules(arch), layers, strict=True):
+        if isinstance(twin, Classifier) and twin.linear.out_features != net.spec.num_classes:
+            continue
         sources = twin.state_dict()
         for name, target in module.state_dict().items():
             if ".transforms." in name:
@@ -111,7 +114,7 @@ def _put(target: Tensor, source: Tensor) -> None:
 
     A convolution's filters lie in the centre of larger ones whose border is 0. Weights that read
     further channels become 0, so that these change nothing yet; the weights that make further
-    channels stay as they were drawn, so that they can learn. A classifier is copied if it fits.
+    channels stay as they were drawn, so that they can learn.
     """
     if target.ndim == 4:
         out_channels, in_channels = source.shape[:2]

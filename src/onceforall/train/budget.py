@@ -28,11 +28,13 @@ class Pace:
         seconds_left: Gives the seconds until training must have ended; asked on rank 0.
         step_seconds: Expected seconds of a step of each phase, before any was measured.
         every_s: Seconds between two looks at the clock.
+        may_grow: Whether training may become longer than planned, if there is time.
     """
 
     seconds_left: Callable[[], float]
     step_seconds: tuple[float, ...]
     every_s: float
+    may_grow: bool = True
 
 
 def fit_steps(
@@ -78,6 +80,7 @@ class Pacer:
     def is_due(self, step: int, phase: int) -> bool:
         """Say whether something is decided after ``step``, which is about to run."""
         if self.decided and step <= max(self.decided):
+            self._phase = -1  # what was measured so far is of another stretch
             return step in self.decided
         if phase != self._phase:
             self._warmup = _WARMUP_STEPS
@@ -111,6 +114,8 @@ class Pacer:
         self._start_window(phase)
         seconds = [self._slowdown * s for s in self.pace.step_seconds[phase:]]
         fitted = fit_steps(steps_left, seconds, self.pace.seconds_left())
+        if not self.pace.may_grow and sum(fitted) > sum(steps_left):
+            return None
         if abs(sum(fitted) / sum(steps_left) - 1) < _TOLERANCE:
             return None
         epochs = [to_epochs(phase + i, n) for i, n in enumerate(fitted)]

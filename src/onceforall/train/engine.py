@@ -88,7 +88,7 @@ def train(
         average=parameters_copy(net) if plan.ema_decay else {},
         teacher=teacher,
         has_own_teacher=teacher is not None,
-        asked_plan=repr(plan),
+        asked=plan,
     )
     restored = restore(run)
     wait_for_all(run.ranks)  # nobody writes while another still looks for a checkpoint
@@ -203,7 +203,8 @@ def _end_epoch(run: Standing, phase: Phase, sums: EpochSums, timer: Timer) -> No
     run.position.step = 0
     run.position.epoch += 1
     phase = run.plan.phases[run.position.phase]
-    if run.position.epoch >= phase.num_epochs:
+    per_epoch = run.data.steps_per_epoch
+    if run.position.epoch * per_epoch >= phase.num_steps(per_epoch):
         run.position.epoch = run.position.anchor_step = 0
         run.position.anchor_share = 0.0
         run.position.phase += 1

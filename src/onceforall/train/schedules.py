@@ -30,8 +30,9 @@ class CosineSchedule:
     def __call__(self, step: float) -> float:
         """Return the learning rate of ``step``, from 0; parts of steps are allowed."""
         if step < self.warmup_steps:
-            return self.start + (self.peak - self.start) * (step + 1) / self.warmup_steps
-        rest = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
+            share = min(1.0, (step + 1) / self.warmup_steps)
+            return self.start + (self.peak - self.start) * share
+        rest = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         begin, end = self.part
         place = begin + (end - begin) * min(rest, 1.0)
         return 0.5 * self.peak * (1 + math.cos(math.pi * place))

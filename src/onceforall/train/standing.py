@@ -42,6 +42,7 @@ class Standing:
     """One training under way."""
 
     net: Trainable
+    asked: Plan  # before any phase was given another length
     plan: Plan
     data: TrainData
     folder: Path
@@ -55,7 +56,6 @@ class Standing:
     teacher: Trainable | None = None
     has_own_teacher: bool = False
     pacer: Pacer | None = None
-    asked_plan: str = ""  # the plan before any phase was given another length
 
     @property
     def device(self) -> torch.device:
@@ -88,7 +88,8 @@ class Standing:
         position = self.position
         share, step = self.share(self.phase_step), self.phase_step
         before = [phase.epochs for phase in self.plan.phases[: position.phase]]
-        self.plan = self.plan.with_epochs([*before, *epochs])
+        # From the plan as asked for, so that a restart comes to the same numbers.
+        self.plan = self.asked.with_epochs([*before, *epochs])
         position.anchor_share, position.anchor_step = share, step
 
     @property
@@ -130,7 +131,7 @@ def save(run: Standing) -> None:
     if run.ranks.is_main:
         position = run.position
         state: State = {
-            "plan": run.asked_plan,
+            "plan": repr(run.asked),
             "epochs": [phase.epochs for phase in run.plan.phases],
             "spec": repr(run.net.spec),
             "world_size": run.ranks.world_size,
@@ -142,7 +143,9 @@ def save(run: Standing) -> None:
             "position": [getattr(position, name) for name in Position.__slots__],
         }
         path = save_checkpoint(run.folder, state, step=run.global_step)
-        tell(run, {"event": "checkpoint", "step": run.global_step, "file": path.name})
+        seconds = round(position.seconds, 3)
+        told = {"step": run.global_step, "file": path.name, "seconds": seconds}
+        tell(run, {"event": "checkpoint", **told})
     wait_for_all(run.ranks)
 
 
@@ -177,7 +180,7 @@ def restore(run: Standing) -> bool:
         return False
     state = loaded.state
     run.position = Position(**dict(zip(Position.__slots__, state["position"], strict=True)))
-    run.plan = run.plan.with_epochs(state["epochs"])
+    run.plan = run.asked.with_epochs(state["epochs"])
     run.net.load_state_dict(state["net"])
     run.average = dict(state["average"])
     if state["teacher"]:
@@ -198,7 +201,7 @@ def _read(run: Standing) -> Loaded | None:
     )
     if loaded is None:
         return None
-    for name, value in (("plan", run.asked_plan), ("network", repr(run.net.spec))):
+    for name, value in (("plan", repr(run.asked)), ("network", repr(run.net.spec))):
         if loaded.state["spec" if name == "network" else name] != value:
             raise CheckpointError(
                 f"the checkpoint in {run.folder} is of another {name}; "
