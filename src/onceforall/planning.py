@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -262,8 +263,8 @@ def _fit_training(
             needed_s = _FEWEST_PASSES * one_s
             raise ConfigError(
                 f"a budget of {budget_s:.0f} s leaves {max(0.0, train_s):.0f} s of training, time "
-                f"for {epochs if train_s > 0 else 0:.2g} epochs of the smallest network; give it at "
-                f"least {math.ceil(budget_s - train_s + needed_s)} s"
+                f"for {epochs if train_s > 0 else 0:.2g} epochs of the smallest network; give it "
+                f"at least {math.ceil(budget_s - train_s + needed_s)} s"
             )
         fills_budget = config.train.epochs is None
         bound = config.train.epochs or math.inf
@@ -366,11 +367,14 @@ def _name(network: SupernetConfig) -> str:
 
 
 def usable_cores() -> int:
-    """Return the processor cores that this process may use."""
+    """Return the processor cores that this process may use, a container's quota considered."""
     try:
-        return len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
+        cores = os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    most, period = quota.read_text().split() if quota.is_file() else ("max", "1")
+    return cores if most == "max" else max(1, min(cores, int(most) // int(period)))
 
 
 def fit_plan(
