@@ -28,6 +28,7 @@ from onceforall.zoo.entries import zoo_entries
 from tests.shared_data import shared_data
 from tests.supernets.families import SPECS
 
+DENSE = ("residual", "residual_widths", "fused_mbconv")  # kinds of blocks of our own
 STATICS = {
     "mobilenet_v3_large": mobilenet_v3_large(),
     "mobilenet_v2": mobilenet_v2(),
@@ -48,7 +49,7 @@ def plans(name: str) -> list[Blueprint]:
 
 
 @pytest.mark.parametrize("spelling", ["current", "legacy"])
-@pytest.mark.parametrize("name", [n for n in SPECS if n != "mixed_head"])
+@pytest.mark.parametrize("name", [n for n in SPECS if n not in ("mixed_head", *DENSE)])
 def test_subnets_survive_the_round_trip(name: str, spelling: Any) -> None:
     for plan in plans(name):
         config = json.loads(json.dumps(config_from_blueprint(plan, spelling=spelling)))
@@ -56,6 +57,12 @@ def test_subnets_survive_the_round_trip(name: str, spelling: Any) -> None:
         assert blueprint_from_config(config) == plan
         assert blueprint_from_config(config) == plan  # a second time: nothing was consumed
         assert config == untouched
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_blocks_of_our_own_have_no_published_configuration(name: str) -> None:
+    with pytest.raises(ConfigError, match="a published configuration has no block like"):
+        config_from_blueprint(plans(name)[0])
 
 
 @pytest.mark.parametrize("spelling", ["current", "legacy"])
