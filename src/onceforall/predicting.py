@@ -30,8 +30,9 @@ from onceforall.training import trained_supernet
 
 Floats = NDArray[np.floating[Any]]
 
-# Subnets that every rank measures, however little time is left.
-_FEWEST_EVALUATIONS = 10
+# Subnets that are measured, by every rank, however little time is left: a predictor is fitted to ten
+# and judged on two.
+_FEWEST_EVALUATIONS = 12
 # Largest searches between two batches of a refinement; the last search is the run's own.
 _REFINE_POPULATION = 64
 _REFINE_GENERATIONS = 30
@@ -42,7 +43,8 @@ def archs_to_evaluate(run: Run) -> list[Arch]:
     encoding = run.encoding
     costs = compile_costs(run.spec)
     rng = np.random.default_rng(run.config.seed)
-    count = min(run.config.evaluate.num_archs, run.spec.space.size)
+    wanted = max(run.config.evaluate.num_archs, _FEWEST_EVALUATIONS)
+    count = min(wanted, run.spec.space.size)
     rows = stratified_rows(encoding.sample, costs.macs, count=count, rng=rng)
     rows = np.concatenate([encoding.smallest(), encoding.largest(), rows])
     # In no order, so that those measured before time is up are spread like all of them.
