@@ -30,8 +30,8 @@ from onceforall.training import trained_supernet
 
 Floats = NDArray[np.floating[Any]]
 
-# Subnets that are measured, by every rank, however little time is left: a predictor is fitted to ten
-# and judged on two.
+# Subnets that are measured, by every rank, however little time is left: a predictor is fitted to
+# ten and judged on two.
 _FEWEST_EVALUATIONS = 12
 # Largest searches between two batches of a refinement; the last search is the run's own.
 _REFINE_POPULATION = 64

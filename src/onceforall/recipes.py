@@ -128,7 +128,9 @@ def recipe_for(
     return RunConfig(data=data, supernet=ladder_for(image_side)[0], train=train, seed=seed)
 
 
-def transfer_recipe(usual: RunConfig, start: Start, *, image_side: int) -> RunConfig:
+def transfer_recipe(
+    usual: RunConfig, start: Start, *, image_side: int, num_classes: int
+) -> RunConfig:
     """Return the recipe that goes on from a trained network.
 
     Its own stage table or the space around it, its normalisation, and a schedule that keeps what
@@ -139,6 +141,7 @@ def transfer_recipe(usual: RunConfig, start: Start, *, image_side: int) -> RunCo
         usual: Recipe of the data set.
         start: What is known of the network.
         image_side: Side of the stored images in pixels.
+        num_classes: Classes of the data set.
     """
     top = max(32, min(start.resolution, 2 * image_side) // 16 * 16)
     sides = tuple(sorted({max(32, round(top * share / 16) * 16) for share in (0.75, 0.875, 1.0)}))
@@ -149,8 +152,8 @@ def transfer_recipe(usual: RunConfig, start: Start, *, image_side: int) -> RunCo
             "batch_size": min(64, usual.train.batch_size),
             "learning_rate": 0.02,
             "weight_decay": 1e-4,
-            "reinit_head": True,
-            "head_factor": 10.0,
+            "reinit_head": start.num_classes != num_classes,
+            "head_factor": 10.0 if start.num_classes != num_classes else 1.0,
             "full_share": 0.3,
         }
     )

@@ -309,15 +309,15 @@ def _resolved(request: Request) -> tuple[RunConfig, int]:
         num_classes=probe.num_classes,
         seed=request.seed,
     )
-    if request.recipe == "transfer":
-        init = resolve(recipe, file=request.config_text, flags=request.flags).train.init
-        if not init:
-            raise ConfigError("recipe transfer needs a trained network: --init FILE")
-        recipe = transfer_recipe(
-            recipe,
-            read_start(Path(init), num_classes=probe.num_classes),
-            image_side=side,
-        )
+    init = resolve(recipe, file=request.config_text, flags=request.flags).train.init
+    if request.recipe == "transfer" and not init:
+        raise ConfigError("recipe transfer needs a trained network: --init FILE")
+    # With weights at hand transfer is the first choice, unless the user names another network.
+    is_open = request.recipe == "auto" and "supernet" not in given_keys(request)
+    says_what_it_is = bool(init) and Path(init).with_suffix(".json").is_file()
+    if request.recipe == "transfer" or (is_open and says_what_it_is):
+        start = read_start(Path(init), num_classes=probe.num_classes)
+        recipe = transfer_recipe(recipe, start, image_side=side, num_classes=probe.num_classes)
     data = recipe.data.model_copy(
         update={"root": request.root, "on_bad_image": request.on_bad_image}
     )
@@ -385,7 +385,7 @@ def _planned(run: Run, request: Request, side: int) -> Planned:
     num_valid = run.config.data.num_valid if bundle.valid is None else len(bundle.valid)
     return plan_config(
         run.config,
-        ladder_for(side) if request.recipe == "auto" else (),
+        ladder_for(side) if request.recipe == "auto" and not run.config.train.init else (),
         Task(
             num_train=bundle.num_train - (num_valid if bundle.valid is None else 0),
             num_valid=num_valid,

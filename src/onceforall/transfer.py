@@ -29,12 +29,14 @@ class Start:
 
     Attributes:
         spec: Its stage table, or that of the space around it.
+        num_classes: Classes that it was trained on.
         resolution: Side that it was trained at, in pixels.
         mean: Mean of each channel that it expects to be taken off.
         std: Standard deviation that it expects to be divided by.
     """
 
     spec: SupernetSpec
+    num_classes: int
     resolution: int
     mean: Rgb
     std: Rgb
@@ -54,6 +56,7 @@ def read_start(weights: Path, *, num_classes: int) -> Start:
         spec = spec_from_json(content["spec"])
         return Start(
             spec=spec,
+            num_classes=spec.num_classes,
             resolution=spec.space.resolutions[-1],
             mean=tuple(content["mean"]),
             std=tuple(content["std"]),
@@ -63,6 +66,7 @@ def read_start(weights: Path, *, num_classes: int) -> Start:
         spec=space_around(
             found.model.plan, num_classes=num_classes, resolutions=(found.resolution,)
         ),
+        num_classes=found.model.plan.num_classes,
         resolution=found.resolution,
         mean=found.preprocessing.mean,
         std=found.preprocessing.std,

@@ -107,11 +107,10 @@ def test_a_checkpoint_needs_to_say_what_it_is(tmp_path: Path) -> None:
         read_start(tmp_path / "net.pth", num_classes=10)
 
 
-def test_the_transfer_recipe_starts_from_real_weights(tmp_path: Path) -> None:
+def test_auto_starts_from_real_weights_where_they_are_given(tmp_path: Path) -> None:
     weights = shared_data("weights", "proxyless-w0.3-r176_imagenet.pth")
     request = Request(
         source=str(write_images(tmp_path / "images.npz")),
-        recipe="transfer",
         flags=(
             f"train.init={json.dumps(str(weights))}",
             "train.epochs=1",
