@@ -114,11 +114,13 @@ def recipe_for(
         crop="resized" if image_side > 40 else None,
         min_scale=0.25,
     )
+    batch_size = min(128 if num_train >= 20_000 else 64, max(8, num_train // 8))
     train = TrainConfig(
         plan="delayed",
-        batch_size=min(128 if num_train >= 20_000 else 64, max(8, num_train // 8)),
-        learning_rate=0.1,
-        reference_batch=64,
+        batch_size=batch_size,
+        learning_rate=0.4,
+        reference_batch=max(64, batch_size),
+        full_share=0.4,
         subnets_per_step=2,
         weight_decay=5e-4,
         label_smoothing=0.1 if num_classes > 2 else 0.0,

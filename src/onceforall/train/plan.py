@@ -271,5 +271,5 @@ def delayed_plan(
         weight_decay=weight_decay,
         label_smoothing=label_smoothing,
         mean_over_subnets=True,
-        max_grad_norm=1.0,
+        max_grad_norm=5.0,
     )
