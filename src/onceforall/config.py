@@ -142,6 +142,8 @@ class TrainConfig(Section):
         subnets_per_step: Subnets of a sandwich, of ``sandwich`` and ``delayed`` plans.
         full_share: Share of the epochs that the largest subnet trains alone; ``delayed`` plan.
         ramp: Share of the rest over which smaller subnets come in; ``delayed`` plan.
+        max_grad_norm: Global norm that gradients are clipped to, 0 for no clipping; null for the
+            plan's own.
         distillation: Loss of the sandwich's other subnets towards the largest: soft targets, or
             the adaptive ``alpha`` divergence, of the ``sandwich`` plan.
         attentive: Of a sandwich, train the ``best`` or ``worst`` of a few random subnets of like
@@ -170,6 +172,7 @@ class TrainConfig(Section):
     weight_decay: float = Field(1e-4, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     ema_decay: float = Field(0.0, ge=0, lt=1)
+    max_grad_norm: float | None = Field(None, ge=0)
     distillation: Literal["soft_targets", "alpha"] = "soft_targets"
     attentive: Literal["none", "best", "worst"] = "none"
     autocast: bool | None = False
@@ -300,8 +303,10 @@ class RunConfig(Section):
                 raise ConfigError(
                     f"train.{name} {value!r} needs train.plan sandwich, not {train.plan}"
                 )
+        plan = self._plan(spec)
+        clip = plan.max_grad_norm if train.max_grad_norm is None else train.max_grad_norm
         return dataclasses.replace(
-            self._plan(spec), head_factor=train.head_factor, ema_decay=train.ema_decay
+            plan, head_factor=train.head_factor, ema_decay=train.ema_decay, max_grad_norm=clip
         )
 
     def _plan(self, spec: SupernetSpec) -> Plan:

@@ -31,7 +31,7 @@ from onceforall.train.speed import (
 
 # What the largest subnet alone should see in the training time: passes over the training images,
 # and images in all. Fewer, and a smaller network ends better: docs/results/pictures.md.
-_ENOUGH_PASSES = 50.0
+_ENOUGH_PASSES = 35.0
 _ENOUGH_IMAGES = 250_000.0
 # Where the ladder is entered: multiply-accumulates that a core trains with.
 _USUAL_MACS_PER_S = 60e9
