@@ -19,14 +19,14 @@ from pathlib import Path
 
 import torch
 
-from onceforall.config import resolve
+from onceforall.job.config import resolve
+from onceforall.job.data import image_side, open_data, start_session
+from onceforall.job.recipes import recipe_for
 from onceforall.measure.costs import count_macs
 from onceforall.measure.subnet import evaluate_arch
-from onceforall.recipes import recipe_for
-from onceforall.session import image_side, open_data, start_session
 from onceforall.supernets.supernet import Supernet
-from onceforall.train.engine import train
-from onceforall.train.settings import TrainOptions
+from onceforall.training.engine import train
+from onceforall.training.settings import TrainOptions
 
 
 def main() -> None:

@@ -15,11 +15,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from onceforall.arch import Arch
+from onceforall.job.search import best_under_limits
+from onceforall.job.start import open_run
+from onceforall.job.weights import trained_supernet
 from onceforall.measure.subnet import evaluate_arch
-from onceforall.run import open_run
-from onceforall.steps import best_under_limits
-from onceforall.training import trained_supernet
 
 BARS = {11e6: 0.902, 28e6: 0.929, 59e6: 0.938, 68e6: 0.9396, 126e6: 0.944, 170e6: 0.95}
 NETWORK = (
@@ -52,12 +51,13 @@ def main() -> None:
         writer.writerow(["max_macs", "macs", "top1", "bar", "arch"])
         for bound, bar in BARS.items():
             (found,) = best_under_limits(run, {"macs": [bound]})
-            arch = Arch.from_json(found["arch"])
             top1 = evaluate_arch(
-                net, arch, calibration=session.calibration_batches, images=session.test
+                net, found.arch, calibration=session.calibration_batches, images=session.test
             ).top1
-            writer.writerow([int(bound), found["macs"], round(top1, 4), bar, str(arch)])
-            print(f"<= {bound / 1e6:.0f}M MACs: {top1:.2%} (bar {bar:.2%})  {arch}", flush=True)
+            writer.writerow([int(bound), found.macs, round(top1, 4), bar, str(found.arch)])
+            print(
+                f"<= {bound / 1e6:.0f}M MACs: {top1:.2%} (bar {bar:.2%})  {found.arch}", flush=True
+            )
 
 
 if __name__ == "__main__":

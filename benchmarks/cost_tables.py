@@ -19,7 +19,7 @@ import torch
 
 from onceforall.measure.cost_tables import CostTable, compile_costs
 from onceforall.measure.costs import count_macs
-from onceforall.measure.published_latency import (
+from onceforall.measure.latency.published import (
     PublishedLatencyTable,
     latency_at,
     read_published_latencies,

@@ -42,11 +42,11 @@ from PIL import Image
 from torch.utils.data import default_collate
 from torchvision import transforms
 
-from onceforall.data import pixels
-from onceforall.data.augmentation import PUBLISHED_PHOTOS
+from onceforall.data.batches.readers import TrainKey, TrainReader
+from onceforall.data.batches.streaming import StreamedBatches
 from onceforall.data.bundle import IMAGENET_MEAN, IMAGENET_STD, ImageFiles, PackedNames
-from onceforall.data.readers import TrainKey, TrainReader
-from onceforall.data.streaming import StreamedBatches
+from onceforall.data.images import pixels
+from onceforall.data.images.augmentation import PUBLISHED_PHOTOS
 
 RESOLUTIONS = (128, 160, 192, 224)
 SIZE = (500, 375)

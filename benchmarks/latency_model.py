@@ -20,9 +20,9 @@ import torch
 
 from onceforall.files import write_json
 from onceforall.measure.costs import count_macs, sized_layers
-from onceforall.measure.latency import measure_latency
-from onceforall.measure.latency_model import LatencyModel, build_latency_model
-from onceforall.measure.latency_targets import Candidate, make_target
+from onceforall.measure.latency.measure import measure_latency
+from onceforall.measure.latency.model import LatencyModel, build_latency_model
+from onceforall.measure.latency.targets import Candidate, make_target
 from onceforall.measure.ranking import kendall_tau
 from onceforall.supernets.families import published_spec, small_images
 from onceforall.supernets.spec import SupernetSpec

@@ -18,18 +18,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from onceforall.config import RunConfig, resolve
 from onceforall.data import open_dataset
 from onceforall.encoding import Encoding
+from onceforall.job.config import RunConfig, resolve
+from onceforall.job.data import start_session
+from onceforall.job.recipes import recipe_for
 from onceforall.measure.cost_tables import compile_costs
 from onceforall.measure.subnet import evaluate_arch
 from onceforall.pareto import hypervolume, pareto_front
 from onceforall.predictors.sampling import stratified_rows
-from onceforall.recipes import recipe_for
-from onceforall.session import start_session
 from onceforall.supernets.supernet import Supernet
-from onceforall.train.engine import train
-from onceforall.train.settings import TrainOptions
+from onceforall.training.engine import train
+from onceforall.training.settings import TrainOptions
 
 PLANS = {"sandwich": 0.3, "delayed": 0.3, "progressive": 0.3}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onceforall.space import SearchSpace, StageChoices
+from onceforall.genes import StageChoices
+from onceforall.space import SearchSpace
 from onceforall.supernets.families import (
     mobilenet_v3,
     proxylessnas,

@@ -9,7 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onceforall.comparison import (
+from onceforall.artifacts import Baseline, Card
+from onceforall.files import append_jsonl
+from onceforall.job.folder import RunFolder
+from onceforall.job.model_table import model_table, read_pairs, result_lines
+from onceforall.measure.comparison import (
     Contender,
     Pair,
     beaten_by,
@@ -18,9 +22,8 @@ from onceforall.comparison import (
     supernet_seconds,
     worth_it,
 )
-from onceforall.files import append_jsonl, write_json
 from onceforall.measure.proportion import Share, is_clearly_above
-from onceforall.model_table import baseline_path, model_table, read_pairs, result_lines
+from tests.cards import card as make_card
 from tests.train.tiny import SPEC
 
 IMAGES = 359
@@ -130,17 +133,8 @@ def test_records_that_do_not_fit_are_left_out(junk: Any) -> None:
 # -- the table ------------------------------------------------------------------------------------
 
 
-def card(name: str, hits: int, milliseconds: float) -> dict[str, Any]:
-    return {
-        "name": name,
-        "arch": SPEC.space.smallest.to_json(),
-        "macs": 123_456,
-        "params": 2345,
-        "latency_ms": milliseconds,
-        "latency_mad_ms": 0.001,
-        "top1": hits / IMAGES,
-        "images": IMAGES,
-    }
+def card(name: str, hits: int, milliseconds: float) -> Card:
+    return make_card(name, top1=hits / IMAGES, images=IMAGES, latency_ms=milliseconds)
 
 
 def test_the_table_shows_the_noise_and_who_is_beaten() -> None:
@@ -153,20 +147,35 @@ def test_the_table_shows_the_noise_and_who_is_beaten() -> None:
 
 
 def test_a_card_of_before_still_has_its_row() -> None:
-    old = card("net01", 353, 1.0)
-    del old["images"]
+    old = card("net01", 353, 1.0).model_copy(update={"images": None})
     assert model_table([old])[-1].endswith("98.3 %")
 
 
 def test_what_was_trained_alone_stands_beside(tmp_path: Path) -> None:
     cards = [card("net01", 357, 1.0), card("net02", 356, 2.0), card("net03", 356, 3.0)]
-    alone = {**cards[0], "top1": 340 / IMAGES, "seconds": 12.0}
-    write_json(baseline_path(tmp_path, "net01"), alone)
-    other = SPEC.space.largest.to_json()
-    write_json(baseline_path(tmp_path, "net02"), {**alone, "arch": other})
+    folder = RunFolder(path=tmp_path)
+    alone = Baseline(
+        name="net01",
+        arch=cards[0].arch,
+        top1=340 / IMAGES,
+        top1_interval=(0.9, 1.0),
+        top5=1.0,
+        images=IMAGES,
+        epochs=1,
+        seconds=12.0,
+        budget_s=12.0,
+        seed=0,
+        resolution=8,
+        processes=1,
+        threads=1,
+        versions={},
+    )
+    alone.write(folder.baseline("net01"))
+    other = alone.model_copy(update={"arch": SPEC.space.largest})
+    other.write(folder.baseline("net02"))
     append_jsonl(tmp_path / "events.jsonl", {"event": "epoch", "seconds": 60.0})
-    assert list(read_pairs(tmp_path, cards)) == ["net01"], "net02's file is of another arch"
-    lines = result_lines(tmp_path, cards)
+    assert list(read_pairs(folder, cards)) == ["net01"], "net02's file is of another arch"
+    lines = result_lines(folder, cards)
     assert lines[0].split()[-3:] == ["trained", "alone", "difference"]
     assert lines[2].endswith("94.7 +- 2.4 %  +4.7, better")
     assert lines[3].endswith("%")

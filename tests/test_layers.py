@@ -11,34 +11,65 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "onceforall"
 # Branches of one line do not import each other.
 LAYERS = [
-    ["errors", "clock"],
-    ["files", "records"],
+    ["errors"],
+    ["files", "records", "versions"],
     ["arch"],
     ["published_archs"],
+    ["genes"],
     ["space"],
     ["blueprint", "arch_files"],
+    ["artifacts"],
     ["encoding", "pareto"],
     ["features"],
     ["ops"],
     ["supernets", "data"],
     ["measure"],
-    ["comparison"],
-    ["predictors", "train", "search"],
+    ["predictors", "training", "search"],
     ["deploy", "zoo", "report"],
-    ["config", "evaluating", "zoo_table", "transfer"],
-    ["recipes", "planning"],
-    ["session"],
-    ["run"],
-    ["training", "model_table"],
-    ["shipping", "devices", "predicting", "status", "tensorboard"],
-    ["local_ranks", "published_search"],
-    ["baseline", "shared_steps"],
-    ["steps"],
+    ["job"],
     ["cli"],
     ["__main__"],
 ]
+# The modules of the job, each of which imports those before it.
+JOB = [
+    "clock",
+    "sections",
+    "config",
+    "machine",
+    "transfer",
+    "recipes",
+    "choosing",
+    "planning",
+    "data",
+    "folder",
+    "status",
+    "context",
+    "weights",
+    "start",
+    "local_ranks",
+    "train",
+    "evaluate",
+    "predict",
+    "shared_steps",
+    "devices",
+    "latency",
+    "search",
+    "published_search",
+    "confirm",
+    "prove",
+    "finetune",
+    "ship",
+    "model_table",
+    "baseline",
+    "evaluate_any",
+    "tensorboard",
+    "pipeline",
+    "nets",
+    "run",
+]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-PURE = ["errors", "files", "records", "arch", "space", "blueprint", "published_archs"]
+JOB_RANK = {name: rank for rank, name in enumerate(JOB)}
+PURE = ["errors", "files", "records", "arch", "genes", "space", "blueprint", "published_archs"]
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -69,6 +100,16 @@ def test_imports_point_down(path: Path) -> None:
     for name in imported(path):
         if name[0] == "onceforall" and len(name) > 1 and name[1] in RANK and name[1] != unit:
             assert RANK[name[1]] < RANK[unit], f"{unit} imports {'.'.join(name)}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "job").glob("*.py")), ids=lambda p: p.stem)
+def test_imports_inside_the_job_point_down(path: Path) -> None:
+    if path.stem == "__init__":
+        return
+    assert path.stem in JOB_RANK, f"{path.stem} has no place"
+    for name in imported(path):
+        if name[:2] == ("onceforall", "job") and len(name) > 2:
+            assert JOB_RANK[name[2]] < JOB_RANK[path.stem], f"{path.stem} imports {name[2]}"
 
 
 @pytest.mark.parametrize("unit", PURE)

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from onceforall import planning
-from onceforall.config import RunConfig, resolve
 from onceforall.errors import ConfigError
+from onceforall.job import planning
+from onceforall.job.config import RunConfig, resolve
+from onceforall.job.planning import Planned, Task, effort_seconds, plan_config
+from onceforall.job.recipes import ladder_for, recipe_for
 from onceforall.measure.costs import count_macs
-from onceforall.planning import Planned, Task, effort_seconds, plan_config
-from onceforall.recipes import ladder_for, recipe_for
-from onceforall.train.plan import delayed_plan
-from onceforall.train.speed import Stopwatch
+from onceforall.training.plan import delayed_plan
+from onceforall.training.speed import Stopwatch
 
 CPU = torch.device("cpu")
 RATE = 60e9  # multiply-accumulates a second of the machine that is made up

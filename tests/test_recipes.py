@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from onceforall.config import RunConfig, resolve
 from onceforall.errors import ConfigError
-from onceforall.recipes import RECIPES, named_recipe, recipe_for
+from onceforall.job.config import RunConfig, resolve
+from onceforall.job.recipes import RECIPES, named_recipe, recipe_for
 
 IMAGENET = {"image_side": 400, "num_train": 1_281_167, "num_classes": 1000}
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from onceforall.arch import Arch
 from onceforall.errors import ArchError
+from onceforall.genes import StageChoices
 from onceforall.published_archs import arch_from_published
-from onceforall.space import SearchSpace, StageChoices
+from onceforall.space import SearchSpace
 from tests.spaces import SPACES, TINY
 
 NAMES = st.sampled_from(sorted(SPACES))

@@ -10,17 +10,23 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
+from onceforall.artifacts import DataFacts, Request, RunSettings
 from onceforall.errors import ConfigError
-from onceforall.run import RunFolder
-from onceforall.status import read_status, status_lines
+from onceforall.job.folder import RunFolder
+from onceforall.job.status import read_status, status_lines
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     found = RunFolder(path=tmp_path)
-    found.settings.write_text(yaml.safe_dump({"config": {"train": {"epochs": 4}}}))
+    RunSettings(
+        request=Request(source="digits"),
+        config={"train": {"epochs": 4}},
+        data=DataFacts(name="digits", classes=10, train=20, test=10, fingerprint="0"),
+        seed=0,
+        space_size=2.0,
+    ).write(found.settings)
     return found
 
 
@@ -122,7 +128,7 @@ def test_scalars_reach_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     import types
 
     from onceforall.errors import MissingExtraError
-    from onceforall.tensorboard import tensorboard_writer
+    from onceforall.job.tensorboard import tensorboard_writer
 
     written: list[tuple[str, float, int]] = []
 

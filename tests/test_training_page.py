@@ -9,8 +9,9 @@ from typing import get_args
 import pytest
 
 from onceforall.cli.app import app
-from onceforall.config import DataConfig, RunConfig, TrainConfig
-from onceforall.recipes import RECIPES, named_recipe
+from onceforall.job.config import RunConfig
+from onceforall.job.recipes import RECIPES, named_recipe
+from onceforall.job.sections import DataConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "training.md").read_text()

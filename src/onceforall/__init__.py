@@ -18,29 +18,35 @@ from typing import Any
 
 __version__ = "0.1.0"
 
+# Where each name lives.
 _HOMES = {
-    "Accuracy": "onceforall.measure.accuracy",
-    "Arch": "onceforall.arch",
-    "Blueprint": "onceforall.blueprint",
-    "Encoding": "onceforall.encoding",
-    "SearchSpace": "onceforall.space",
-    "StaticNet": "onceforall.supernets.static",
-    "Supernet": "onceforall.supernets.supernet",
-    "build": "onceforall.supernets.static",
-    "compile_costs": "onceforall.measure.cost_tables",
-    "count_macs": "onceforall.measure.costs",
-    "count_params": "onceforall.measure.costs",
-    "evaluate": "onceforall.measure.accuracy",
-    "load_specialized": "onceforall.zoo",
-    "load_supernet": "onceforall.zoo",
-    "measure_latency": "onceforall.measure.latency",
-    "open_dataset": "onceforall.data",
-    "peak_activation_bytes": "onceforall.measure.costs",
-    "recalibrate_bn": "onceforall.measure.calibrate",
-    "specialize": "onceforall.deploy.specialize",
+    "Accuracy": "measure.accuracy",
+    "Arch": "arch",
+    "Blueprint": "blueprint",
+    "Encoding": "encoding",
+    "SearchSpace": "space",
+    "StaticNet": "supernets.static",
+    "Supernet": "supernets.supernet",
+    "build": "supernets.static",
+    "compile_costs": "measure.cost_tables",
+    "count_macs": "measure.costs",
+    "count_params": "measure.costs",
+    "elastic": "supernets.supernet",
+    "evaluate": "measure.accuracy",
+    "load_model": "deploy.load",
+    "load_specialized": "zoo",
+    "load_supernet": "zoo",
+    "measure_latency": "measure.latency.measure",
+    "open_dataset": "data",
+    "peak_activation_bytes": "measure.costs",
+    "recalibrate_bn": "measure.calibrate",
+    "run": "job.run",
+    "ship": "deploy.ship",
+    "specialize": "deploy.specialize",
+    "train": "job.run",
 }
 _MODULES = (
-    "data", "deploy", "errors", "measure", "predictors", "search", "supernets", "train", "zoo",
+    "data", "deploy", "errors", "measure", "predictors", "search", "supernets", "training", "zoo",
 )  # fmt: skip
 
 __all__ = [
@@ -56,20 +62,25 @@ __all__ = [
     "compile_costs",
     "count_macs",
     "count_params",
+    "elastic",
     "evaluate",
+    "load_model",
     "load_specialized",
     "load_supernet",
     "measure_latency",
     "open_dataset",
     "peak_activation_bytes",
     "recalibrate_bn",
+    "run",
+    "ship",
     "specialize",
+    "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
+        value = getattr(importlib.import_module(f"onceforall.{_HOMES[name]}"), name)
     elif name in _MODULES:
         value = importlib.import_module(f"onceforall.{name}")
     else:

@@ -11,9 +11,10 @@ Spatial sizes: every strided layer has "same" padding, so an input side ``s`` gi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from onceforall.errors import BlueprintError
+from onceforall.errors import BlueprintError, ConfigError
+from onceforall.records import record_from_json, record_to_json
 
 Activation = Literal["relu", "relu6", "h_swish", "h_sigmoid", "sigmoid", "tanh", "silu", "none"]
 Downsample = Literal["none", "conv", "avgpool_conv"]
@@ -275,3 +276,20 @@ LAYER_TYPES = (
     Linear,
     Identity,
 )
+
+
+def blueprint_to_json(plan: Blueprint) -> dict[str, Any]:
+    """Return a blueprint as a JSON object."""
+    return record_to_json(plan)  # type: ignore[no-any-return]
+
+
+def blueprint_from_json(value: dict[str, Any]) -> Blueprint:
+    """Return the blueprint that :func:`blueprint_to_json` wrote.
+
+    Raises:
+        ConfigError: If it is not one.
+    """
+    plan = record_from_json(value, (Blueprint, *LAYER_TYPES))
+    if not isinstance(plan, Blueprint):
+        raise ConfigError(f"record {type(plan).__name__} is not a blueprint")
+    return plan

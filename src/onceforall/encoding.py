@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from onceforall.arch import Arch
 from onceforall.errors import ArchError
-from onceforall.space import Gene, SearchSpace
+from onceforall.genes import Gene
+from onceforall.space import SearchSpace
 
 Rows = NDArray[np.uint8]
 Features = NDArray[np.float32]

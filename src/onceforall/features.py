@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from onceforall.arch import PUBLISHED_WIDTH_MULTS
 from onceforall.encoding import Encoding, Features, Rows, only_choice, switch_of
 from onceforall.errors import ArchError
-from onceforall.space import Axis, Gene, SearchSpace
+from onceforall.genes import Axis, Gene
+from onceforall.space import SearchSpace
 
 # Rows of one gathered table: small enough that all of them stay in a core's cache.
 _MAX_TABLE_ROWS = 256

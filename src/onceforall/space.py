@@ -10,62 +10,21 @@ import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from onceforall.arch import Arch
 from onceforall.errors import ArchError
+from onceforall.genes import (
+    Axis,
+    Choice,
+    Gene,
+    StageChoices,
+    block_choices,
+    check_ascending,
+    choice_of,
+    values_of,
+)
 from onceforall.published_archs import arch_from_published
-
-Axis = Literal["resolution", "stem_depth", "width_mult", "depth", "kernel_size", "expand_ratio"]
-Choice = int | float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageChoices:
-    """The elastic axes of one stage.
-
-    Attributes:
-        num_blocks: Physical blocks of the stage in the supernet; no restriction changes it.
-        depths: Numbers of blocks that may be kept, ascending.
-        kernel_sizes: Depthwise kernel sides, ascending.
-        expand_ratios: Expand ratios, ascending.
-        width_mults: Width multipliers of the stage's output, ascending; empty when rigid.
-    """
-
-    num_blocks: int
-    depths: tuple[int, ...]
-    kernel_sizes: tuple[int, ...]
-    expand_ratios: tuple[float, ...]
-    width_mults: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("depths", "kernel_sizes", "expand_ratios"):
-            _check_ascending(name, getattr(self, name))
-        if self.width_mults:
-            _check_ascending("width_mults", self.width_mults)
-        if self.depths[0] < 1 or self.depths[-1] > self.num_blocks:
-            raise ArchError(f"depths {self.depths} are not between 1 and {self.num_blocks} blocks")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gene:
-    """One choice with at least two options.
-
-    Attributes:
-        axis: Elastic axis that the choice belongs to.
-        stage: Stage index; for ``width_mult`` the index of the width site; -1 for the whole net.
-        block: Block index within the stage; -1 where the choice is not of one block.
-        choices: The options, ascending; a gene's value is an index into them.
-    """
-
-    axis: Axis
-    stage: int
-    block: int
-    choices: tuple[Choice, ...]
-
-    def counts_in(self, arch: Arch) -> bool:
-        """Return whether the gene's block, if it is of one, runs in ``arch``."""
-        return self.block < 0 or self.block < arch.depth[self.stage]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +44,9 @@ class SearchSpace:
     stem_depths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_ascending("resolutions", self.resolutions)
+        check_ascending("resolutions", self.resolutions)
         for site in self.stem_width_mults:
-            _check_ascending("stem_width_mults", site)
+            check_ascending("stem_width_mults", site)
 
     # -- structure ------------------------------------------------------------------------------
 
@@ -113,7 +72,7 @@ class SearchSpace:
         ]
         for axis in ("kernel_size", "expand_ratio"):
             genes += [
-                Gene(axis=axis, stage=i, block=block, choices=_block_choices(stage, axis))
+                Gene(axis=axis, stage=i, block=block, choices=block_choices(stage, axis))
                 for i, stage in enumerate(self.stages)
                 for block in range(stage.depths[-1])
             ]
@@ -179,7 +138,7 @@ class SearchSpace:
         """
         self.check(arch)
         return tuple(
-            gene.choices.index(_choice_of(arch, gene)) if gene.counts_in(arch) else 0
+            gene.choices.index(choice_of(arch, gene)) if gene.counts_in(arch) else 0
             for gene in self.genes
         )
 
@@ -212,7 +171,7 @@ class SearchSpace:
         def blocks(axis: Axis) -> tuple[tuple[Any, ...], ...]:
             return tuple(
                 tuple(
-                    pick(axis, i, block, _block_choices(stage, axis))
+                    pick(axis, i, block, block_choices(stage, axis))
                     for block in range(stage.num_blocks)
                 )
                 for i, stage in enumerate(self.stages)
@@ -331,8 +290,8 @@ class SearchSpace:
         arch = self.decode(row)
         elastic = {gene.axis for gene in self.genes}
         for axis, value in wanted.items():
-            if value is not None and axis not in elastic and value not in _values(arch, axis):
-                allowed = _values(arch, axis) or "absent: that axis does not exist in this space"
+            if value is not None and axis not in elastic and value not in values_of(arch, axis):
+                allowed = values_of(arch, axis) or "absent: that axis does not exist in this space"
                 raise ArchError(f"{axis} {value} is not one of {allowed}")
         return arch
 
@@ -424,33 +383,6 @@ class SearchSpace:
                 for stage in self.stages
             ),
         )
-
-
-def _check_ascending(name: str, options: Sequence[Choice]) -> None:
-    if not options or list(options) != sorted(set(options)) or options[0] < 0:
-        raise ArchError(f"{name} must be ascending, distinct and positive, got {options!r}")
-
-
-def _block_choices(stage: StageChoices, axis: Axis) -> tuple[Choice, ...]:
-    return stage.kernel_sizes if axis == "kernel_size" else stage.expand_ratios
-
-
-def _choice_of(arch: Arch, gene: Gene) -> Any:
-    if gene.stage < 0:
-        return getattr(arch, gene.axis)
-    value = getattr(arch, gene.axis)[gene.stage]
-    return value if gene.block < 0 else value[gene.block]
-
-
-def _values(arch: Arch, axis: Axis) -> tuple[Any, ...]:
-    """Return the distinct values of ``arch`` on one axis."""
-    value = getattr(arch, axis)
-    if value is None:
-        return ()
-    if not isinstance(value, tuple):
-        return (value,)
-    flat = [v for part in value for v in (part if isinstance(part, tuple) else (part,))]
-    return tuple(sorted(set(flat)))
 
 
 def _only(

@@ -7,17 +7,17 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as vision
 
-from onceforall.data.augmentation import Augmentation
+from onceforall.data.batches.resident import ResidentBatches
 from onceforall.data.bundle import ImageArrays
-from onceforall.data.color import (
+from onceforall.data.images.augmentation import Augmentation
+from onceforall.data.images.color import (
     color_matrices,
     jitter_colors,
     map_pixels,
     normalize_matrix,
     ycc_to_rgb_matrix,
 )
-from onceforall.data.device_ops import normalize
-from onceforall.data.resident import ResidentBatches
+from onceforall.data.images.device_ops import normalize
 from tests.data.pictures import noise
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from onceforall.data.bundle import IMAGENET_MEAN, ImageArrays, ImageFiles
-from onceforall.data.decode import decode_rgb
-from onceforall.data.sources import open_dataset
+from onceforall.data.images.decode import decode_rgb
+from onceforall.data.sources.open import open_dataset
 from onceforall.errors import DataError
 from tests.data.pictures import noise
 

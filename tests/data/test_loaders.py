@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from onceforall.data.augmentation import PUBLISHED_PHOTOS, SMALL_IMAGES, Augmentation
-from onceforall.data.loaders import LoaderSettings, default_augmentation, open_loaders
-from onceforall.data.resident import ResidentBatches
-from onceforall.data.sharding import Shard
-from onceforall.data.sources import open_dataset
+from onceforall.data.batches.loaders import LoaderSettings, default_augmentation, open_loaders
+from onceforall.data.batches.resident import ResidentBatches
+from onceforall.data.batches.sharding import Shard
+from onceforall.data.batches.streaming import StreamedBatches
+from onceforall.data.images.augmentation import PUBLISHED_PHOTOS, SMALL_IMAGES, Augmentation
+from onceforall.data.sources.open import open_dataset
 from onceforall.data.splits import split_train
-from onceforall.data.streaming import StreamedBatches
 from onceforall.errors import ConfigError
 
 

@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from onceforall.data.mixing import Mixing, cutmix, mix, mixup
+from onceforall.data.images.mixing import Mixing, cutmix, mix, mixup
 from onceforall.errors import ConfigError
 
 IMAGES = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 10, 10).contiguous()

@@ -7,10 +7,10 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms import RandomResizedCrop
 
-from onceforall.data import pixels as pixels_module
-from onceforall.data.augmentation import Augmentation
-from onceforall.data.jpeg import lower_height, read_header
-from onceforall.data.pixels import NUM_BOX_DRAWS, centre_box, random_box, read_crop
+from onceforall.data.images import pixels as pixels_module
+from onceforall.data.images.augmentation import Augmentation
+from onceforall.data.images.jpeg import lower_height, read_header
+from onceforall.data.images.pixels import NUM_BOX_DRAWS, centre_box, random_box, read_crop
 from onceforall.data.seeding import named_uniforms
 from onceforall.errors import DataError
 from tests.data.pictures import noise

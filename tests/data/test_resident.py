@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from onceforall.data.augmentation import NO_AUGMENTATION, Augmentation
-from onceforall.data.boxes import CropBoxes, draw_boxes
+from onceforall.data.batches.resident import ResidentBatches, ResidentEvalBatches
+from onceforall.data.batches.sharding import Shard
 from onceforall.data.bundle import ImageArrays
-from onceforall.data.device_ops import cutout_, normalize
-from onceforall.data.resample import resample
-from onceforall.data.resident import ResidentBatches, ResidentEvalBatches
-from onceforall.data.sharding import Shard
+from onceforall.data.images.augmentation import NO_AUGMENTATION, Augmentation
+from onceforall.data.images.boxes import CropBoxes, draw_boxes
+from onceforall.data.images.device_ops import cutout_, normalize
+from onceforall.data.images.resample import resample
 from onceforall.errors import ConfigError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from onceforall.data.arrays import bundle_from_arrays
-from onceforall.data.builtin import default_root, open_builtin
 from onceforall.data.bundle import ImageArrays, PackedNames, channel_moments
-from onceforall.data.sources import open_dataset
+from onceforall.data.sources.arrays import bundle_from_arrays
+from onceforall.data.sources.builtin import default_root, open_builtin
+from onceforall.data.sources.open import open_dataset
 from onceforall.errors import ConfigError, DataError
 
 

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from onceforall.data.augmentation import NO_AUGMENTATION, PUBLISHED_PHOTOS, Augmentation
+from onceforall.data.batches.resident import ResidentEvalBatches
+from onceforall.data.batches.sharding import Shard
+from onceforall.data.batches.streaming import StreamedBatches, StreamedEvalBatches, _mean_colors
 from onceforall.data.bundle import IMAGENET_MEAN, IMAGENET_STD
-from onceforall.data.color import ycc_to_rgb_matrix
-from onceforall.data.device_ops import normalize
-from onceforall.data.resident import ResidentEvalBatches
-from onceforall.data.sharding import Shard
-from onceforall.data.sources import open_dataset
-from onceforall.data.streaming import StreamedBatches, StreamedEvalBatches, _mean_colors
+from onceforall.data.images.augmentation import NO_AUGMENTATION, PUBLISHED_PHOTOS, Augmentation
+from onceforall.data.images.color import ycc_to_rgb_matrix
+from onceforall.data.images.device_ops import normalize
+from onceforall.data.sources.open import open_dataset
 from onceforall.errors import ConfigError, DataError
 from tests.data.pictures import noise
 

@@ -12,7 +12,7 @@ from onceforall.errors import ConfigError, Interrupted
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.supernets.static import StaticNet
-from onceforall.train.settings import Callbacks, TrainOptions
+from onceforall.training.settings import Callbacks, TrainOptions
 from tests.train.tiny import CLASSES, SPEC, tiny_batches, tiny_eval, tiny_net
 
 

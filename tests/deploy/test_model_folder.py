@@ -27,6 +27,7 @@ from onceforall.errors import ConfigError, VerificationError
 from onceforall.supernets.families import small_images
 from onceforall.supernets.static import StaticNet
 from onceforall.supernets.supernet import Supernet
+from tests.cards import card_facts
 from tests.train.tiny import SPEC, tiny_eval, tiny_net
 
 pytest.importorskip("onnxruntime")
@@ -42,7 +43,7 @@ def model(tmp_path: Path) -> tuple[Path, Checks]:
     checks = check_files(
         folder, PLAN, net=net, arch=ARCH, calibration=batches, images=batches[0][:4]
     )
-    write_card(folder, PLAN, checks, {"name": "net01", "resolution": ARCH.resolution})
+    write_card(folder, PLAN, checks, card_facts(PLAN, ARCH))
     return folder, checks
 
 
@@ -74,6 +75,26 @@ def test_weights_of_another_network_are_noticed(model: tuple[Path, Checks]) -> N
     (folder / "card.json").write_text(json.dumps(card))
     with pytest.raises(VerificationError, match="linear"):
         verify_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"files": {}}, "does not name model.onnx"),
+        ({"files": {"../../x": {"bytes": 1, "sha256": ""}}}, "does not name model.onnx"),
+        ({"macs": 1}, "macs 1, but it has"),
+        ({"params": -1}, "params: "),
+        ({"latency_ms": float("nan")}, "latency_ms: "),
+        ({"arch": {"depth": 1}}, "arch: "),
+    ],
+)
+def test_a_card_is_not_believed(
+    model: tuple[Path, Checks], change: dict[str, object], problem: str
+) -> None:
+    path = model[0] / "card.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(VerificationError, match=problem):
+        verify_folder(model[0])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onceforall.supernets.published import load_published, published_state_dict
+from onceforall.supernets.published.checkpoint import load_published, published_state_dict
 
 Net = TypeVar("Net", bound=nn.Module)
 CHECK = ("input", 3626513111, (-0.759068651, 0.855245903, 0.477705097, -0.277921037))

@@ -6,7 +6,7 @@ import pytest
 
 from onceforall.measure.costs import count_macs, count_params
 from onceforall.published_archs import arch_from_published
-from onceforall.supernets.published_keys import static_keys, supernet_keys
+from onceforall.supernets.published.keys import static_keys, supernet_keys
 from onceforall.supernets.static_families import (
     mobilenet_v2,
     mobilenet_v3_large,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from onceforall.measure.latency_ssh import SSH_VARIABLE
+from onceforall.measure.latency.ssh import SSH_VARIABLE
 
 SCRIPT = """#!/bin/bash
 command="${@: -1}"

@@ -10,19 +10,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from onceforall import published_search, steps
 from onceforall.arch import Arch
 from onceforall.blueprint import Layer
-from onceforall.devices import cost_of, device_costs, named_tables
 from onceforall.encoding import Encoding
 from onceforall.errors import ConfigError, InfeasibleError
+from onceforall.job import published_search
+from onceforall.job import search as searching
+from onceforall.job.devices import cost_of, device_costs, named_tables
+from onceforall.job.published_search import PublishedRequest, search_published
 from onceforall.measure.cost_tables import compile_costs
 from onceforall.measure.costs import layer_macs
-from onceforall.measure.latency_fit import FEATURES, LatencyReport
-from onceforall.measure.latency_model import LatencyModel
-from onceforall.measure.latency_table import space_entries
-from onceforall.measure.latency_targets import Hardware
-from onceforall.published_search import PublishedRequest, search_published
+from onceforall.measure.latency.fit import FEATURES, LatencyReport
+from onceforall.measure.latency.model import LatencyModel
+from onceforall.measure.latency.table import space_entries
+from onceforall.measure.latency.targets import Hardware
 from onceforall.search import nsga2
 from onceforall.supernets import families
 
@@ -98,9 +99,8 @@ def search(monkeypatch: pytest.MonkeyPatch, tables: dict[str, Path]):
     return call
 
 
-def times(found: dict, tables: dict[str, Path]) -> dict[str, float]:
+def times(arch: Arch, tables: dict[str, Path]) -> dict[str, float]:
     """Return the milliseconds of an arch on each device, layer by layer."""
-    arch = Arch.from_json(found["arch"])
     models = {name: LatencyModel.from_json(json.loads(p.read_text())) for name, p in tables.items()}
     plan = SPEC.blueprint(arch)
     return {n: m.latency_ms(plan, resolution=arch.resolution) for n, m in models.items()}
@@ -108,30 +108,30 @@ def times(found: dict, tables: dict[str, Path]) -> dict[str, float]:
 
 def test_every_device_keeps_its_limit(search, tables: dict[str, Path]) -> None:
     (free,) = search(macs=[1e12])
-    most = times(free, tables)
+    most = times(free.arch, tables)
     phone, laptop = 0.5 * most["phone"], most["laptop"] - 2
     (only_phone,) = search(latency_ms_at_phone=[phone])
     (only_laptop,) = search(latency_ms_at_laptop=[laptop])
     (both,) = search(latency_ms_at_phone=[phone], latency_ms_at_laptop=[laptop])
-    assert times(only_phone, tables)["laptop"] > laptop
-    assert times(only_laptop, tables)["phone"] > phone
-    found = times(both, tables)
+    assert times(only_phone.arch, tables)["laptop"] > laptop
+    assert times(only_laptop.arch, tables)["phone"] > phone
+    found = times(both.arch, tables)
     assert found["phone"] <= phone * (1 + 1e-6) and found["laptop"] <= laptop * (1 + 1e-6)
     for name in tables:
-        assert both[f"latency_ms@{name}"] == pytest.approx(found[name])
-    assert both["latency_ms"] is None
-    assert both["predicted_top1"] < min(only_phone["predicted_top1"], only_laptop["predicted_top1"])
+        assert both.elsewhere_ms[name] == pytest.approx(found[name])
+    assert both.latency_ms is None and both.to_json()["latency_ms"] is None
+    assert both.predicted_top1 < min(only_phone.predicted_top1, only_laptop.predicted_top1)
 
 
 def test_named_devices_come_beside_the_plain_table(search, tables: dict[str, Path]) -> None:
     (found,) = search(tables["laptop"], latency_ms=[1e9], latency_ms_at_phone=[1e9])
-    assert found["latency_ms"] == pytest.approx(found["latency_ms@laptop"])
+    assert found.latency_ms == pytest.approx(found.elsewhere_ms["laptop"])
 
 
 def test_several_bounds_of_one_device_give_one_result_each(search) -> None:
     results = search(latency_ms_at_phone=[30.0, 1e9], latency_ms_at_laptop=[1e9])
-    assert [r["limits"]["latency_ms@phone"] for r in results] == [30.0, 1e9]
-    assert results[0]["predicted_top1"] < results[1]["predicted_top1"]
+    assert [r.limits["latency_ms@phone"] for r in results] == [30.0, 1e9]
+    assert results[0].predicted_top1 < results[1].predicted_top1
 
 
 def test_what_cannot_be_kept_names_the_device(search) -> None:
@@ -171,7 +171,7 @@ def test_both_devices_are_compiled_at_once(tables: dict[str, Path]) -> None:
     values = costs.evaluate(rows, ("latency_ms@phone", "latency_ms@laptop"))
     for row, phone, laptop in zip(rows, *values.values(), strict=True):
         arch = costs.encoding.to_archs(row[None])[0]
-        expected = times({"arch": arch.to_json()}, tables)
+        expected = times(arch, tables)
         assert (phone, laptop) == pytest.approx((expected["phone"], expected["laptop"]))
 
 
@@ -180,7 +180,7 @@ def test_a_run_is_searched_under_limits_of_other_devices(
 ) -> None:
     macs = compile_costs(SPEC)
     monkeypatch.setattr(
-        steps,
+        searching,
         "predict_top1",
         lambda run: (
             lambda rows: (
@@ -200,19 +200,19 @@ def test_a_run_is_searched_under_limits_of_other_devices(
         progress=lambda what, done, total: None,
     )
     phone = {"phone": tables["phone"]}
-    (free,) = steps.best_under_limits(run, {"latency_ms": [1e9]}, devices=phone)
-    bound = 0.5 * free["latency_ms@phone"]
-    (kept,) = steps.best_under_limits(run, {"latency_ms@phone": [bound]}, devices=phone)
-    found = times(kept, tables)
-    assert kept["latency_ms@phone"] == pytest.approx(found["phone"]) and found["phone"] <= bound
-    assert kept["latency_ms"] == pytest.approx(found["laptop"])
-    assert kept["predicted_top1"] < free["predicted_top1"]
+    (free,) = searching.best_under_limits(run, {"latency_ms": [1e9]}, devices=phone)
+    bound = 0.5 * free.elsewhere_ms["phone"]
+    (kept,) = searching.best_under_limits(run, {"latency_ms@phone": [bound]}, devices=phone)
+    found = times(kept.arch, tables)
+    assert kept.elsewhere_ms["phone"] == pytest.approx(found["phone"]) and found["phone"] <= bound
+    assert kept.latency_ms == pytest.approx(found["laptop"])
+    assert kept.predicted_top1 < free.predicted_top1
     with pytest.raises(ConfigError, match="needs a latency table of 'phone'"):
-        steps.best_under_limits(run, {"latency_ms@phone": [bound]})
+        searching.best_under_limits(run, {"latency_ms@phone": [bound]})
     seeds = []
     monkeypatch.setattr(
-        steps, "nsga2", lambda *a, seed, **k: seeds.append(seed) or nsga2(*a, seed=seed, **k)
+        searching, "nsga2", lambda *a, seed, **k: seeds.append(seed) or nsga2(*a, seed=seed, **k)
     )
     for seed in (None, 3):
-        steps.best_under_limits(run, {"latency_ms": [1e9]}, seed=seed)
+        searching.best_under_limits(run, {"latency_ms": [1e9]}, seed=seed)
     assert seeds == [0, 3]  # the run's own, or the one asked for

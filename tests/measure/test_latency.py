@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from onceforall.errors import ConfigError, MeasurementError, MissingExtraError
-from onceforall.measure.latency import SENTINEL, Latency, measure_latency
-from onceforall.measure.latency_targets import (
+from onceforall.measure.latency.measure import SENTINEL, Latency, measure_latency
+from onceforall.measure.latency.targets import (
     TARGETS,
     Candidate,
     Hardware,

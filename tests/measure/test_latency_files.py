@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from onceforall.blueprint import Bottleneck, Conv, Linear, MBConv
-from onceforall.devices import read_table
 from onceforall.errors import ConfigError, MeasurementError, OnceForAllError
-from onceforall.measure.latency_fit import FEATURES, LatencyReport
-from onceforall.measure.latency_journal import Journal
-from onceforall.measure.latency_model import LatencyModel
-from onceforall.measure.latency_table import timing_key
-from onceforall.measure.latency_targets import Hardware, OrtCpu
+from onceforall.job.devices import read_table
+from onceforall.measure.latency.fit import FEATURES, LatencyReport
+from onceforall.measure.latency.journal import Journal
+from onceforall.measure.latency.model import LatencyModel
+from onceforall.measure.latency.table import timing_key
+from onceforall.measure.latency.targets import Hardware, OrtCpu
 
 LAYERS = (
     Conv(in_channels=3, out_channels=8, stride=2, kernel_size=3, activation="h_swish"),

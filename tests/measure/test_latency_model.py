@@ -11,25 +11,25 @@ import pytest
 
 from onceforall.blueprint import Conv, GlobalPool, Identity, Linear, MaxPool, MBConv
 from onceforall.errors import ConfigError, MeasurementError
-from onceforall.measure import latency_model
 from onceforall.measure.cost_tables import compile_costs
 from onceforall.measure.costs import sized_layers
-from onceforall.measure.latency_fit import (
+from onceforall.measure.latency import model as latency_model
+from onceforall.measure.latency.fit import (
     _RIDGE,
     FEATURES,
     _nonnegative_least_squares,
     fit_weights,
     layer_features,
 )
-from onceforall.measure.latency_model import LatencyModel, build_latency_model
-from onceforall.measure.latency_table import (
+from onceforall.measure.latency.model import LatencyModel, build_latency_model
+from onceforall.measure.latency.table import (
     layer_from_json,
     layer_to_json,
     lookup,
     space_entries,
     timing_key,
 )
-from onceforall.measure.latency_targets import Candidate, Hardware, Runner
+from onceforall.measure.latency.targets import Candidate, Hardware, Runner
 from onceforall.supernets import families
 
 HARDWARE = Hardware(device="made up", cores=1, runtime="none 1", system="none")

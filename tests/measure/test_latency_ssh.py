@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 
 from onceforall.errors import ConfigError, MeasurementError
-from onceforall.measure import latency_journal, latency_model, latency_worker
-from onceforall.measure.latency import SENTINEL, measure_latency
-from onceforall.measure.latency_model import build_latency_model
-from onceforall.measure.latency_ssh import SshOrt, without_weights
-from onceforall.measure.latency_targets import Candidate, OrtCpu, make_target
-from onceforall.measure.latency_worker import with_weights
+from onceforall.measure.latency import journal as latency_journal
+from onceforall.measure.latency import model as latency_model
+from onceforall.measure.latency import worker as latency_worker
+from onceforall.measure.latency.measure import SENTINEL, measure_latency
+from onceforall.measure.latency.model import build_latency_model
+from onceforall.measure.latency.ssh import SshOrt, without_weights
+from onceforall.measure.latency.targets import Candidate, OrtCpu, make_target
+from onceforall.measure.latency.worker import with_weights
 from onceforall.measure.onnx_model import blueprint_to_onnx, ort_session
 from onceforall.supernets import families
 from onceforall.supernets.static import build

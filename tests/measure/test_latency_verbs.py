@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from onceforall import devices
 from onceforall.cli import _status
 from onceforall.cli.measuring import latency
-from onceforall.measure.latency_fit import LatencyReport
-from onceforall.measure.latency_ssh import SSH_VARIABLE
-from onceforall.measure.latency_targets import TARGETS
+from onceforall.job import devices
+from onceforall.measure.latency.fit import LatencyReport
+from onceforall.measure.latency.ssh import SSH_VARIABLE
+from onceforall.measure.latency.targets import TARGETS
 from onceforall.supernets import families
 from tests.measure.fake_ssh import fake_ssh, num_calls, without
 

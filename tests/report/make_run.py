@@ -23,10 +23,10 @@ from onceforall.measure.costs import (
     layer_macs,
     peak_activation_bytes,
 )
-from onceforall.measure.latency_fit import FEATURES, LatencyReport
-from onceforall.measure.latency_model import LatencyModel
-from onceforall.measure.latency_table import space_entries
-from onceforall.measure.latency_targets import Hardware
+from onceforall.measure.latency.fit import FEATURES, LatencyReport
+from onceforall.measure.latency.model import LatencyModel
+from onceforall.measure.latency.table import space_entries
+from onceforall.measure.latency.targets import Hardware
 from onceforall.records import record_to_json
 from onceforall.supernets.families import small_images
 from onceforall.supernets.spec import SupernetSpec

@@ -34,6 +34,7 @@ from onceforall.report.records import read_model, read_subnet
 from onceforall.report.run_folder import read_run
 from onceforall.report.scales import Scale, fit_scale, tick_labels
 from onceforall.supernets.families import mobilenet_v3, small_images
+from tests.cards import card_facts
 from tests.report.make_run import Story, make_run
 from tests.report.parsing import Page
 from tests.train.tiny import SPEC, tiny_net
@@ -350,17 +351,7 @@ def test_the_snippets_run(tmp_path: Path) -> None:
     plan = net.blueprint(arch)
     export_files(folder, specialize(net, arch, calibration=batches), plan, arch)
     checks = check_files(folder, plan, net=net, arch=arch, calibration=batches, images=batches[0])
-    facts = {
-        "name": "net01",
-        "arch": Arch.to_json(arch),
-        "top1": 0.5,
-        "macs": count_macs(plan, resolution=side),
-        "resolution": side,
-        "classes": ["a", "b", "c"],
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.25, 0.25, 0.25],
-    }
-    write_card(folder, plan, checks, facts)
+    write_card(folder, plan, checks, card_facts(plan, arch))
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
     codes = Page(build_report(tmp_path / "it's a run")).codes

@@ -12,7 +12,7 @@ import pytest
 from onceforall.arch import Arch
 from onceforall.cli import _status
 from onceforall.errors import InfeasibleError
-from onceforall.measure.published_latency import read_published_latencies
+from onceforall.measure.latency.published import read_published_latencies
 from onceforall.predictors.published import read_published_predictor
 from onceforall.published_archs import arch_from_published
 from onceforall.search import evolution

@@ -11,10 +11,11 @@ import pytest
 
 from onceforall.encoding import Encoding, Rows
 from onceforall.errors import ConfigError, InfeasibleError
+from onceforall.genes import StageChoices
 from onceforall.pareto import pareto_front
 from onceforall.search.nsga2 import Front, nsga2
 from onceforall.search.problem import Problem
-from onceforall.space import SearchSpace, StageChoices
+from onceforall.space import SearchSpace
 
 SPACE = SearchSpace(
     resolutions=(8, 12, 16),

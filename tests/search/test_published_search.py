@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from onceforall.errors import OnceForAllError
+from onceforall.job.published_search import PublishedRequest, search_published
 from onceforall.predictors.published import RESNET_IMAGE_SIZES
-from onceforall.published_search import PublishedRequest, search_published
 
 
 def write_predictor(path: Path, *, resnet: bool) -> Path:
@@ -37,8 +37,8 @@ def request(net: str, predictor: Path) -> PublishedRequest:
 def test_resnet_is_searched_with_its_own_predictor(tmp_path: Path) -> None:
     predictor = write_predictor(tmp_path / "p.pth", resnet=True)
     (found,) = search_published(request("ofa_resnet50", predictor))
-    assert found["macs"] <= 3e9
-    assert found["arch"]["resolution"] in RESNET_IMAGE_SIZES
+    assert found.macs <= 3e9
+    assert found.arch.resolution in RESNET_IMAGE_SIZES
 
 
 @pytest.mark.parametrize("is_resnet", [True, False])

@@ -11,6 +11,7 @@ import pytest
 from onceforall.arch import Arch
 from onceforall.encoding import Encoding, Rows
 from onceforall.errors import ConfigError, MeasurementError
+from onceforall.genes import StageChoices
 from onceforall.search.nsga2 import Front, nsga2
 from onceforall.search.problem import Problem
 from onceforall.search.refine import (
@@ -22,7 +23,7 @@ from onceforall.search.refine import (
     refine,
     refined_front,
 )
-from onceforall.space import SearchSpace, StageChoices
+from onceforall.space import SearchSpace
 from tests.search.test_nsga2 import ENCODING as SMALL
 from tests.search.test_nsga2 import cost as small_cost
 from tests.search.test_nsga2 import error as small_error

@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from onceforall.artifacts import Request
 from onceforall.blueprint import Blueprint, Conv, GlobalPool, Identity, Linear, MBConv
 from onceforall.errors import ConfigError
-from onceforall.run import Request, load_initial_weights, new_supernet, plan_run
+from onceforall.job.start import plan_run
+from onceforall.job.transfer import read_start
+from onceforall.job.weights import load_initial_weights, new_supernet
 from onceforall.supernets.around import embed, space_around
 from onceforall.supernets.static import build
 from onceforall.supernets.static_families import resnet50d
 from onceforall.supernets.supernet import Supernet
-from onceforall.transfer import read_start
-from tests.run.tiny_run import write_images
+from tests.job.tiny_run import write_images
 from tests.shared_data import shared_data
 
 

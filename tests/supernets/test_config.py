@@ -14,9 +14,9 @@ from onceforall.blueprint import Blueprint, Identity, Linear, MBConv
 from onceforall.errors import ArchError, BlueprintError, ConfigError
 from onceforall.published_archs import arch_from_published
 from onceforall.supernets.families import proxylessnas, small_images
-from onceforall.supernets.published_config import blueprint_from_config
-from onceforall.supernets.published_config_writing import config_from_blueprint
-from onceforall.supernets.recover import arch_from_blueprint
+from onceforall.supernets.published.config_read import blueprint_from_config
+from onceforall.supernets.published.config_write import config_from_blueprint
+from onceforall.supernets.published.recover import arch_from_blueprint
 from onceforall.supernets.static import build
 from onceforall.supernets.static_families import (
     mobilenet_v2,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from onceforall.errors import BlueprintError, CheckpointError
 from onceforall.supernets.families import mobilenet_v3, proxylessnas, small_images
-from onceforall.supernets.published import LoadReport, load_published, read_weights
+from onceforall.supernets.published.checkpoint import LoadReport, load_published, read_weights
 from onceforall.supernets.static import StaticNet, build
 from onceforall.supernets.static_families import mobilenet_v3_large
 from onceforall.supernets.supernet import Supernet

@@ -11,15 +11,19 @@ import torch
 import torch.distributed as dist
 
 from onceforall.errors import OnceForAllError
-from onceforall.train.engine import train
-from onceforall.train.optimizer import make_optimizer, set_learning_rate
-from onceforall.train.pace import Timer
-from onceforall.train.plan import sandwich_plan
-from onceforall.train.ranks import ranks_from_environment, start_process_group, stop_process_group
-from onceforall.train.sampling import Moment, draw_archs
-from onceforall.train.settings import Callbacks, TrainOptions
-from onceforall.train.shrinking import progressive_plan
-from onceforall.train.step import StepContext, accumulate_gradients
+from onceforall.training.engine import train
+from onceforall.training.optimizer import make_optimizer, set_learning_rate
+from onceforall.training.pace import Timer
+from onceforall.training.plan import sandwich_plan
+from onceforall.training.ranks import (
+    ranks_from_environment,
+    start_process_group,
+    stop_process_group,
+)
+from onceforall.training.sampling import Moment, draw_archs
+from onceforall.training.settings import Callbacks, TrainOptions
+from onceforall.training.shrinking import progressive_plan
+from onceforall.training.step import StepContext, accumulate_gradients
 from tests.train.tiny import SPEC, tiny_batches, tiny_net
 
 PLANS = {

@@ -28,14 +28,18 @@ from typing import Any
 import torch
 
 import onceforall.cli
-import onceforall.session
-import onceforall.steps
+import onceforall.job.data
+import onceforall.job.pipeline
 from onceforall.errors import OnceForAllError
-from onceforall.train.engine import train
-from onceforall.train.plan import sandwich_plan
-from onceforall.train.ranks import ranks_from_environment, start_process_group, stop_process_group
-from onceforall.train.settings import Callbacks, TrainOptions
-from onceforall.train.shrinking import progressive_plan
+from onceforall.training.engine import train
+from onceforall.training.plan import sandwich_plan
+from onceforall.training.ranks import (
+    ranks_from_environment,
+    start_process_group,
+    stop_process_group,
+)
+from onceforall.training.settings import Callbacks, TrainOptions
+from onceforall.training.shrinking import progressive_plan
 from tests.train.tiny import SPEC, tiny_batches, tiny_net
 
 Job = dict[str, Any]
@@ -113,8 +117,8 @@ def cli_job(job: Job) -> None:
     ``at_step`` is (step, deed, detail) with a deed of :data:`DEEDS`.
     """
     if job.get("streamed"):
-        onceforall.session.open_dataset = functools.partial(
-            onceforall.session.open_dataset, max_resident_bytes=0
+        onceforall.job.data.open_dataset = functools.partial(
+            onceforall.job.data.open_dataset, max_resident_bytes=0
         )
     if job.get("max_file_bytes"):
         limit = job["max_file_bytes"]
@@ -125,7 +129,7 @@ def cli_job(job: Job) -> None:
         def change_batch(images: torch.Tensor, labels: torch.Tensor, step: int) -> tuple:
             return (DEEDS[deed](images, detail) if step == at_step else images), labels
 
-        onceforall.session._change_batch = lambda config, num_classes: change_batch
+        onceforall.job.data._change_batch = lambda config, num_classes: change_batch
     sys.argv = ["ofa", *job["arguments"]]
     onceforall.cli.main()
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from onceforall.train import engine
-from onceforall.train.plan import Plan, sandwich_plan
+from onceforall.training import engine
+from onceforall.training.plan import Plan, sandwich_plan
 from tests.train.test_engine import run_straight
 from tests.train.tiny import tiny_net
 

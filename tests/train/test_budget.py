@@ -12,11 +12,11 @@ from torch import Tensor
 
 from onceforall.errors import Interrupted
 from onceforall.files import read_jsonl
-from onceforall.train import budget
-from onceforall.train.budget import Pace, fit_steps
-from onceforall.train.engine import train
-from onceforall.train.plan import Plan, delayed_plan
-from onceforall.train.settings import Callbacks, Event, TrainOptions
+from onceforall.training import budget
+from onceforall.training.budget import Pace, fit_steps
+from onceforall.training.engine import train
+from onceforall.training.plan import Plan, delayed_plan
+from onceforall.training.settings import Callbacks, Event, TrainOptions
 from tests.train.tiny import tiny_batches, tiny_net
 
 EXPECTED_S = 1.0

@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from onceforall.errors import CheckpointError, ConfigError
-from onceforall.train.engine import train
-from onceforall.train.optimizer import make_optimizer, set_learning_rate
-from onceforall.train.ranks import Ranks, first_host, ranks_from_environment
-from onceforall.train.sampling import Moment, draw_archs
-from onceforall.train.settings import TrainOptions
-from onceforall.train.step import StepContext, accumulate_gradients
+from onceforall.training.engine import train
+from onceforall.training.optimizer import make_optimizer, set_learning_rate
+from onceforall.training.ranks import Ranks, first_host, ranks_from_environment
+from onceforall.training.sampling import Moment, draw_archs
+from onceforall.training.settings import TrainOptions
+from onceforall.training.step import StepContext, accumulate_gradients
 from tests.train.distributed_worker import PLANS
 from tests.train.tiny import SPEC, tiny_batches, tiny_net
 

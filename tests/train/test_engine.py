@@ -12,12 +12,12 @@ import torch
 from onceforall.errors import CheckpointError, Interrupted, TrainingError
 from onceforall.measure.subnet import evaluate_arch
 from onceforall.supernets.supernet import Supernet
-from onceforall.train import engine
-from onceforall.train.engine import train
-from onceforall.train.plan import Opened, Phase, Plan, sandwich_plan
-from onceforall.train.settings import Callbacks, TrainOptions
-from onceforall.train.shrinking import progressive_plan
-from onceforall.train.step import StepResult, accumulate_gradients
+from onceforall.training import engine
+from onceforall.training.engine import train
+from onceforall.training.plan import Opened, Phase, Plan, sandwich_plan
+from onceforall.training.settings import Callbacks, TrainOptions
+from onceforall.training.shrinking import progressive_plan
+from onceforall.training.step import StepResult, accumulate_gradients
 from tests.train.tiny import SPEC, tiny_batches, tiny_eval, tiny_net
 
 SANDWICH = sandwich_plan(
@@ -237,7 +237,7 @@ def test_progressive_shrinking_opens_one_axis_after_another() -> None:
 
 
 def test_a_full_disk_keeps_the_last_good_state(tmp_path: Path, monkeypatch) -> None:
-    from onceforall.train import checkpoint
+    from onceforall.training import checkpoint
 
     written = 0
     write = checkpoint.write_bytes
@@ -263,8 +263,8 @@ def test_micro_batches_average_to_the_whole_batch(count: int, parts: int) -> Non
 
     Ten images in four parts are 3, 3, 3 and 1.
     """
-    from onceforall.train.ranks import Ranks
-    from onceforall.train.step import StepContext, accumulate_gradients
+    from onceforall.training.ranks import Ranks
+    from onceforall.training.step import StepContext, accumulate_gradients
 
     plan = Plan(
         name="one",

@@ -22,9 +22,9 @@ import torch
 from PIL import Image
 
 from onceforall.files import read_jsonl
-from onceforall.train.checkpoint import load_newest
+from onceforall.training.checkpoint import load_newest
 from tests.data.pictures import noise
-from tests.run.tiny_run import ENVIRONMENT, ROOT, SETTINGS, write_images
+from tests.job.tiny_run import ENVIRONMENT, ROOT, SETTINGS, write_images
 from tests.train.fork_server import PLANS, STEPS
 
 TIMEOUT_S = 120.0  # far more than anything here takes, even on a busy machine

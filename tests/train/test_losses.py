@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from onceforall.train.losses import (
+from onceforall.training.losses import (
     adaptive_alpha_loss,
     alpha_divergence,
     alpha_divergence_loss,

@@ -13,14 +13,14 @@ from onceforall.errors import ConfigError
 from onceforall.measure.costs import count_macs
 from onceforall.supernets.families import mobilenet_v3, proxylessnas, resnet50d, small_images
 from onceforall.supernets.supernet import Supernet
-from onceforall.train.attentive import choose_attentively
-from onceforall.train.optimizer import make_optimizer
-from onceforall.train.plan import Phase, Plan, sandwich_plan
-from onceforall.train.ranks import Ranks
-from onceforall.train.sampling import Moment, draw_archs, draw_candidates, draw_resolution
-from onceforall.train.schedules import CosineSchedule
-from onceforall.train.shrinking import progressive_plan, published_plan
-from onceforall.train.step import StepContext
+from onceforall.training.attentive import choose_attentively
+from onceforall.training.optimizer import make_optimizer
+from onceforall.training.plan import Phase, Plan, sandwich_plan
+from onceforall.training.ranks import Ranks
+from onceforall.training.sampling import Moment, draw_archs, draw_candidates, draw_resolution
+from onceforall.training.schedules import CosineSchedule
+from onceforall.training.shrinking import progressive_plan, published_plan
+from onceforall.training.step import StepContext
 from tests.train.tiny import SPEC, tiny_batches, tiny_net
 
 SIZES = tuple(range(128, 225, 4))

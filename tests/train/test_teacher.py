@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from onceforall.supernets.supernet import Supernet
-from onceforall.train.engine import train
-from onceforall.train.plan import Phase, Plan
-from onceforall.train.ranks import Ranks
-from onceforall.train.settings import TrainOptions
-from onceforall.train.step import StepContext, accumulate_gradients
+from onceforall.training.engine import train
+from onceforall.training.plan import Phase, Plan
+from onceforall.training.ranks import Ranks
+from onceforall.training.settings import TrainOptions
+from onceforall.training.step import StepContext, accumulate_gradients
 from tests.train.tiny import SPEC, tiny_batches
 
 DROPPING = dataclasses.replace(SPEC, dropout=0.5)
@@ -30,7 +30,7 @@ def plan(*teachers: str) -> Plan:
 
 def targets_of(teacher: Supernet, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """Return the soft targets of two steps on the same batch."""
-    from onceforall.train import step
+    from onceforall.training import step
 
     seen: list[torch.Tensor] = []
     real = step.soft_target_loss

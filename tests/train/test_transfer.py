@@ -11,12 +11,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from onceforall.artifacts import Request
 from onceforall.errors import CheckpointError
-from onceforall.run import Request, Run, load_initial_weights, new_supernet, plan_run
+from onceforall.job.context import Run
+from onceforall.job.start import plan_run
+from onceforall.job.train import train_step
+from onceforall.job.weights import load_initial_weights, new_supernet
 from onceforall.supernets.weights import load_saved_supernet, save_supernet
-from onceforall.train.optimizer import make_optimizer, set_learning_rate
-from onceforall.training import train_step
-from tests.run.tiny_run import SETTINGS, write_images
+from onceforall.training.optimizer import make_optimizer, set_learning_rate
+from tests.job.tiny_run import SETTINGS, write_images
 from tests.train.tiny import tiny_net
 
 OTHER_CLASSES = 5

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from onceforall.train.plan import Phase, Plan
-from onceforall.train.ranks import Ranks
-from onceforall.train.step import StepContext, accumulate_gradients
-from onceforall.train.watch import LossWatch
+from onceforall.training.plan import Phase, Plan
+from onceforall.training.ranks import Ranks
+from onceforall.training.step import StepContext, accumulate_gradients
+from onceforall.training.watch import LossWatch
 from tests.train.tiny import SPEC, tiny_net
 
 CHANCE = math.log(2)

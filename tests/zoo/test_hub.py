@@ -20,8 +20,8 @@ import torch
 from onceforall.errors import ArchError
 from onceforall.published_archs import arch_from_published
 from onceforall.supernets.families import published_spec, resnet50d
-from onceforall.supernets.published_config import blueprint_from_config
-from onceforall.supernets.published_config_writing import config_from_blueprint
+from onceforall.supernets.published.config_read import blueprint_from_config
+from onceforall.supernets.published.config_write import config_from_blueprint
 from onceforall.supernets.static import StaticNet, build
 from onceforall.supernets.supernet import Supernet
 from onceforall.zoo.entries import zoo_entries

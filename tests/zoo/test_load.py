@@ -13,7 +13,7 @@ import torch
 from onceforall.errors import CheckpointError, ConfigError, ZooError
 from onceforall.published_archs import arch_from_published
 from onceforall.supernets.families import published_spec
-from onceforall.supernets.published_config_writing import config_from_blueprint
+from onceforall.supernets.published.config_write import config_from_blueprint
 from onceforall.supernets.static import StaticNet, build
 from onceforall.supernets.supernet import Supernet
 from onceforall.zoo import (

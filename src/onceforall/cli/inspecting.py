@@ -28,8 +28,8 @@ def data(
 
     Example:  ofa data images/
     """
-    from onceforall.config import DataConfig
-    from onceforall.session import describe, open_data
+    from onceforall.job.data import describe, open_data
+    from onceforall.job.sections import DataConfig
 
     config = DataConfig.model_validate(
         {
@@ -83,7 +83,7 @@ def evaluate(
     Example:  ofa eval imagenet/ --net ofa_mbv3_d234_e346_k357_w1.0 --arch arch.json
     """
     means, stds = parse_numbers("--mean", mean), parse_numbers("--std", std)
-    from onceforall.evaluating import EvalRequest, evaluate_request
+    from onceforall.job.evaluate_any import EvalRequest, evaluate_request
 
     request = EvalRequest(
         net=net,
@@ -120,7 +120,7 @@ def zoo_list(json: Json = False) -> None:
 
     Example:  ofa zoo list
     """
-    from onceforall.zoo_table import zoo_lines, zoo_rows
+    from onceforall.zoo.table import zoo_lines, zoo_rows
 
     if json:
         print_json(zoo_rows())
@@ -137,7 +137,7 @@ def zoo_show(
 
     Example:  ofa zoo show ofa-note10-22
     """
-    from onceforall.zoo_table import zoo_facts
+    from onceforall.zoo.table import zoo_facts
 
     facts = zoo_facts(net_id)
     if json:

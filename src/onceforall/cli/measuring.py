@@ -43,7 +43,7 @@ def latency_build(
     Example:  ofa latency build runs/digits --target ssh:pi@raspberry --out pi.json
     """
     seconds = parse_budget(budget) or 600.0
-    from onceforall.devices import build_table
+    from onceforall.job.devices import build_table
 
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
         facts = build_table(
@@ -67,7 +67,7 @@ def latency_list(
 
     Example:  ofa latency list runs/digits
     """
-    from onceforall.devices import list_tables
+    from onceforall.job.devices import list_tables
 
     tables = list_tables(folder)
     if json:
@@ -94,7 +94,7 @@ def latency_show(
 
     Example:  ofa latency show laptop.json --net ofa_mbv3_d234_e346_k357_w1.0
     """
-    from onceforall.devices import table_facts
+    from onceforall.job.devices import table_facts
 
     _print(table_facts(table, net), json)
 
@@ -105,7 +105,7 @@ def latency_compare(first: Table, second: Table, json: Json = False) -> None:
 
     Example:  ofa latency compare laptop.json server.json
     """
-    from onceforall.devices import compare_tables
+    from onceforall.job.devices import compare_tables
 
     _print(compare_tables(first, second), json)
 
@@ -120,8 +120,8 @@ def predictor_build(
 
     Example:  ofa predictor build runs/digits --archs 300
     """
-    from onceforall.predicting import evaluate_more
-    from onceforall.run import open_run
+    from onceforall.job.predict import evaluate_more
+    from onceforall.job.start import open_run
 
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
         facts = evaluate_more(open_run(run, tell=screen, should_stop=should_stop), archs)
@@ -134,8 +134,8 @@ def predictor_train(run: RunArgument, json: Json = False) -> None:
 
     Example:  ofa predictor train runs/digits
     """
-    from onceforall.predicting import fit_predictor
-    from onceforall.run import open_run
+    from onceforall.job.predict import fit_predictor
+    from onceforall.job.start import open_run
 
     with Screen(quiet=json) as screen:
         report = fit_predictor(open_run(run, tell=screen))
@@ -148,8 +148,8 @@ def predictor_eval(run: RunArgument, json: Json = False) -> None:
 
     Example:  ofa predictor eval runs/digits
     """
-    from onceforall.predicting import predictor_facts
-    from onceforall.run import open_run
+    from onceforall.job.predict import predictor_facts
+    from onceforall.job.start import open_run
 
     with Screen(quiet=json) as screen:
         facts = predictor_facts(open_run(run, tell=screen))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from onceforall.errors import ConfigError
+from onceforall.job.clock import parse_time
 
 Data = Annotated[
     str,
@@ -76,6 +76,15 @@ Effort = Annotated[
         "--effort", help="Without --budget: quick, balanced or best; the time is said at the start"
     ),
 ]
+Net = Annotated[
+    str,
+    typer.Option(
+        "--net",
+        metavar="NET",
+        help="YAML file of your own stage table, or a published supernet id; by default what "
+        "suits images, time and machine",
+    ),
+]
 Limit = Annotated[
     list[str] | None,
     typer.Option(
@@ -111,10 +120,10 @@ def parse_budget(text: str | None) -> float | None:
     """
     if text is None:
         return None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text)
-    if match is None or float(match[1]) <= 0:
-        raise ConfigError(f"--budget {text!r} is not a time such as 90s, 5m or 2h")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    try:
+        return parse_time(text)
+    except ConfigError as error:
+        raise ConfigError(f"--budget {error}") from error
 
 
 def parse_numbers(name: str, text: str) -> tuple[float, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onceforall.arch import Arch
 from onceforall.cli.console import Screen, print_json, stop_on_signals
 from onceforall.cli.options import (
     Budget,
@@ -23,6 +21,7 @@ from onceforall.cli.options import (
     Init,
     Json,
     Limit,
+    Net,
     OnBadImage,
     OptionalOut,
     Out,
@@ -34,13 +33,15 @@ from onceforall.cli.options import (
     TensorBoard,
     parse_budget,
     parse_limits,
+    parse_on_bad_image,
     transfer_flags,
 )
 from onceforall.cli.started import STARTED
 from onceforall.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
-    from onceforall.run import Request, Tell
+    from onceforall.artifacts import Request
+    from onceforall.job.context import Tell
 
 Until = Annotated[
     str, typer.Option("--until", help="Last step to do: plan, train, ..., report", hidden=True)
@@ -53,6 +54,7 @@ def run(
     recipe: Recipe = "auto",
     budget: Budget = None,
     effort: Effort = "balanced",
+    net: Net = "",
     limit: Limit = None,
     config: Config = None,
     set_: Set = None,
@@ -85,8 +87,11 @@ def run(
                 "ofa search RUN takes several"
             )
     bounds = [f"search.limits.{name}={values[0]!r}" for name, values in limits.items()]
-    request = _request(data, recipe, budget, effort, config, [*(set_ or []), *transfer, *bounds])
-    request = dataclasses.replace(request, root=root, on_bad_image=on_bad_image, seed=seed)
+    flags = [*_net_flags(net), *(set_ or []), *transfer, *bounds]
+    request = _request(data, recipe, budget, effort, config, flags)
+    request = request.model_copy(
+        update={"root": root, "on_bad_image": parse_on_bad_image(on_bad_image), "seed": seed}
+    )
     _run(request, out, until=until, tensorboard=tensorboard, json=json)
 
 
@@ -100,6 +105,7 @@ def train(
     recipe: Recipe = "auto",
     budget: Budget = None,
     effort: Effort = "balanced",
+    net: Net = "",
     config: Config = None,
     set_: Set = None,
     init: Init = "",
@@ -130,14 +136,17 @@ def train(
     transfer = transfer_flags(
         init, reinit_head=reinit_head, freeze_backbone=freeze_backbone, head_factor=head_factor
     )
-    request = _request(data, recipe, budget, effort, config, [*(set_ or []), *transfer])
-    request = dataclasses.replace(request, root=root, on_bad_image=on_bad_image, seed=seed)
+    flags = [*_net_flags(net), *(set_ or []), *transfer]
+    request = _request(data, recipe, budget, effort, config, flags)
+    request = request.model_copy(
+        update={"root": root, "on_bad_image": parse_on_bad_image(on_bad_image), "seed": seed}
+    )
     _run(request, out, until="train", tensorboard=tensorboard, json=json)
 
 
 def _show_status(folder: Path, *, json: bool) -> None:
-    from onceforall.run import RunFolder
-    from onceforall.status import read_status, status_lines
+    from onceforall.job.folder import RunFolder
+    from onceforall.job.status import read_status, status_lines
 
     found = read_status(RunFolder(path=folder))
     if json:
@@ -145,6 +154,15 @@ def _show_status(folder: Path, *, json: bool) -> None:
         return
     for line in status_lines(found):
         print(line)
+
+
+def _net_flags(net: str) -> list[str]:
+    """Return the settings that ``--net`` stands for."""
+    if not net:
+        return []
+    from onceforall.job.nets import net_flags
+
+    return net_flags(net)
 
 
 def _request(
@@ -157,7 +175,7 @@ def _request(
 ) -> Request:
     """Return what the options ask for."""
     seconds = parse_budget(budget)
-    from onceforall.run import Request
+    from onceforall.artifacts import Request
 
     return Request(
         source=data,
@@ -170,10 +188,10 @@ def _request(
 
 
 def _run(request: Request, out: Path, *, until: str, tensorboard: bool, json: bool) -> None:
-    from onceforall.run import default_device
-    from onceforall.steps import run_all, summary
-    from onceforall.tensorboard import tensorboard_writer
-    from onceforall.train.ranks import (
+    from onceforall.job.machine import default_device
+    from onceforall.job.pipeline import run_all, summary
+    from onceforall.job.tensorboard import tensorboard_writer
+    from onceforall.training.ranks import (
         ranks_from_environment,
         start_process_group,
         stop_process_group,
@@ -277,10 +295,10 @@ def search(
         raise ConfigError(
             "--caution needs a RUN: published predictors do not say how sure they are"
         )
-    from onceforall.devices import named_tables
-    from onceforall.published_search import PublishedRequest, search_published
-    from onceforall.run import open_run
-    from onceforall.steps import best_under_limits
+    from onceforall.job.devices import named_tables
+    from onceforall.job.published_search import PublishedRequest, search_published
+    from onceforall.job.search import best_under_limits
+    from onceforall.job.start import open_run
 
     tables = named_tables(latency or [])
     own = tables.pop("", None)
@@ -305,15 +323,15 @@ def search(
             found = search_published(request, progress=_search_progress(screen, should_stop))
     if json:
         several = any(len(bounds) > 1 for bounds in limits.values())
-        print_json(found if several else found[0])
+        answers = [best.to_json() for best in found]
+        print_json(answers if several else answers[0])
         return
     for best in found:
-        milliseconds = best["latency_ms"]
+        here = "" if best.latency_ms is None else f"{best.latency_ms:.3f} ms, "
         print(
-            f"{_bounds(best['limits'])}: predicted top-1 {best['predicted_top1'] * 100:.2f} %, "
-            + ("" if milliseconds is None else f"{milliseconds:.3f} ms, ")
-            + "".join(f"{ms:.3f} ms on {name}, " for name, ms in _elsewhere(best))
-            + f"{best['macs'] / 1e6:.3g} M MACs  {Arch.from_json(best['arch'])}"
+            f"{_bounds(best.limits)}: predicted top-1 {best.predicted_top1 * 100:.2f} %, {here}"
+            + "".join(f"{ms:.3f} ms on {name}, " for name, ms in best.elsewhere_ms.items())
+            + f"{best.macs / 1e6:.3g} M MACs  {best.arch}"
         )
 
 
@@ -326,12 +344,6 @@ def _search_progress(screen: Screen, should_stop: Callable[[], bool]) -> Callabl
             raise Interrupted("stopped during the search; the same command starts it anew")
 
     return show
-
-
-def _elsewhere(best: dict[str, Any]) -> list[tuple[str, float]]:
-    """Return the latency on each further device."""
-    names = [name for name in best if name.startswith("latency_ms@")]
-    return [(name.partition("@")[2], best[name]) for name in names]
 
 
 def _bounds(limits: dict[str, float]) -> str:

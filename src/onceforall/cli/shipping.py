@@ -32,15 +32,15 @@ def specialize(
     Example:  ofa specialize runs/digits --arch arch.json
     """
     from onceforall.arch_files import read_arch
-    from onceforall.model_table import model_table
-    from onceforall.run import open_run
-    from onceforall.shipping import specialize_arch
+    from onceforall.job.model_table import model_table
+    from onceforall.job.ship import specialize_arch
+    from onceforall.job.start import open_run
 
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
         trained = open_run(run, tell=screen, should_stop=should_stop)
         card = specialize_arch(trained, read_arch(arch, trained.spec.space), name)
     if json:
-        print_json(card)
+        print_json(card.to_json())
         return
     for line in model_table([card]):
         print(line)
@@ -66,10 +66,10 @@ def report(run: RunArgument) -> None:
 
     Example:  ofa report runs/digits
     """
+    from onceforall.job.folder import RunFolder
     from onceforall.report import write_report
-    from onceforall.run import RunFolder, read_settings
 
-    read_settings(RunFolder(path=run))
+    RunFolder(path=run).read_settings()
     print(write_report(run))
 
 
@@ -87,9 +87,9 @@ def finetune(
 
     Example:  ofa finetune runs/digits net04-0.152M-8px --epochs 25 --distill
     """
-    from onceforall.model_table import model_table
-    from onceforall.run import open_run
-    from onceforall.shipping import finetune_model
+    from onceforall.job.finetune import finetune_model
+    from onceforall.job.model_table import model_table
+    from onceforall.job.start import open_run
 
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
         card = finetune_model(
@@ -100,7 +100,7 @@ def finetune(
             distill=distill,
         )
     if json:
-        print_json(card)
+        print_json(card.to_json())
         return
     for line in model_table([card]):
         print(line)
@@ -132,20 +132,20 @@ def baseline(
     Example:  ofa baseline runs/digits --model net04-0.152M-8px --budget 5m
     """
     seconds = parse_budget(budget)
-    from onceforall.baseline import train_alone
-    from onceforall.model_table import read_cards, read_pairs, result_lines
+    from onceforall.job.baseline import train_alone
+    from onceforall.job.model_table import read_pairs, result_lines
+    from onceforall.job.start import open_run
     from onceforall.report import write_report
-    from onceforall.run import open_run
 
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
         opened = open_run(run, tell=screen, should_stop=should_stop)
         records = train_alone(opened, model or [], budget_s=seconds)
-    page, cards = write_report(run), read_cards(opened.folder.models)
+    page, cards = write_report(run), opened.folder.read_cards()
     if json:
-        pairs = read_pairs(run, cards)
-        print_json([{**record, "verdict": pairs[record["name"]].verdict} for record in records])
+        pairs = read_pairs(opened.folder, cards)
+        print_json([{**r.to_json(), "verdict": pairs[r.name].verdict} for r in records])
         return
-    for line in [*result_lines(run, cards), "", f"report:  {page}"]:
+    for line in [*result_lines(opened.folder, cards), "", f"report:  {page}"]:
         print(line)
 
 

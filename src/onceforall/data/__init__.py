@@ -1,12 +1,16 @@
 """Images: where they come from, how they are split, augmented and batched."""
 
-from onceforall.data.augmentation import (
-    NO_AUGMENTATION,
-    PUBLISHED_PHOTOS,
-    SMALL_IMAGES,
-    Augmentation,
+from onceforall.data.batches.loaders import (
+    AugmentedCalibration,
+    Loaders,
+    LoaderSettings,
+    default_augmentation,
+    open_loaders,
 )
-from onceforall.data.builtin import BUILTIN_NAMES
+from onceforall.data.batches.protocols import Batch, CalibrationBatches, EvalBatches, TrainBatches
+from onceforall.data.batches.resident import ResidentBatches, ResidentEvalBatches
+from onceforall.data.batches.sharding import Shard
+from onceforall.data.batches.streaming import StreamedBatches, StreamedEvalBatches
 from onceforall.data.bundle import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -15,24 +19,20 @@ from onceforall.data.bundle import (
     ImageFiles,
     Images,
 )
-from onceforall.data.loaders import (
-    AugmentedCalibration,
-    Loaders,
-    LoaderSettings,
-    default_augmentation,
-    open_loaders,
+from onceforall.data.images.augmentation import (
+    NO_AUGMENTATION,
+    PUBLISHED_PHOTOS,
+    SMALL_IMAGES,
+    Augmentation,
 )
-from onceforall.data.mixing import Mixing, cutmix, mix, mixup
-from onceforall.data.protocols import Batch, CalibrationBatches, EvalBatches, TrainBatches
-from onceforall.data.resident import ResidentBatches, ResidentEvalBatches
+from onceforall.data.images.mixing import Mixing, cutmix, mix, mixup
 from onceforall.data.resolution import (
     continuous_resolutions,
     published_resolution,
 )
-from onceforall.data.sharding import Shard
-from onceforall.data.sources import open_dataset
+from onceforall.data.sources.builtin import BUILTIN_NAMES
+from onceforall.data.sources.open import open_dataset
 from onceforall.data.splits import Splits, published_split, split_train
-from onceforall.data.streaming import StreamedBatches, StreamedEvalBatches
 
 __all__ = [
     "BUILTIN_NAMES",

@@ -11,9 +11,9 @@ from pathlib import Path
 from onceforall.supernets.single import SingleArchNet
 from onceforall.supernets.static import StaticNet
 from onceforall.supernets.supernet import Supernet
-from onceforall.train.engine import train
-from onceforall.train.plan import Phase, Plan
-from onceforall.train.settings import Callbacks, TrainData, TrainOptions
+from onceforall.training.engine import train
+from onceforall.training.plan import Phase, Plan
+from onceforall.training.settings import Callbacks, TrainData, TrainOptions
 
 
 def finetune_plan(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,16 @@ import torch
 from torch import Tensor
 
 from onceforall.arch import Arch
+from onceforall.artifacts import Card, ShippedFile
 from onceforall.blueprint import Blueprint
-from onceforall.errors import ConfigError, OnceForAllError, VerificationError
-from onceforall.files import read_json, remove_partial_files, write_bytes, write_json
+from onceforall.errors import CheckpointError, ConfigError, OnceForAllError, VerificationError
+from onceforall.files import remove_partial_files, write_bytes, write_json
 from onceforall.measure.calibrate import recalibrate_bn
+from onceforall.measure.costs import count_macs, count_params
 from onceforall.measure.onnx_model import blueprint_to_onnx, ort_session
 from onceforall.supernets.static import StaticNet, memory_format
 from onceforall.supernets.supernet import Supernet
-from onceforall.supernets.weights import (
-    blueprint_from_json,
-    blueprint_to_json,
-    load_plain,
-    save_plain,
-)
+from onceforall.supernets.weights import load_plain, save_plain
 
 MAX_RELATIVE_ERROR = 1e-4
 # Networks of the same weights in the same layout are compared: the same kernels should run and
@@ -199,8 +196,8 @@ def remove_unfinished(folder: Path) -> None:
         folder.rmdir()
 
 
-def write_card(folder: Path, plan: Blueprint, checks: Checks, facts: dict[str, Any]) -> None:
-    """Write ``card.json``, which makes the model complete.
+def write_card(folder: Path, plan: Blueprint, checks: Checks, facts: Mapping[str, Any]) -> Card:
+    """Write ``card.json``, which makes the model complete, and return it.
 
     Args:
         folder: Folder of the model.
@@ -214,26 +211,49 @@ def write_card(folder: Path, plan: Blueprint, checks: Checks, facts: dict[str, A
     problem = checks.problem()
     if problem is not None:
         raise VerificationError(f"{folder.name}: {problem}")
-    files = {
-        name: {
-            "bytes": (folder / name).stat().st_size,
-            "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(),
-        }
-        for name in _FILES
-    }
-    card = {
-        **facts,
-        "files": files,
-        "checks": asdict(checks),
-        "blueprint": blueprint_to_json(plan),
-    }
-    write_json(folder / "card.json", card)
+    files = {name: _shipped_file(folder / name) for name in _FILES}
+    card = Card(**facts, files=files, checks=asdict(checks), blueprint=plan)
+    card.write(folder / "card.json")
+    return card
+
+
+def _shipped_file(path: Path) -> ShippedFile:
+    return ShippedFile(
+        bytes=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest()
+    )
+
+
+def read_model(folder: Path) -> tuple[Card, StaticNet]:
+    """Return the card of a shipped model and its plain network, whose files are as they shipped.
+
+    Raises:
+        VerificationError: If a file is missing or was changed.
+    """
+    if not (folder / "card.json").is_file():
+        raise VerificationError(f"{folder} has no card.json: not a model folder, or not finished")
+    try:
+        card = Card.read(folder / "card.json")
+    except CheckpointError as error:
+        raise VerificationError(str(error)) from error
+    if set(card.files) != set(_FILES):
+        raise VerificationError(f"{folder / 'card.json'} does not name {', '.join(_FILES)}")
+    for name, record in card.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise VerificationError(f"{path} is missing")
+        if _shipped_file(path) != record:
+            raise VerificationError(f"{path} was changed: its SHA-256 is not the card's")
+    try:
+        return card, load_plain(card.blueprint, folder / "model.safetensors")
+    except OnceForAllError as error:
+        raise VerificationError(f"{folder}: {error}") from error
 
 
 def verify_folder(folder: Path, *, num_images: int = 8) -> dict[str, Any]:
     """Prove a shipped model again: its files are as written and compute the same.
 
-    Random images of the card's resolution go through both files.
+    Random images of the card's resolution go through both files; MACs and parameters are counted
+    again.
 
     Args:
         folder: Folder of a model.
@@ -243,23 +263,21 @@ def verify_folder(folder: Path, *, num_images: int = 8) -> dict[str, Any]:
         ``{"name", "onnx_relative_error"}``.
 
     Raises:
-        VerificationError: If a file is missing, changed, or computes something else.
+        VerificationError: If a file is missing, changed, or computes something else, or the card
+            says something that is not so.
     """
-    if not (folder / "card.json").is_file():
-        raise VerificationError(f"{folder} has no card.json: not a model folder, or not finished")
-    card = read_json(folder / "card.json")
-    for name, record in card["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise VerificationError(f"{path} is missing")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
-            raise VerificationError(f"{path} was changed: its SHA-256 is not the card's")
-    try:
-        model = load_plain(blueprint_from_json(card["blueprint"]), folder / "model.safetensors")
-    except OnceForAllError as error:
-        raise VerificationError(f"{folder}: {error}") from error
-    side = int(card["resolution"])
+    card, model = read_model(folder)
+    counted = {
+        "macs": count_macs(card.blueprint, resolution=card.resolution),
+        "params": count_params(card.blueprint),
+    }
+    for name, value in counted.items():
+        if getattr(card, name) != value:
+            raise VerificationError(
+                f"{folder / 'card.json'}: {name} {getattr(card, name)}, but it has {value}"
+            )
     generator = torch.Generator().manual_seed(0)
+    side = card.resolution
     images = torch.randn(num_images, 3, side, side, generator=generator)
     with torch.no_grad():
         off = onnx_relative_error(folder / "model.onnx", images, model(images))
@@ -267,7 +285,7 @@ def verify_folder(folder: Path, *, num_images: int = 8) -> dict[str, Any]:
         raise VerificationError(
             f"{folder / 'model.onnx'} is off by {off:.2g} relative (allowed {MAX_RELATIVE_ERROR:g})"
         )
-    return {"name": card["name"], "onnx_relative_error": off}
+    return {"name": card.name, "onnx_relative_error": off}
 
 
 def model_folders(path: Path) -> list[Path]:

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from onceforall.blueprint import GlobalPool, Layer, MaxPool
 from onceforall.encoding import Encoding, Place, Rows, only_choice
 from onceforall.errors import ConfigError
+from onceforall.genes import Axis, Gene
 from onceforall.measure.costs import layer_macs, layer_params, layer_peak_bytes, output_channels
-from onceforall.space import Axis, Gene, SearchSpace
+from onceforall.space import SearchSpace
 from onceforall.supernets.slots import Slot
 from onceforall.supernets.spec import SupernetSpec
 

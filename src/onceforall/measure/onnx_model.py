@@ -35,14 +35,14 @@ from onceforall.blueprint import (
     Residual,
 )
 from onceforall.errors import BlueprintError, MissingExtraError
-from onceforall.supernets.blocks import (
+from onceforall.supernets.static import StaticNet
+from onceforall.supernets.units import (
     bottleneck_units,
     fused_units,
     mbconv_units,
     residual_units,
     shortcut_unit,
 )
-from onceforall.supernets.static import StaticNet
 
 # The oldest versions that have every operator used here: models run on runtimes since 2022.
 OPSET = 17

@@ -10,7 +10,7 @@ Shape legend: ``N`` archs, ``F`` features, ``M`` members.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -23,6 +23,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from onceforall import files
+from onceforall.encoding import Encoding, Rows
 from onceforall.errors import CheckpointError, ConfigError
 from onceforall.measure.ranking import kendall_tau
 from onceforall.predictors.ensemble import (
@@ -189,6 +190,10 @@ class AccuracyPredictor:
         )
         std_N = self.interval_scale * self.error * _strangeness(mlp_MN, self.typical_spread)
         return self.accuracy_mean + self.accuracy_scale * blend_N, self.accuracy_scale * std_N
+
+    def on_rows(self, encoding: Encoding) -> Callable[[Rows], Floats]:
+        """Return the function from rows ``(N, G)`` of an encoding to predicted top-1 ``(N,)``."""
+        return lambda rows: self.predict(encoding.features(rows))[0]
 
     def predict_ridge(self, features: ArrayLike) -> Floats:
         """Predict with the ridge baseline alone, ``(N,)``."""

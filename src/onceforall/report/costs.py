@@ -11,7 +11,7 @@ from functools import lru_cache
 from onceforall.blueprint import Layer
 from onceforall.errors import OnceForAllError
 from onceforall.measure.costs import layer_macs, layer_params, sized_layers
-from onceforall.measure.latency_model import LatencyModel
+from onceforall.measure.latency.model import LatencyModel
 from onceforall.report.records import Model, Record, Subnet, number, section, text
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.weights import spec_from_json

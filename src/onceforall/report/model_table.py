@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from onceforall.comparison import beaten_by, worth_it
+from onceforall.measure.comparison import beaten_by, worth_it
 from onceforall.report import numbers
 from onceforall.report.markup import Markup, element, join
 from onceforall.report.model_panel import short_badge, top1_words

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from onceforall.comparison import beaten_by
+from onceforall.measure.comparison import beaten_by
 from onceforall.pareto import pareto_front
 from onceforall.report import numbers
 from onceforall.report.labels import Label, place_labels

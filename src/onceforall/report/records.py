@@ -12,12 +12,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from onceforall.arch import Arch
-from onceforall.blueprint import LAYER_TYPES, Blueprint
-from onceforall.comparison import Contender, Pair, read_pair, read_share
+from onceforall.blueprint import LAYER_TYPES, Blueprint, blueprint_from_json
 from onceforall.errors import OnceForAllError
+from onceforall.measure.comparison import Contender, Pair, read_pair, read_share
 from onceforall.measure.costs import count_macs
 from onceforall.measure.proportion import Share
-from onceforall.supernets.weights import blueprint_from_json
 
 Record = Mapping[str, Any]
 

@@ -24,9 +24,9 @@ from typing import Any
 
 import yaml
 
-from onceforall.comparison import supernet_seconds
 from onceforall.errors import ConfigError
 from onceforall.files import read_json, read_jsonl
+from onceforall.measure.comparison import supernet_seconds
 from onceforall.report.costs import cost_counter
 from onceforall.report.records import (
     Model,

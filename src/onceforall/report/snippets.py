@@ -18,7 +18,8 @@ import json
 from pathlib import Path
 
 import torch
-from onceforall.supernets.weights import blueprint_from_json, load_plain
+from onceforall.blueprint import blueprint_from_json
+from onceforall.supernets.weights import load_plain
 
 folder = Path({python})
 card = json.loads((folder / "card.json").read_text())

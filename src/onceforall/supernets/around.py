@@ -18,7 +18,7 @@ from onceforall.arch import Arch
 from onceforall.blueprint import Blueprint, Conv, Identity, MBConv
 from onceforall.errors import ConfigError
 from onceforall.supernets.blocks import Classifier
-from onceforall.supernets.recover import arch_from_blueprint
+from onceforall.supernets.published.recover import arch_from_blueprint
 from onceforall.supernets.spec import FixedBlock, MBConvSpec, MBConvStage
 from onceforall.supernets.static import StaticNet
 from onceforall.supernets.supernet import Supernet, plain_layers

@@ -21,7 +21,8 @@ from onceforall.blueprint import (
     make_divisible,
 )
 from onceforall.errors import ArchError, BlueprintError
-from onceforall.space import SearchSpace, StageChoices
+from onceforall.genes import StageChoices
+from onceforall.space import SearchSpace
 from onceforall.supernets.slots import GeneKey, Slot, assemble, block_keys
 
 BlockKind = Literal["mbconv", "fused_mbconv", "residual"]

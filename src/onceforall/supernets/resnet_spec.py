@@ -17,7 +17,8 @@ from onceforall.blueprint import (
     MaxPool,
     make_divisible,
 )
-from onceforall.space import SearchSpace, StageChoices
+from onceforall.genes import StageChoices
+from onceforall.space import SearchSpace
 from onceforall.supernets.slots import GeneKey, Slot, assemble, block_keys
 
 

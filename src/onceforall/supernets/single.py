@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from onceforall.arch import Arch
 from onceforall.errors import ConfigError
-from onceforall.space import SearchSpace, StageChoices
+from onceforall.genes import StageChoices
+from onceforall.space import SearchSpace
 from onceforall.supernets.static import StaticNet
 
 

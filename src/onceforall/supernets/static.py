@@ -29,8 +29,8 @@ from onceforall.supernets.blocks import (
     MBConvBlock,
     ResidualBlock,
 )
-from onceforall.supernets.published import published_state_dict
-from onceforall.supernets.published_keys import static_keys, static_spellings
+from onceforall.supernets.published.checkpoint import published_state_dict
+from onceforall.supernets.published.keys import static_keys, static_spellings
 
 
 @final

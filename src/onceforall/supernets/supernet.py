@@ -29,17 +29,17 @@ from onceforall.ops.conv import ElasticConv2d, ElasticDepthwiseConv2d
 from onceforall.ops.dense import ElasticLinear, ElasticSqueezeExcite
 from onceforall.ops.norm import ElasticBatchNorm2d
 from onceforall.space import SearchSpace
-from onceforall.supernets.blocks import (
+from onceforall.supernets.blocks import GlobalMean
+from onceforall.supernets.elastic_blocks import (
     ElasticBottleneckBlock,
     ElasticClassifier,
     ElasticConvUnit,
     ElasticFusedMBConvBlock,
     ElasticMBConvBlock,
     ElasticResidualBlock,
-    GlobalMean,
 )
-from onceforall.supernets.published import published_state_dict
-from onceforall.supernets.published_keys import supernet_keys, supernet_spellings
+from onceforall.supernets.published.checkpoint import published_state_dict
+from onceforall.supernets.published.keys import supernet_keys, supernet_spellings
 from onceforall.supernets.slots import active_slots, gene_values
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.static import StaticNet, build, memory_format
@@ -212,3 +212,21 @@ def _elastic_layer(
         case Linear():
             return ElasticClassifier(layer)
     raise BlueprintError(f"a stage table has no elastic form of {layer}")
+
+
+def elastic(spec: SupernetSpec, *, seed: int | None = None) -> Supernet:
+    """Return a fresh supernet of a stage table, laid out for speed (channels_last).
+
+    Args:
+        spec: Stage table: one of `onceforall.supernets.families`, or your own.
+        seed: Seed of its weights; None draws them from PyTorch's current generator.
+    """
+    if seed is None:
+        return _channels_last(Supernet(spec))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _channels_last(Supernet(spec))
+
+
+def _channels_last(net: Supernet) -> Supernet:
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from onceforall.blueprint import LAYER_TYPES, Blueprint
+from onceforall.blueprint import Blueprint
 from onceforall.errors import CheckpointError, ConfigError
 from onceforall.files import read_json, write_bytes, write_json
 from onceforall.records import record_from_json, record_to_json
@@ -43,23 +43,6 @@ def spec_from_json(value: dict[str, Any]) -> SupernetSpec:
     if not isinstance(spec, MBConvSpec | ResNetSpec):
         raise ConfigError(f"record {type(spec).__name__} is not a stage table")
     return spec
-
-
-def blueprint_to_json(plan: Blueprint) -> dict[str, Any]:
-    """Return a blueprint as a JSON object."""
-    return record_to_json(plan)  # type: ignore[no-any-return]
-
-
-def blueprint_from_json(value: dict[str, Any]) -> Blueprint:
-    """Return the blueprint that :func:`blueprint_to_json` wrote.
-
-    Raises:
-        ConfigError: If it is not one.
-    """
-    plan = record_from_json(value, (Blueprint, *LAYER_TYPES))
-    if not isinstance(plan, Blueprint):
-        raise ConfigError(f"record {type(plan).__name__} is not a blueprint")
-    return plan
 
 
 def save_supernet(net: Supernet, path: Path, *, facts: dict[str, Any] | None = None) -> None:

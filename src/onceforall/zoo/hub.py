@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from onceforall.arch import PUBLISHED_WIDTH_MULTS, Arch
 from onceforall.errors import ArchError
 from onceforall.published_archs import arch_from_published
-from onceforall.supernets.published_config_writing import config_from_blueprint
+from onceforall.supernets.published.config_write import config_from_blueprint
 from onceforall.supernets.spec import ResNetSpec
 from onceforall.supernets.static import StaticNet, build
 from onceforall.supernets.supernet import Supernet

@@ -13,9 +13,9 @@ from onceforall.arch import Arch
 from onceforall.blueprint import Blueprint
 from onceforall.errors import ArchError, ConfigError, ZooError
 from onceforall.supernets.families import published_spec
-from onceforall.supernets.published import load_published, read_weights
-from onceforall.supernets.published_config import blueprint_from_config
-from onceforall.supernets.recover import arch_from_blueprint
+from onceforall.supernets.published.checkpoint import load_published, read_weights
+from onceforall.supernets.published.config_read import blueprint_from_config
+from onceforall.supernets.published.recover import arch_from_blueprint
 from onceforall.supernets.static import StaticNet, build
 from onceforall.supernets.supernet import Supernet
 from onceforall.zoo.download import Progress, cached, fetch

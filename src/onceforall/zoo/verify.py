@@ -9,7 +9,7 @@ from onceforall.blueprint import Blueprint
 from onceforall.errors import ZooError
 from onceforall.measure.costs import count_macs, count_params
 from onceforall.supernets.families import published_spec
-from onceforall.supernets.published_keys import supernet_keys
+from onceforall.supernets.published.keys import supernet_keys
 from onceforall.zoo.download import cached
 from onceforall.zoo.entries import ZooEntry, zoo_entries
 

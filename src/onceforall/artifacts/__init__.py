@@ -1,0 +1,48 @@
+"""The files that a run writes and reads, as typed records: one reader, one writer.
+
+Keys, types and ranges are checked when a file is read. Keys that a record does not know are left
+out; those that older versions did not write are None.
+"""
+
+from onceforall.artifacts.models import (
+    Baseline,
+    BaselineStart,
+    Card,
+    DeviceFacts,
+    FinetuneSettings,
+    ShippedFile,
+)
+from onceforall.artifacts.search import (
+    Answer,
+    Confirmed,
+    ConfirmedFile,
+    Evaluation,
+    Failed,
+    FailedFile,
+    Found,
+    FrontFile,
+    FrontPoint,
+)
+from onceforall.artifacts.settings import DataFacts, Estimate, Request, RunSettings
+
+__all__ = [
+    "Answer",
+    "Baseline",
+    "BaselineStart",
+    "Card",
+    "Confirmed",
+    "ConfirmedFile",
+    "DataFacts",
+    "DeviceFacts",
+    "Estimate",
+    "Evaluation",
+    "Failed",
+    "FailedFile",
+    "FinetuneSettings",
+    "Found",
+    "FrontFile",
+    "FrontPoint",
+    "Request",
+    "RunSettings",
+    "ShippedFile",
+]

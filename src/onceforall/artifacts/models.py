@@ -1,0 +1,149 @@
+"""Shipped models: their cards, and the same architectures trained alone."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from onceforall.artifacts.record import (
+    ArchField,
+    BlueprintField,
+    Fraction,
+    Milliseconds,
+    Record,
+    Rgb,
+)
+
+
+class ShippedFile(Record):
+    """Size and digest of one file of a model."""
+
+    bytes: NonNegativeInt
+    sha256: str
+
+
+class DeviceFacts(Record):
+    """What a latency was measured on."""
+
+    name: str
+    threads: PositiveInt
+    hardware: dict[str, Any]
+
+
+class FinetuneSettings(Record):
+    """How a model was fine-tuned."""
+
+    learning_rate: float
+    distill: bool
+
+
+class Card(Record):
+    """Contents of ``card.json`` of a shipped model.
+
+    Attributes:
+        name: Name of its folder.
+        arch: The subnet that it is.
+        top1: Share of the test images that it got right.
+        top5: Share of the test images whose class was among its five best.
+        top1_interval: 95 % interval of ``top1``.
+        images: Test images.
+        macs: Multiply-accumulates at its resolution.
+        params: Parameters.
+        peak_activation_bytes: Largest float32 activations alive at once.
+        resolution: Side of the images in pixels.
+        data: Name of the data set.
+        classes: Class names in the order of the logits.
+        mean: Mean of each channel of images in [0, 1].
+        std: Standard deviation of each channel.
+        crop_ratio: Share of the side that evaluation shows.
+        versions: Of Python and packages.
+        latency_ms: Median latency of one image as the model ships.
+        latency_mad_ms: Median absolute deviation of it.
+        latency_p90_ms: Ninth decile of it.
+        target: What the latency was measured on.
+        predicted_top1: What the search believed.
+        predicted_top1_std: How sure it was.
+        predicted_latency_ms: What the latency model said.
+        valid_top1: Measured on the validation images.
+        files: Size and digest of each other file of the folder.
+        checks: What was compared before it shipped.
+        blueprint: The network.
+        finetuned_from: Name of the model that it was fine-tuned from.
+        finetune_epochs: Passes of fine-tuning.
+        finetune_settings: How.
+    """
+
+    name: str
+    arch: ArchField
+    top1: Fraction
+    top5: Fraction | None = None
+    top1_interval: tuple[Fraction, Fraction] | None = None
+    images: PositiveInt | None = None
+    macs: PositiveInt
+    params: PositiveInt
+    peak_activation_bytes: PositiveInt
+    resolution: PositiveInt
+    data: str
+    classes: tuple[str, ...]
+    mean: Rgb
+    std: Rgb
+    crop_ratio: Annotated[float, Field(gt=0, le=1)]
+    versions: dict[str, str]
+    latency_ms: Milliseconds
+    latency_mad_ms: NonNegativeFloat
+    latency_p90_ms: Milliseconds
+    target: DeviceFacts
+    predicted_top1: float | None = None
+    predicted_top1_std: NonNegativeFloat | None = None
+    predicted_latency_ms: Milliseconds | None = None
+    valid_top1: Fraction | None = None
+    files: dict[str, ShippedFile]
+    checks: dict[str, bool | float]
+    blueprint: BlueprintField
+    finetuned_from: str | None = None
+    finetune_epochs: PositiveInt | None = None
+    finetune_settings: FinetuneSettings | None = None
+
+
+class BaselineStart(Record):
+    """An architecture whose training alone was begun, and for how long it may take."""
+
+    arch: ArchField
+    budget_s: NonNegativeFloat
+
+
+class Baseline(Record):
+    """Contents of ``baselines/<name>.json``: an architecture trained alone.
+
+    Attributes:
+        name: Name of the model of the same architecture.
+        arch: The architecture.
+        top1: Share of the test images that it got right.
+        top1_interval: 95 % interval of ``top1``.
+        top5: Share of the test images whose class was among its five best.
+        images: Test images.
+        epochs: Passes over the training images.
+        seconds: Time of its training.
+        budget_s: Time that its training was given.
+        seed: Seed of weights and order.
+        resolution: Side of the images in pixels.
+        processes: Processes that trained it.
+        threads: Threads of each.
+        versions: Of Python and packages.
+    """
+
+    name: str
+    arch: ArchField
+    top1: Fraction
+    top1_interval: tuple[Fraction, Fraction]
+    top5: Fraction
+    images: PositiveInt
+    epochs: NonNegativeFloat
+    seconds: NonNegativeFloat
+    budget_s: NonNegativeFloat
+    seed: int
+    resolution: PositiveInt
+    processes: PositiveInt
+    threads: PositiveInt
+    versions: dict[str, str]

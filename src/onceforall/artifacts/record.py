@@ -1,0 +1,113 @@
+"""What every record is: read and written in one way, its keys, types and ranges checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from onceforall.arch import Arch
+from onceforall.blueprint import Blueprint, blueprint_from_json, blueprint_to_json
+from onceforall.errors import CheckpointError, OnceForAllError
+from onceforall.files import append_jsonl, read_jsonl, write_json, write_text
+
+
+def _arch(value: Any) -> Arch:
+    try:
+        return value if isinstance(value, Arch) else Arch.from_json(value)
+    except OnceForAllError as error:
+        raise ValueError(str(error)) from error
+
+
+def _blueprint(value: Any) -> Blueprint:
+    try:
+        return value if isinstance(value, Blueprint) else blueprint_from_json(value)
+    except OnceForAllError as error:
+        raise ValueError(str(error)) from error
+
+
+ArchField = Annotated[
+    Arch,
+    pydantic.PlainValidator(_arch),
+    pydantic.PlainSerializer(lambda arch: arch.to_json()),
+]
+BlueprintField = Annotated[
+    Blueprint,
+    pydantic.PlainValidator(_blueprint),
+    pydantic.PlainSerializer(blueprint_to_json),
+]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Milliseconds = Annotated[float, Field(gt=0)]
+Rgb = tuple[float, float, float]
+
+
+class Record(BaseModel):
+    """Contents of a file, or of a line of one."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object; what is not known is left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @classmethod
+    def from_json(cls, value: Any, *, where: str) -> Self:
+        """Return the record of a JSON value.
+
+        Args:
+            value: The JSON value.
+            where: What it was read from, for the error.
+
+        Raises:
+            CheckpointError: Naming the first key that is missing or wrong.
+        """
+        try:
+            # From JSON, where strictness lets lists be tuples and integers be floats, and no more.
+            return cls.model_validate_json(json.dumps(value), strict=True)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "its content"
+            raise CheckpointError(f"{where}: {place}: {first['msg']}") from error
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return the record in a JSON or YAML file.
+
+        Raises:
+            CheckpointError: If the file is absent or damaged.
+        """
+        try:
+            value = yaml.safe_load(path.read_text())
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{path} is not there") from error
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
+            raise CheckpointError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+        return cls.from_json(value, where=str(path))
+
+    @classmethod
+    def read_lines(cls, path: Path) -> list[Self]:
+        """Return the records of a file of one JSON object a line; none if it is absent.
+
+        Raises:
+            CheckpointError: If a line is damaged; one that a crash cut off is left out.
+        """
+        try:
+            lines = read_jsonl(path)
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+        return [cls.from_json(line, where=f"{path} line {i}") for i, line in enumerate(lines, 1)]
+
+    def write(self, path: Path) -> None:
+        """Write a JSON or, by the name of the file, YAML file, atomically."""
+        if path.suffix == ".yaml":
+            write_text(path, yaml.safe_dump(self.to_json(), sort_keys=False))
+        else:
+            write_json(path, self.to_json())
+
+    def append(self, path: Path) -> None:
+        """Append one line to a file of records."""
+        append_jsonl(path, self.to_json())

@@ -1,0 +1,135 @@
+"""What is measured and found on the way: evaluations, fronts, answers, confirmed candidates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from onceforall.artifacts.record import ArchField, Fraction, Milliseconds, Record
+
+
+class Evaluation(Record):
+    """Measured accuracy of one subnet on the validation images.
+
+    Attributes:
+        arch: The subnet.
+        top1: Share of images that it got right.
+        top5: Share of images whose class was among its five best.
+        loss: Mean cross-entropy.
+        images: Images that it was measured on.
+        macs: Multiply-accumulates at its resolution.
+        resolution: Side of the images in pixels.
+        refines: True where a search asked for it; None of a random sample.
+    """
+
+    arch: ArchField
+    top1: Fraction
+    top5: Fraction
+    loss: float
+    images: PositiveInt
+    macs: PositiveInt
+    resolution: PositiveInt
+    refines: bool | None = None
+
+
+class Found(Record):
+    """A subnet that a search found, with its exact and predicted costs.
+
+    Latencies on further devices stand beside ``latency_ms`` as ``latency_ms@NAME``.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float] = Field(init=False)
+
+    arch: ArchField
+    predicted_top1: float
+    cautious_top1: float | None = None
+    predicted_top1_std: float | None = None
+    macs: PositiveInt
+    params: PositiveInt
+    peak_activation_bytes: PositiveInt | None = None
+    latency_ms: float | None = None
+
+    @property
+    def elsewhere_ms(self) -> dict[str, float]:
+        """Return the latency on each further device by its name."""
+        found = self.__pydantic_extra__.items()
+        marked = {name.partition("@"): ms for name, ms in found}
+        return {device: ms for (what, _, device), ms in marked.items() if what == "latency_ms"}
+
+
+class FrontPoint(Found):
+    """A subnet of a predicted front.
+
+    Attributes:
+        cautious_top1: Predicted top-1, less the standard deviations of the search's caution.
+        predicted_top1_std: Standard deviation of the prediction.
+    """
+
+    cautious_top1: float
+    predicted_top1_std: NonNegativeFloat
+    latency_ms: Milliseconds
+
+
+class FrontFile(Record):
+    """Contents of ``search/front.json``: a predicted front, by latency ascending.
+
+    Attributes:
+        objectives: What was minimised, in order.
+        limits: Upper bounds by name.
+        caution: Standard deviations taken off the predictions.
+        points: Subnets that no other dominates.
+        hypervolume: Of the front of every generation.
+        reference: The hypervolume's reference point.
+        evaluations: Archs that the search looked at.
+    """
+
+    objectives: tuple[str, ...]
+    limits: dict[str, float]
+    caution: NonNegativeFloat = 0.0
+    points: tuple[FrontPoint, ...]
+    hypervolume: tuple[float, ...]
+    reference: tuple[float, ...]
+    evaluations: NonNegativeInt
+
+
+class Answer(Found):
+    """What ``ofa search`` prints: the best subnet under limits."""
+
+    limits: dict[str, float]
+    evaluations: NonNegativeInt
+    seconds: NonNegativeFloat
+    name: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object; scripts find ``latency_ms`` in it, known or not."""
+        return {"latency_ms": None, **super().to_json()}
+
+
+class Confirmed(FrontPoint):
+    """A candidate of the front, measured: ``latency_ms`` and validation accuracy."""
+
+    predicted_latency_ms: Milliseconds
+    valid_top1: Fraction
+    valid_loss: float
+    valid_images: PositiveInt
+
+
+class ConfirmedFile(Record):
+    """Contents of ``search/confirmed.json``."""
+
+    points: tuple[Confirmed, ...]
+
+
+class Failed(Record):
+    """A model that could not be proven, and why."""
+
+    name: str
+    problem: str
+
+
+class FailedFile(Record):
+    """Contents of ``search/failed.json``."""
+
+    models: tuple[Failed, ...]

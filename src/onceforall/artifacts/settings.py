@@ -1,0 +1,91 @@
+"""``run.yaml``: what was asked for, and everything that decides a run."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from onceforall.artifacts.record import Record
+
+
+class Request(Record):
+    """What the user asked for; a run folder belongs to one request.
+
+    Attributes:
+        source: What the data set is opened with.
+        root: Folder of downloaded data sets; empty for the user's cache.
+        on_bad_image: What to do with an image that cannot be read.
+        config_text: A YAML text of settings.
+        flags: Settings as ``section.key=value``.
+        budget_s: Seconds of the whole command.
+        effort: What stands for a time without one.
+        seed: Seed of everything.
+        recipe: Where the settings come from.
+    """
+
+    source: str
+    root: str = ""
+    on_bad_image: Literal["refuse", "skip"] = "refuse"
+    config_text: str | None = None
+    flags: tuple[str, ...] = ()
+    budget_s: float | None = None
+    effort: str = "balanced"
+    seed: int = 0
+    recipe: str = "auto"
+
+
+class DataFacts(Record):
+    """The data set of a run; ``fingerprint`` tells whether its images changed."""
+
+    name: str
+    classes: PositiveInt
+    train: NonNegativeInt
+    test: NonNegativeInt
+    fingerprint: str
+
+
+class Estimate(Record):
+    """What a run is expected to take, in seconds.
+
+    Attributes:
+        train_s: Training.
+        evaluate_s: Measuring subnets for the accuracy predictor.
+        rest_s: Everything after that.
+        step_seconds: A training step of each phase.
+        fills_budget: Whether training takes all the time that is left; not if epochs were given.
+    """
+
+    train_s: NonNegativeFloat
+    evaluate_s: NonNegativeFloat
+    rest_s: NonNegativeFloat
+    fills_budget: bool
+    step_seconds: tuple[NonNegativeFloat, ...]
+
+
+class RunSettings(Record):
+    """Contents of ``run.yaml``: what was asked for, and everything that decides the run.
+
+    Attributes:
+        request: What was asked for.
+        config: The resolved configuration; :mod:`onceforall.job.config` reads it.
+        data: The data set.
+        seed: Seed of everything.
+        space_size: Subnets of the search space.
+        chosen: What was chosen for this machine, and why, in one line.
+        budget_s: Seconds of the whole run; None for no bound.
+        estimate: What the run was expected to take; None of older versions.
+        versions: Of Python and packages.
+        hardware: The machine that it was planned on.
+    """
+
+    request: Request
+    config: dict[str, Any]
+    data: DataFacts
+    seed: int
+    space_size: float
+    chosen: str = ""
+    budget_s: float | None = None
+    estimate: Estimate | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    hardware: dict[str, Any] = Field(default_factory=dict)

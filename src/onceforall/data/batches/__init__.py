@@ -1,0 +1,1 @@
+"""From an open data set to batches: resident on the device or streamed from files."""

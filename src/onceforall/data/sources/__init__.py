@@ -1,0 +1,1 @@
+"""Where images come from: arrays, folders, data sets known by name."""

@@ -1,0 +1,109 @@
+"""A data set of one's own in memory, written as the ``.npz`` file that a run can open again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence, Sized
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from onceforall.data.sources.arrays import bundle_from_arrays
+from onceforall.data.sources.folder import split_test
+from onceforall.errors import DataError
+from onceforall.files import atomic_writer
+
+Arrays = tuple[NDArray[Any], NDArray[Any]]
+
+
+class ImageDataset(Sized, Protocol):
+    """Images with labels, by index: a ``torch.utils.data.Dataset``."""
+
+    def __getitem__(self, index: int, /) -> tuple[Any, Any]:
+        """Return an image (PIL, or a tensor ``(3, H, W)``) and its label."""
+        ...
+
+
+Own = ImageDataset | tuple[Any, Any]
+
+
+def write_own(data: Own, path: Path) -> None:
+    """Write a data set as an ``.npz`` file, atomically.
+
+    Args:
+        data: Images and labels, either a data set, or two arrays: uint8 ``(N, H, W, 3)`` or
+            ``(N, H, W)``, and integers ``(N,)``. Or a pair of either: to train on, and to test on.
+            Without the latter a stratified fifth is held out.
+        path: File to write.
+
+    Raises:
+        DataError: If images are of several sizes, or arrays are of the wrong kind.
+    """
+    train, test = _parts(data)
+    if test is None:
+        kept, held_out = split_test(torch.from_numpy(train[1].astype(np.int64)))
+        train, test = _rows(train, kept), _rows(train, held_out)
+    arrays = {"x_train": train[0], "y_train": train[1], "x_test": test[0], "y_test": test[1]}
+    names = getattr(data[0] if isinstance(data, tuple) else data, "classes", None)
+    if names is not None:
+        arrays["class_names"] = np.array([str(name) for name in names])
+    bundle_from_arrays(arrays, name=path.stem)  # what cannot be opened is not written
+    with atomic_writer(path) as file:
+        np.savez(file, **arrays)
+
+
+def _parts(data: Own) -> tuple[Arrays, Arrays | None]:
+    if not isinstance(data, tuple):
+        return _arrays(data), None
+    if len(data) != 2:
+        raise DataError(f"a data set is one of images and labels, or two, not {len(data)} things")
+    if _is_array(data[0]):
+        return _arrays(data), None
+    return _arrays(data[0]), _arrays(data[1])
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray | torch.Tensor)
+
+
+def _arrays(data: Any) -> Arrays:
+    """Return images ``(N, H, W, 3)`` uint8 and labels ``(N,)``."""
+    if isinstance(data, tuple):
+        images, labels = (np.asarray(part) for part in data)
+        return images, labels.reshape(-1)
+    pairs: Iterable[tuple[Any, Any]] = (data[i] for i in range(len(data)))
+    images_and_labels = [(_pixels(image), int(label)) for image, label in pairs]
+    sizes: Sequence[tuple[int, ...]] = sorted({image.shape for image, _ in images_and_labels})
+    if len(sizes) != 1:
+        shown = " and ".join(f"{size[1]} x {size[0]}" for size in sizes[:2])
+        raise DataError(
+            f"images of several sizes, {shown or 'or none'}: resize them, or give a folder"
+        )
+    images, labels = zip(*images_and_labels, strict=True)
+    return np.stack(images), np.array(labels)
+
+
+def _pixels(image: Any) -> NDArray[np.uint8]:
+    """Return one image as uint8 ``(H, W, 3)``."""
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    pixels = np.asarray(image)
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3):
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.dtype.kind == "f" and pixels.min() >= 0 and pixels.max() <= 1:
+        pixels = (pixels * 255).round().astype(np.uint8)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+        raise DataError(
+            f"an image is {pixels.dtype} of shape {pixels.shape}; uint8, or 0 to 1 without "
+            "normalisation, is needed"
+        )
+    return np.broadcast_to(
+        pixels if pixels.ndim == 3 else pixels[..., None], (*pixels.shape[:2], 3)
+    )
+
+
+def _rows(arrays: Arrays, index: torch.Tensor) -> Arrays:
+    return arrays[0][index.numpy()], arrays[1][index.numpy()]

@@ -1,0 +1,131 @@
+"""From a plain network to a model folder: exported, proven, measured, described."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onceforall.arch import Arch
+from onceforall.artifacts import Card
+from onceforall.blueprint import Blueprint
+from onceforall.deploy.model_folder import (
+    check_plain_files,
+    export_files,
+    finished_or_removed,
+    write_card,
+)
+from onceforall.errors import ConfigError
+from onceforall.measure.accuracy import evaluate
+from onceforall.measure.costs import count_macs, count_params, peak_activation_bytes
+from onceforall.measure.latency.measure import Latency, measure_latency
+from onceforall.measure.latency.targets import Candidate, make_target
+from onceforall.measure.proportion import Share
+from onceforall.supernets.static import StaticNet
+from onceforall.supernets.weights import load_plain
+from onceforall.versions import versions
+
+_CHECK_IMAGES = 16
+_REPEATS = 40
+
+
+def ship(
+    model: StaticNet,
+    out: str | Path,
+    *,
+    arch: Arch,
+    test: Iterable[tuple[Tensor, Tensor]],
+    classes: Sequence[str] | None = None,
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    crop_ratio: float = 1.0,
+    data: str = "",
+    target: str = "ort-cpu",
+    threads: int = 1,
+) -> Card:
+    """Write a plain network as a model folder, prove its files, measure it, and return its card.
+
+    Args:
+        model: Network in eval mode with batch-norm statistics of its own (``ofa.specialize``).
+        out: Folder to write; there must be no model in it.
+        arch: The subnet that it is.
+        test: Normalised image batches ``(B, 3, R, R)`` and labels ``(B,)`` to report top-1 on.
+        classes: Class names in the order of the logits; by default their numbers.
+        mean: Mean of each channel, of images in [0, 1], that was taken off.
+        std: Standard deviation that they were then divided by.
+        crop_ratio: Share of the side that evaluation shows.
+        data: Name of the data set.
+        target: What latency is measured on.
+        threads: Threads of a run.
+
+    Raises:
+        ConfigError: If there is a model already, or no test image.
+        VerificationError: If the files compute something else; nothing is left of them then.
+    """
+    folder, batches = Path(out), list(test)
+    if (folder / "card.json").is_file():
+        raise ConfigError(f"{folder} holds a model already")
+    if not batches:
+        raise ConfigError("test has no batch: top-1 cannot be measured")
+    names = classes or [str(i) for i in range(model.plan.num_classes)]
+    with finished_or_removed(folder):
+        export_files(folder, model, model.plan, arch)
+        checks = check_plain_files(folder, model, images=batches[0][0][:_CHECK_IMAGES])
+        facts = measured_facts(model, arch, batches)
+        (latency,) = measure_latency(
+            [as_shipped(model.plan, folder, arch)],
+            target=make_target(target, threads=threads),
+            repeats=_REPEATS,
+        )
+        about = {"data": data, "classes": tuple(names), "mean": mean, "std": std}
+        facts |= {"name": folder.name, "crop_ratio": crop_ratio, **about, **latency_facts(latency)}
+        return write_card(folder, model.plan, checks, facts)
+
+
+def as_shipped(plan: Blueprint, folder: Path, arch: Arch) -> Candidate:
+    """Return the files of a model as what is measured, just as who loads them has them."""
+    return Candidate(
+        plan=plan,
+        resolution=arch.resolution,
+        name=folder.name,
+        weights=load_plain(plan, folder / "model.safetensors"),
+        onnx=(folder / "model.onnx").read_bytes(),
+    )
+
+
+@torch.no_grad()
+def measured_facts(
+    model: StaticNet, arch: Arch, test: Iterable[tuple[Tensor, Tensor]]
+) -> dict[str, Any]:
+    """Return what a card says of a network, its accuracy measured on the CPU."""
+    accuracy = evaluate(model, ((images.cpu(), labels.cpu()) for images, labels in test))
+    plan = model.plan
+    return {
+        "arch": arch,
+        "top1": accuracy.top1,
+        "top5": accuracy.top5,
+        "top1_interval": Share(value=accuracy.top1, count=accuracy.images).interval,
+        "images": accuracy.images,
+        "macs": count_macs(plan, resolution=arch.resolution),
+        "params": count_params(plan),
+        "peak_activation_bytes": peak_activation_bytes(plan, resolution=arch.resolution),
+        "resolution": arch.resolution,
+        "versions": versions(),
+    }
+
+
+def latency_facts(latency: Latency) -> dict[str, Any]:
+    """Return what a card says of a latency."""
+    return {
+        "latency_ms": latency.latency_ms,
+        "latency_mad_ms": latency.latency_mad_ms,
+        "latency_p90_ms": latency.latency_p90_ms,
+        "target": {
+            "name": latency.target,
+            "threads": latency.threads,
+            "hardware": latency.hardware.to_json(),
+        },
+    }

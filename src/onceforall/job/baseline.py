@@ -1,0 +1,305 @@
+"""The shipped architectures trained alone, from fresh weights: was the supernet worth it?
+
+Each is trained with the run's own settings and processes on the run's training images, for a share
+of the time that the supernet took, and tested on the same images as the shipped models.
+
+As a module it is a further process of such a training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import math
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from onceforall.artifacts import Baseline, BaselineStart, Card
+from onceforall.blueprint import Blueprint
+from onceforall.errors import ConfigError
+from onceforall.job.context import Event, Run
+from onceforall.job.local_ranks import local_ranks, take_part
+from onceforall.job.status import minutes
+from onceforall.measure.accuracy import evaluate
+from onceforall.measure.calibrate import recalibrate_bn
+from onceforall.measure.comparison import supernet_seconds
+from onceforall.measure.proportion import Share
+from onceforall.supernets.single import SingleArchNet
+from onceforall.supernets.static import StaticNet, build
+from onceforall.training.budget import Pace
+from onceforall.training.engine import train
+from onceforall.training.plan import Phase, Plan
+from onceforall.training.settings import Callbacks, TrainOptions
+from onceforall.versions import versions
+
+# Epochs that a training is planned with before its first look at the clock: more than it will get,
+# so that the learning rate has not gone far by then.
+_PLANNED_EPOCHS = 1000.0
+_WARMUP_SHARE = 0.03
+
+
+def train_alone(
+    run: Run, names: Sequence[str] = (), *, budget_s: float | None = None
+) -> list[Baseline]:
+    """Train architectures of a run alone; what is done is found again.
+
+    Args:
+        run: A run with models.
+        names: Names of models; by default all that were not fine-tuned.
+        budget_s: Seconds of training for each; by default the time that the supernet took, shared
+            equally by all models that were not fine-tuned.
+
+    Returns:
+        What ``baselines/<name>.json`` holds, in the order of the models.
+
+    Raises:
+        ConfigError: If there is no such model, or one was trained alone for another time.
+        Interrupted: If it was asked to stop; the same call goes on.
+    """
+    cards = run.folder.read_cards()
+    chosen = chosen_cards(run, cards, names)
+    for card in chosen:
+        _check_budget(run, card, budget_s)
+    if run.config.train.init:
+        text = f"the supernet started from {run.config.train.init}, networks alone do not"
+        run.tell({"event": "warning", "text": text})
+    share_s = budget_s
+    results = []
+    for number, card in enumerate(chosen, start=1):
+        path = run.folder.baseline(card.name)
+        if not _is_of(Baseline, path, card):
+            share_s = share_s or _default_budget(run, cards)
+            start = _start(run, card, share_s)
+            text = f"alone from fresh weights for {minutes(start.budget_s)}"
+            place = {"number": number, "of": len(chosen), "step": card.name}
+            run.tell({"event": "step_started", "text": text, **place})
+            _train_one(run, card, start).write(path)
+            shutil.rmtree(_checkpoints(run, card))
+        results.append(Baseline.read(path))
+    return results
+
+
+def chosen_cards(run: Run, cards: Sequence[Card], names: Sequence[str]) -> list[Card]:
+    """Return the cards of the named models; of none, of all that were not fine-tuned.
+
+    Raises:
+        ConfigError: If there is no such model, or none at all.
+    """
+    by_name = {card.name: card for card in cards}
+    if not by_name:
+        raise ConfigError(f"{run.folder.path} has no models yet: run  ofa run")
+    for name in names:
+        if name not in by_name:
+            near = difflib.get_close_matches(name, by_name, n=1, cutoff=0.0)[0]
+            known = ", ".join(by_name)
+            raise ConfigError(f"model {name!r} is not one of {known}; did you mean {near}?")
+    if names:
+        return [card for name, card in by_name.items() if name in names]
+    return _own_models(cards)
+
+
+def _own_models(cards: Sequence[Card]) -> list[Card]:
+    """Return the models that are as the supernet left them."""
+    return [card for card in cards if card.finetuned_from is None]
+
+
+def _default_budget(run: Run, cards: Sequence[Card]) -> float:
+    """Return one model's share of the seconds that the supernet took.
+
+    Raises:
+        ConfigError: If the run does not tell how long it took.
+    """
+    seconds = supernet_seconds(run.folder.read_events())
+    if seconds is None:
+        raise ConfigError(
+            f"{run.folder.events} does not tell how long the supernet was trained: say --budget"
+        )
+    return round(seconds / max(1, len(_own_models(cards))), 3)
+
+
+# -- what is there already ------------------------------------------------------------------------
+
+
+def _checkpoints(run: Run, card: Card) -> Path:
+    return run.folder.checkpoints / f"baseline-{card.name}"
+
+
+def _started(run: Run, card: Card) -> Path:
+    """Return the file that says for how long an unfinished training was started."""
+    return _checkpoints(run, card) / "started.json"
+
+
+def _is_of(kind: type[Baseline | BaselineStart], path: Path, card: Card) -> bool:
+    """Say whether a file is there and of the very architecture of a card."""
+    return path.is_file() and kind.read(path).arch == card.arch
+
+
+def _check_budget(run: Run, card: Card, budget_s: float | None) -> None:
+    """Raise ConfigError if a network was trained alone for another time than is asked for."""
+    result = run.folder.baseline(card.name)
+    places: tuple[tuple[type[Baseline | BaselineStart], Path, Path], ...] = (
+        (Baseline, result, result),
+        (BaselineStart, _started(run, card), _checkpoints(run, card)),
+    )
+    for kind, path, what in places:
+        if budget_s is None or not _is_of(kind, path, card):
+            continue
+        before_s = kind.read(path).budget_s
+        if before_s != budget_s:
+            raise ConfigError(
+                f"{card.name} was trained alone with --budget {before_s:g}s, not {budget_s:g}s; "
+                f"remove {what} to train it again"
+            )
+
+
+def _start(run: Run, card: Card, budget_s: float) -> BaselineStart:
+    """Return the time of a training: that of the unfinished one, or a new one."""
+    path = _started(run, card)
+    if not _is_of(BaselineStart, path, card):
+        shutil.rmtree(path.parent, ignore_errors=True)
+        BaselineStart(arch=card.arch, budget_s=budget_s).write(path)
+    return BaselineStart.read(path)
+
+
+# -- one network ----------------------------------------------------------------------------------
+
+
+def fresh_network(plan: Blueprint, *, seed: int) -> StaticNet:
+    """Return the plain network of a blueprint with fresh weights, initialised as a supernet's.
+
+    Convolutions are drawn from a normal distribution of variance ``2 / fan_out``, where a filter
+    of a depthwise convolution has the fan-out of its own channel. Source: He et al., *Delving
+    Deep into Rectifiers*, ICCV 2015, equation 14.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = build(plan)
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.out_channels // module.groups * math.prod(module.kernel_size)
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+    return net
+
+
+def alone_plan(run: Run) -> Plan:
+    """Return the plan of one network: the run's settings, a single phase without a teacher."""
+    plan = run.config.plan(run.spec)
+    phase = Phase(
+        name="alone",
+        epochs=_PLANNED_EPOCHS,
+        draw="largest",
+        learning_rate=plan.phases[0].learning_rate,
+        warmup_epochs=_WARMUP_SHARE * _PLANNED_EPOCHS,
+    )
+    return dataclasses.replace(plan, name="alone", phases=(phase,), head_factor=1.0)
+
+
+def _train(run: Run, card: Card, start: BaselineStart) -> StaticNet:
+    """Train the architecture of a card from fresh weights as one of the run's ranks."""
+    name, budget_s = card.name, start.budget_s
+    network = fresh_network(card.blueprint, seed=run.config.seed)
+    model: StaticNet = network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    session, end = run.session(), time.monotonic() + budget_s - _seconds(run, name)
+    train(
+        SingleArchNet(
+            model,
+            resolutions=(card.resolution,),
+            name=f"alone {name}",
+            num_classes=run.bundle.num_classes,
+        ),
+        alone_plan(run),
+        session.train,
+        folder=_checkpoints(run, card),
+        options=TrainOptions(
+            seed=run.config.seed,
+            autocast=bool(run.config.train.autocast),
+            micro_batches=run.config.train.micro_batches,
+            pace=Pace(
+                seconds_left=lambda: end - time.monotonic(),
+                step_seconds=(1.0,),
+                every_s=min(20.0, 0.02 * budget_s),
+            ),
+        ),
+        callbacks=Callbacks(
+            on_event=partial(_tell, run, name),
+            should_stop=run.should_stop,
+            change_batch=session.change_batch,
+        ),
+        ranks=run.ranks,
+    )
+    return model
+
+
+@contextlib.contextmanager
+def _all_ranks(run: Run, card: Card) -> Iterator[Run]:
+    """Give the run with as many processes as trained its supernet."""
+    count = run.config.train.ranks
+    if count == 1:
+        yield run
+        return
+    names = [card.name]
+    with local_ranks(run.folder.path, count, "onceforall.job.baseline", names, run.clock) as ranks:
+        yield dataclasses.replace(run, ranks=ranks)
+
+
+def take_part_alone(run: Run, names: Sequence[str]) -> None:
+    """Train the named model alone as a further rank."""
+    (card,) = (card for card in run.folder.read_cards() if card.name == names[0])
+    _train(run, card, BaselineStart.read(_started(run, card)))
+
+
+def _train_one(run: Run, card: Card, start: BaselineStart) -> Baseline:
+    """Train one network to its end and test it just as shipped models are."""
+    with _all_ranks(run, card) as together:
+        model = _train(together, card, start)
+    session, arch = run.session(), card.arch
+    model = model.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    recalibrate_bn(model, [x.cpu() for x in session.calibration_batches(arch.resolution)])
+    test = ((x.cpu(), y.cpu()) for x, y in session.test.batches(arch.resolution))
+    accuracy = evaluate(model, test)
+    return Baseline(
+        name=card.name,
+        arch=arch,
+        top1=accuracy.top1,
+        top1_interval=Share(value=accuracy.top1, count=accuracy.images).interval,
+        top5=accuracy.top5,
+        images=accuracy.images,
+        epochs=_events(run, card.name, "baseline_epoch")[-1]["epochs_done"],
+        seconds=_seconds(run, card.name),
+        budget_s=start.budget_s,
+        seed=run.config.seed,
+        resolution=arch.resolution,
+        processes=run.config.train.ranks,
+        threads=torch.get_num_threads(),
+        versions=versions(),
+    )
+
+
+def _tell(run: Run, name: str, event: Event) -> None:
+    """Show an event; keep it as one of this network, beside those of the supernet's training."""
+    run.tell(event)
+    if event["event"] != "step":
+        run.emit({**event, "event": f"baseline_{event['event']}", "model": name})
+
+
+def _events(run: Run, name: str, *kinds: str) -> list[Event]:
+    """Return what was told of a network's training so far."""
+    return [event for event in run.folder.read_events(*kinds) if event["model"] == name]
+
+
+def _seconds(run: Run, name: str) -> float:
+    """Return the seconds of a network's training, those before interruptions included."""
+    told = _events(run, name, "baseline_epoch", "baseline_checkpoint")
+    return max((float(event.get("seconds", 0.0)) for event in told), default=0.0)
+
+
+if __name__ == "__main__":
+    sys.exit(take_part(take_part_alone))

@@ -1,0 +1,132 @@
+"""Which network fits the pictures, their number, the time and the machine.
+
+Candidates are timed for real: seconds of a training step of the largest, the smallest and a middle
+subnet, in the precisions at hand. The largest candidate that gets enough passes over the images
+is taken; how many are enough comes from recorded experiments (docs/results/pictures.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from onceforall.job.config import RunConfig
+from onceforall.job.sections import SupernetConfig
+from onceforall.measure.costs import count_macs, count_params
+from onceforall.supernets.spec import SupernetSpec
+from onceforall.training.speed import Speed, Stopwatch, faster_precision, measure_speed
+
+# What the largest subnet alone should see in the training time: passes over the training images,
+# and images in all. Fewer, and a smaller network ends better: docs/results/pictures.md.
+_ENOUGH_PASSES = 35.0
+_ENOUGH_IMAGES = 250_000.0
+# Where the ladder is entered: multiply-accumulates that a core trains with.
+_USUAL_MACS_PER_S = 60e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What a plan has to know of the data and of what the user said.
+
+    Attributes:
+        num_train: Images to train on, those held out not counted.
+        num_valid: Images that choose subnets.
+        num_test: Images that figures are reported on.
+        num_classes: Classes.
+        image_side: Side of the images in pixels.
+        given: Settings that the user gave, as ``section.key`` and as ``section``.
+        budget_s: Seconds of the whole command; None if the user gave none.
+        effort: What stands for a time without one.
+        world_size: Processes that a launcher started; 1 if none did.
+    """
+
+    num_train: int
+    num_valid: int
+    num_test: int
+    num_classes: int
+    image_side: int
+    given: frozenset[str]
+    budget_s: float | None
+    effort: str
+    world_size: int
+
+
+def choose_network(
+    config: RunConfig,
+    ladder: Sequence[SupernetConfig],
+    task: Task,
+    *,
+    train_s: float,
+    num_processes: int,
+    device: torch.device,
+) -> tuple[SupernetConfig, Speed, str]:
+    """Return the largest network of a ladder that gets enough passes in a time.
+
+    Args:
+        config: Everything but the network.
+        ladder: Networks, ascending in cost; at least one.
+        task: Data and wishes.
+        train_s: Seconds of training.
+        num_processes: Processes that will train side by side.
+        device: Where to train.
+
+    Returns:
+        The network, its speed, and one line that says what was chosen and why.
+    """
+    specs = [
+        config.model_copy(update={"supernet": network}).spec(task.num_classes) for network in ladder
+    ]
+    macs = [
+        count_macs(spec.blueprint(spec.space.largest), resolution=spec.space.resolutions[-1])
+        for spec in specs
+    ]
+    seen = train_s * num_processes  # seconds of one process, all together
+    most_s = min(seen / (_ENOUGH_PASSES * task.num_train), seen / _ENOUGH_IMAGES)
+    # From where a usual processor would be, up or down to where this one is.
+    at = max([0, *(i for i, m in enumerate(macs) if 3 * m / _USUAL_MACS_PER_S <= most_s)])
+    batch_size = max(2, config.train.batch_size // num_processes)
+    timed: dict[int, tuple[Stopwatch, bool, float]] = {}
+    while True:
+        if at not in timed:
+            watch = Stopwatch.of(specs[at], device=device, batch_size=batch_size)
+            timed[at] = (watch, *faster_precision(watch, config.train.autocast))
+        is_enough = timed[at][2] <= most_s
+        after = at + 1 if is_enough else at - 1
+        if not 0 <= after < len(ladder) or after in timed:
+            break
+        # A step up that could not do is not even timed.
+        if is_enough and timed[at][2] * (macs[after] / macs[at]) ** 0.5 > most_s:
+            break
+        at = after
+    chosen = max([0, *(i for i, (_, _, s) in timed.items() if s <= most_s)])
+    if chosen not in timed:
+        chosen = min(timed)
+    watch, autocast, largest_s = timed[chosen]
+    speed = measure_speed(watch, autocast=autocast, largest_s=largest_s)
+    passes = seen / (task.num_train * largest_s)
+    why = _why(specs[chosen], ladder[chosen], speed, passes, num_processes)
+    return ladder[chosen], speed, why
+
+
+def _why(
+    spec: SupernetSpec, network: SupernetConfig, speed: Speed, passes: float, num_processes: int
+) -> str:
+    largest = spec.blueprint(spec.space.largest)
+    macs = count_macs(largest, resolution=spec.space.resolutions[-1])
+    time_for = "" if math.isinf(passes) else f", time for {passes:.0f} passes"
+    return (
+        f"{_name(network)}, largest {macs / 1e6:.3g} M MACs "
+        f"and {count_params(largest) / 1e3:.3g} k params: "
+        f"{num_processes / speed.largest_s:.0f} images/s in "
+        f"{'bfloat16' if speed.autocast else 'float32'} on {num_processes} "
+        f"process{'es' if num_processes > 1 else ''}{time_for}"
+    )
+
+
+def _name(network: SupernetConfig) -> str:
+    if network.family in ("residual", "fused_mbconv", "small_images"):
+        return f"{network.family} {'-'.join(map(str, network.widths))}"
+    return network.family

@@ -1,0 +1,221 @@
+"""The configuration of a run: what its sections stand for, and changing single values of them.
+
+A YAML file and then ``--set section.key=value`` flags change a recipe; the resolved configuration
+is written beside every result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from onceforall.errors import ConfigError
+from onceforall.job.sections import (
+    DataConfig,
+    EvaluateConfig,
+    LatencyConfig,
+    SearchConfig,
+    Section,
+    SupernetConfig,
+    TrainConfig,
+)
+from onceforall.supernets.families import (
+    dense_images,
+    mobilenet_v3,
+    proxylessnas,
+    resnet50d,
+    small_images,
+)
+from onceforall.supernets.spec import SupernetSpec
+from onceforall.supernets.weights import spec_from_json
+from onceforall.training.plan import Plan, delayed_plan, sandwich_plan
+from onceforall.training.shrinking import progressive_plan, published_plan
+
+
+class RunConfig(Section):
+    """Everything that decides a run."""
+
+    data: DataConfig
+    supernet: SupernetConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+    latency: LatencyConfig = LatencyConfig()
+    search: SearchConfig = SearchConfig()
+    seed: int = Field(0, ge=0)
+
+    def spec(self, num_classes: int) -> SupernetSpec:
+        """Return the stage table of the supernet."""
+        net = self.supernet
+        if net.family == "table":
+            if net.table is None:
+                raise ConfigError("supernet.family table needs supernet.table")
+            return dataclasses.replace(
+                spec_from_json(net.table), num_classes=num_classes, resolutions=net.resolutions
+            )
+        if net.family == "small_images":
+            return small_images(
+                num_classes=num_classes,
+                resolutions=net.resolutions,
+                widths=net.widths,
+                width_mults=net.width_mults,
+                depths=net.depths,
+                kernel_sizes=net.kernel_sizes,
+                expand_ratios=net.expand_ratios,
+                stem_width=net.stem_width,
+                expand_width=net.expand_width,
+                divisor=net.divisor,
+                dropout=net.dropout,
+            )
+        if net.family == "residual" or net.family == "fused_mbconv":
+            strides = net.strides or (1,) + (2,) * (len(net.widths) - 1)
+            if len(strides) != len(net.widths):
+                raise ConfigError(
+                    f"supernet.strides {strides} has not one entry for each of the "
+                    f"{len(net.widths)} supernet.widths"
+                )
+            return dense_images(
+                block=net.family,
+                num_classes=num_classes,
+                resolutions=net.resolutions,
+                widths=net.widths,
+                strides=strides,
+                depths=net.depths,
+                expand_ratios=net.expand_ratios,
+                width_mults=net.width_mults,
+                stem_width=net.stem_width,
+                stem_stride=net.stem_stride,
+                divisor=net.divisor,
+                dropout=net.dropout,
+            )
+        sizes = {"num_classes": num_classes, "resolutions": net.resolutions}
+        if net.family == "resnet50d":
+            return resnet50d(**sizes, dropout=net.dropout)  # type: ignore[arg-type]
+        family = mobilenet_v3 if net.family == "mobilenet_v3" else proxylessnas
+        return family(**sizes, width_mult=net.width_mult, dropout=net.dropout)  # type: ignore[arg-type]
+
+    def plan(self, spec: SupernetSpec) -> Plan:
+        """Return the training plan."""
+        train = self.train
+        for name in ("attentive", "distillation"):
+            value = getattr(train, name)
+            if train.plan != "sandwich" and value != TrainConfig.model_fields[name].default:
+                raise ConfigError(
+                    f"train.{name} {value!r} needs train.plan sandwich, not {train.plan}"
+                )
+        plan = self._plan(spec)
+        clip = plan.max_grad_norm if train.max_grad_norm is None else train.max_grad_norm
+        return dataclasses.replace(
+            plan, head_factor=train.head_factor, ema_decay=train.ema_decay, max_grad_norm=clip
+        )
+
+    def _plan(self, spec: SupernetSpec) -> Plan:
+        train = self.train
+        # Before the time is known the lengths are not; their proportions are.
+        epochs = train.epochs or 100.0
+        if train.plan == "sandwich":
+            return sandwich_plan(
+                epochs=epochs,
+                learning_rate=train.learning_rate,
+                reference_batch=train.reference_batch,
+                subnets_per_step=train.subnets_per_step,
+                weight_decay=train.weight_decay,
+                label_smoothing=train.label_smoothing,
+                distillation=train.distillation,
+                attentive=train.attentive,
+            )
+        if train.plan == "published":
+            return published_plan(
+                spec.space,
+                epochs=epochs,
+                learning_rate=train.learning_rate,
+                reference_batch=train.reference_batch,
+                weight_decay=train.weight_decay,
+                label_smoothing=train.label_smoothing,
+            )
+        if train.plan == "delayed":
+            return delayed_plan(
+                epochs=epochs,
+                learning_rate=train.learning_rate,
+                reference_batch=train.reference_batch,
+                subnets_per_step=train.subnets_per_step,
+                full_share=train.full_share,
+                ramp=train.ramp,
+                weight_decay=train.weight_decay,
+                label_smoothing=train.label_smoothing,
+            )
+        return progressive_plan(
+            spec.space,
+            epochs=epochs,
+            learning_rate=train.learning_rate,
+            reference_batch=train.reference_batch,
+            weight_decay=train.weight_decay,
+            label_smoothing=train.label_smoothing,
+        )
+
+
+def resolve(recipe: RunConfig, *, file: str | None = None, flags: Sequence[str] = ()) -> RunConfig:
+    """Return the recipe with the changes of a YAML text and then of ``section.key=value`` flags.
+
+    Raises:
+        ConfigError: If a key is unknown (the nearest one is named) or a value is not allowed.
+    """
+    values = recipe.model_dump()
+    if file is not None:
+        try:
+            changes = yaml.safe_load(file) or {}
+        except yaml.YAMLError as error:
+            raise ConfigError(f"configuration file: {' '.join(str(error).split())}") from error
+        if not isinstance(changes, dict):
+            raise ConfigError(f"configuration file holds {type(changes).__name__}, not sections")
+        _merge(values, changes, "")
+    for flag in flags:
+        name, equals, text = flag.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {flag!r} is not of the form section.key=value")
+        try:
+            value: Any = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {flag!r}: {' '.join(str(error).split())}") from error
+        for part in reversed(name.split(".")):
+            value = {part: value}
+        _merge(values, value, "")
+    return validated(values)
+
+
+def validated(values: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration with these values.
+
+    Raises:
+        ConfigError: Naming the first value that is not allowed.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        given = "" if isinstance(first["input"], dict) else f" {first['input']!r}"
+        raise ConfigError(f"{place}{given}: {first['msg']}") from error
+
+
+def _merge(values: dict[str, Any], changes: Mapping[str, Any], prefix: str) -> None:
+    """Change ``values`` in place; keys that are not there are errors."""
+    for key, change in changes.items():
+        if key not in values and prefix != "search.limits.":
+            inner = [
+                name for name, part in values.items() if isinstance(part, dict) and key in part
+            ]
+            if inner:
+                raise ConfigError(f"unknown key {prefix}{key}; did you mean {inner[0]}.{key}?")
+            near = difflib.get_close_matches(str(key), values, n=1, cutoff=0.0)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            raise ConfigError(f"unknown key {prefix}{key}{hint}")
+        if isinstance(values.get(key), dict) and isinstance(change, Mapping):
+            _merge(values[key], change, f"{prefix}{key}.")
+        else:
+            values[key] = change

@@ -1,0 +1,214 @@
+"""The data of a run, opened and split once: what every step draws its batches from."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from onceforall.data import (
+    CalibrationBatches,
+    DataBundle,
+    EvalBatches,
+    ImageArrays,
+    Images,
+    LoaderSettings,
+    Mixing,
+    Shard,
+    TrainBatches,
+    default_augmentation,
+    mix,
+    open_dataset,
+    open_loaders,
+    published_split,
+    split_train,
+)
+from onceforall.data.images.decode import image_size
+from onceforall.errors import DataError
+from onceforall.job.config import RunConfig
+from onceforall.job.sections import DataConfig
+from onceforall.training.ranks import Ranks
+
+_EVAL_BATCH = 250
+_IMAGENET_TRAIN = 1_281_167
+
+ChangeBatch = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DataSession:
+    """Batches for every purpose.
+
+    Attributes:
+        train: Training batches of this rank.
+        valid: Held-out images: they choose subnets, never train them.
+        test: Images to report numbers on.
+        calibration: Training images that recalibrate batch norm, not augmented.
+        change_batch: Mixes images and labels of a training step, if the configuration says so.
+    """
+
+    train: TrainBatches
+    valid: EvalBatches
+    test: EvalBatches
+    calibration: CalibrationBatches
+    change_batch: ChangeBatch
+
+    def calibration_batches(self, resolution: int) -> Iterator[Tensor]:
+        """Yield the calibration images at ``resolution`` pixels."""
+        return self.calibration.calibration_batches(resolution)
+
+
+def open_source(
+    source: str,
+    *,
+    root: str = "",
+    on_bad_image: Literal["refuse", "skip"] = "refuse",
+    image_size: int | None = None,
+) -> DataBundle:
+    """Open a data set: a known name, an ``.npz`` file or a folder of class folders.
+
+    Args:
+        source: Which.
+        root: Folder of downloaded data sets; empty for the user's cache.
+        on_bad_image: What to do with an image that cannot be read.
+        image_size: Side that images are decoded at, in pixels, where they fit into memory.
+    """
+    return open_dataset(
+        source,
+        root=Path(root) if root else None,
+        on_bad_image=on_bad_image,
+        image_size=image_size,
+    )
+
+
+def open_data(config: DataConfig, *, image_size: int | None = None) -> DataBundle:
+    """Open the data set that a configuration names, with its normalisation."""
+    bundle = open_source(
+        config.source, root=config.root, on_bad_image=config.on_bad_image, image_size=image_size
+    )
+    return dataclasses.replace(
+        bundle, mean=config.mean or bundle.mean, std=config.std or bundle.std
+    )
+
+
+def training_images(bundle: DataBundle) -> Images:
+    """Return the training images.
+
+    Raises:
+        DataError: If there are none.
+    """
+    if bundle.train is None:
+        raise DataError(f"{bundle.name}: there are no training images, only images to evaluate on")
+    return bundle.train
+
+
+def start_session(
+    config: RunConfig,
+    bundle: DataBundle,
+    *,
+    device: torch.device,
+    ranks: Ranks | None = None,
+    report: Callable[[str], None] | None = None,
+) -> DataSession:
+    """Split the training images and make batches of everything on ``device``.
+
+    Validation and calibration images are disjoint: calibration is drawn from what is trained on.
+    A data set of ImageNet's size is split as published.
+
+    Args:
+        config: The run's configuration.
+        bundle: Its open data set.
+        device: Where batches are made.
+        ranks: This process among all that train.
+        report: Told about damaged files that are skipped.
+
+    Raises:
+        DataError: If there are no training images.
+    """
+    train = training_images(bundle)
+    data, ranks = config.data, ranks or Ranks()
+    num_valid = 0 if bundle.valid is not None else data.num_valid
+    if len(train) == _IMAGENET_TRAIN:
+        splits = published_split(
+            _IMAGENET_TRAIN, num_valid=num_valid, num_calibration=data.num_calibration
+        )
+    else:
+        splits = split_train(
+            train.labels,
+            num_valid=num_valid,
+            num_calibration=data.num_calibration,
+            seed=config.seed,
+        )
+    usual = default_augmentation(bundle)
+    settings = LoaderSettings(
+        batch_size=config.train.batch_size,
+        eval_batch_size=_EVAL_BATCH,
+        seed=config.seed,
+        augmentation=dataclasses.replace(
+            usual,
+            crop=data.crop or usual.crop,
+            padding=data.padding,
+            flip=usual.flip if data.flip is None else data.flip,
+            color=usual.color if data.color is None else data.color,
+            min_scale=data.min_scale,
+            cutout=data.cutout,
+            policy=data.policy,
+        ),
+        num_workers=data.num_workers,
+        on_bad_image=data.on_bad_image,
+    )
+    shard = Shard(rank=ranks.rank, world_size=ranks.world_size)
+    loaders = open_loaders(bundle, settings, splits, device=device, shard=shard, report=report)
+    if loaders.train is None or loaders.calibration is None:
+        raise DataError(f"{bundle.name}: there are no training or calibration images")
+    return DataSession(
+        train=loaders.train,
+        valid=loaders.valid,
+        test=loaders.test,
+        calibration=loaders.calibration,
+        change_batch=_change_batch(config, bundle.num_classes),
+    )
+
+
+def _change_batch(config: RunConfig, num_classes: int) -> ChangeBatch:
+    mixing = Mixing(mixup_alpha=config.data.mixup_alpha, cutmix_alpha=config.data.cutmix_alpha)
+    if mixing.mixup_alpha == 0 and mixing.cutmix_alpha == 0:
+        return lambda images, labels, step: (images, labels)
+
+    def change(images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        rng = random.Random(f"{config.seed}/mixing/{step}")
+        return mix(images, labels, mixing, num_classes=num_classes, rng=rng)
+
+    return change
+
+
+def describe(bundle: DataBundle) -> dict[str, Any]:
+    """Return facts about a data set for people and programs."""
+    return {
+        "name": bundle.name,
+        "classes": bundle.num_classes,
+        "train": bundle.num_train,
+        "valid": 0 if bundle.valid is None else len(bundle.valid),
+        "test": bundle.num_test,
+        "image_side": image_side(bundle.test),
+        "in_memory": bundle.is_resident,
+        "mean": [round(value, 4) for value in bundle.mean],
+        "std": [round(value, 4) for value in bundle.std],
+        "skipped": list(bundle.skipped),
+        "notes": list(bundle.notes),
+    }
+
+
+def image_side(images: Images) -> int:
+    """Return the side of the images in pixels; of files, the median shorter side of a spread."""
+    if isinstance(images, ImageArrays):
+        return max(images.images.shape[2:])
+    step = max(1, len(images) // 32)
+    sides = sorted(min(image_size(images.path(i))) for i in range(0, len(images), step))
+    return sides[len(sides) // 2]

@@ -1,0 +1,136 @@
+"""The folder of a run: what lies where, and what the steps read of one another."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onceforall.artifacts import Card, Evaluation, FrontFile, RunSettings
+from onceforall.errors import CheckpointError, ConfigError
+from onceforall.files import read_jsonl
+from onceforall.job.config import RunConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFolder:
+    """Where everything of a run lies."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """Resolved configuration, versions, hardware."""
+        return self.path / "run.yaml"
+
+    @property
+    def events(self) -> Path:
+        """One line per event."""
+        return self.path / "events.jsonl"
+
+    @property
+    def progress(self) -> Path:
+        """The latest training step shown, for who looks on from outside."""
+        return self.path / "progress.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Training state."""
+        return self.path / "checkpoints"
+
+    @property
+    def supernet(self) -> Path:
+        """The trained supernet."""
+        return self.checkpoints / "supernet.safetensors"
+
+    @property
+    def evaluations(self) -> Path:
+        """Measured accuracies of sampled subnets."""
+        return self.path / "evaluations.jsonl"
+
+    @property
+    def predictor(self) -> Path:
+        """Accuracy predictor."""
+        return self.path / "predictor.safetensors"
+
+    @property
+    def search(self) -> Path:
+        """Search journal and front."""
+        return self.path / "search"
+
+    @property
+    def models(self) -> Path:
+        """Shipped models."""
+        return self.path / "models"
+
+    @property
+    def front(self) -> Path:
+        """The predicted front."""
+        return self.search / "front.json"
+
+    @property
+    def confirmed(self) -> Path:
+        """Candidates of the front, measured."""
+        return self.search / "confirmed.json"
+
+    @property
+    def failed(self) -> Path:
+        """Models that could not be proven."""
+        return self.search / "failed.json"
+
+    @property
+    def rejected(self) -> Path:
+        """Candidates that broke a limit when they were measured as they ship."""
+        return self.search / "rejected.json"
+
+    def latency(self, config: RunConfig) -> Path:
+        """Return the latency model of the configured device."""
+        device = f"{config.latency.target}-{config.latency.threads}t"
+        return self.path / "latency" / f"{device}.json"
+
+    def card(self, name: str) -> Path:
+        """Return the card of a shipped model."""
+        return self.models / name / "card.json"
+
+    def baseline(self, name: str) -> Path:
+        """Return what the architecture of a model came to when it was trained alone."""
+        return self.path / "baselines" / f"{name}.json"
+
+    def read_settings(self) -> RunSettings:
+        """Return what ``run.yaml`` holds.
+
+        Raises:
+            ConfigError: If the folder is no run.
+            CheckpointError: If the file is damaged.
+        """
+        if not self.settings.is_file():
+            raise ConfigError(f"{self.path} is not the folder of a run: there is no run.yaml")
+        return RunSettings.read(self.settings)
+
+    def read_front(self) -> FrontFile:
+        """Return the front that the search found.
+
+        Raises:
+            CheckpointError: If there was no search yet.
+        """
+        if not self.front.is_file():
+            raise CheckpointError(f"{self.path} has no front yet: run  ofa search")
+        return FrontFile.read(self.front)
+
+    def read_evaluations(self) -> list[Evaluation]:
+        """Return the measurements of all ranks, each arch once, in an order of their own."""
+        paths = sorted(self.path.glob("evaluations*.jsonl"))
+        lines = [line for path in paths for line in Evaluation.read_lines(path)]
+        by_arch = {json.dumps(line.arch.to_json()): line for line in lines}
+        return [by_arch[key] for key in sorted(by_arch)]
+
+    def read_cards(self) -> list[Card]:
+        """Return the cards of all finished models, smallest first."""
+        paths = sorted(self.models.glob("*/card.json")) if self.models.is_dir() else []
+        return sorted(map(Card.read, paths), key=lambda card: card.macs)
+
+    def read_events(self, *kinds: str) -> list[dict[str, Any]]:
+        """Return the events of some kinds, or all; none if there are none yet."""
+        events = read_jsonl(self.events)
+        return [event for event in events if not kinds or event.get("event") in kinds]

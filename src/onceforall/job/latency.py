@@ -1,0 +1,41 @@
+"""The latency step of a run: this machine is measured, and predicts the rest of the space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from onceforall.errors import CheckpointError
+from onceforall.files import read_json, write_json
+from onceforall.job.context import Run
+from onceforall.job.devices import device_costs
+from onceforall.measure.cost_tables import CostTable, compile_costs
+from onceforall.measure.latency.model import LatencyModel, build_latency_model
+from onceforall.measure.latency.targets import make_target
+
+
+def latency_step(run: Run) -> None:
+    """Measure this machine: blocks and whole subnets, a model that predicts the rest."""
+    path = run.folder.latency(run.config)
+    if path.is_file():
+        return
+    latency = run.config.latency
+    model = build_latency_model(
+        run.spec,
+        target=make_target(latency.target, threads=latency.threads),
+        budget_s=latency.budget_s,
+        seed=run.config.seed,
+        journal=path.with_suffix(".jsonl"),
+        progress=lambda done, total: run.progress("latency", done, total),
+    )
+    write_json(path, model.to_json())
+
+
+def cost_table(run: Run, devices: Mapping[str, Path] | None = None) -> CostTable:
+    """Return exact costs and predicted latency of the run's space, and of further devices."""
+    path = run.folder.latency(run.config)
+    if not path.is_file():
+        raise CheckpointError(f"{run.folder.path} has no latency model: run  ofa run  first")
+    model = LatencyModel.from_json(read_json(path))
+    further = device_costs(devices or {})
+    return compile_costs(run.spec, layer_costs={"latency_ms": model.layer_ms, **further})

@@ -1,0 +1,50 @@
+"""Facts about this machine and the packages on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from onceforall.errors import ConfigError
+from onceforall.training.ranks import Ranks
+
+
+def default_device(ranks: Ranks | None = None) -> torch.device:
+    """Return this rank's GPU if this machine has any, else the CPU.
+
+    Raises:
+        ConfigError: If there are more ranks than GPUs on this machine.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local_rank, count = 0 if ranks is None else ranks.local_rank, torch.cuda.device_count()
+    if local_rank >= count:
+        raise ConfigError(
+            f"rank {local_rank} of this machine has no GPU of its own: there are {count}; start "
+            f"at most {count} processes on it"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def hardware() -> dict[str, Any]:
+    """Return what this machine is."""
+    return {
+        "system": platform.platform(),
+        "cpu_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def usable_cores() -> int:
+    """Return the processor cores that this process may use, a container's quota considered."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        cores = os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    most, period = quota.read_text().split() if quota.is_file() else ("max", "1")
+    return cores if most == "max" else max(1, min(cores, int(most) // int(period)))

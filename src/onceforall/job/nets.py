@@ -1,0 +1,54 @@
+"""The network that a user names for a run: a stage table of their own, or a published one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from onceforall.errors import ConfigError
+from onceforall.supernets.families import published_spec
+from onceforall.supernets.spec import MBConvSpec, ResNetSpec, SupernetSpec
+from onceforall.supernets.weights import spec_from_json, spec_to_json
+
+# A file need not say what the data set and the pictures decide.
+_OF_THE_DATA: dict[str, Any] = {"num_classes": 2, "resolutions": [32]}
+
+
+def net_flags(net: str | Path | SupernetSpec) -> list[str]:
+    """Return the settings that name a network.
+
+    Args:
+        net: A stage table, a YAML or JSON file of one, or a published supernet id. Input sides
+            that it says replace those that suit the images.
+
+    Raises:
+        ConfigError: If it is none of these.
+    """
+    if isinstance(net, MBConvSpec | ResNetSpec):
+        return _flags(spec_to_json(net), has_sides=True)
+    path = Path(net)
+    if path.suffix not in (".yaml", ".yml", ".json"):
+        return _flags(spec_to_json(published_spec(str(net))), has_sides=True)
+    try:
+        value = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is no stage table: {' '.join(str(error).split())}") from error
+    if isinstance(value, dict) and isinstance(value.get("spec"), dict):
+        value = value["spec"]  # as supernet.json of a run has it
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} is no stage table: it holds {type(value).__name__}")
+    try:
+        spec = spec_from_json({**_OF_THE_DATA, **value})
+    except (ConfigError, TypeError) as error:
+        raise ConfigError(f"{path} is no stage table: {error}") from error
+    return _flags(spec_to_json(spec), has_sides="resolutions" in value)
+
+
+def _flags(table: dict[str, Any], *, has_sides: bool) -> list[str]:
+    flags = ["supernet.family=table", f"supernet.table={json.dumps(table)}"]
+    return flags + ([f"supernet.resolutions={table['resolutions']}"] if has_sides else [])

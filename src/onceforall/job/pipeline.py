@@ -1,0 +1,227 @@
+"""The whole job as resumable steps: from images to verified models and a report.
+
+    plan -> train -> evaluate -> predictor -> latency -> search -> models -> report
+
+Each step asks first whether its output is there and complete; the same command after a crash, a
+kill or a full disk goes on and ends with the same files as an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from onceforall.artifacts import Card, Failed, Request
+from onceforall.errors import ConfigError, TrainingError
+from onceforall.job.context import Run, Tell
+from onceforall.job.evaluate import evaluate_step
+from onceforall.job.latency import latency_step
+from onceforall.job.local_ranks import local_ranks
+from onceforall.job.machine import usable_cores
+from onceforall.job.model_table import result_lines
+from onceforall.job.predict import predictor_step
+from onceforall.job.search import search_step
+from onceforall.job.shared_steps import SHARED_STEPS
+from onceforall.job.ship import models_step, read_failed
+from onceforall.job.start import plan_run
+from onceforall.job.status import minutes
+from onceforall.job.train import train_step
+from onceforall.report import write_report
+from onceforall.training.ranks import Ranks, wait_for_all
+
+STEPS = ("plan", "train", "evaluate", "predictor", "latency", "search", "models", "report")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What a run came to.
+
+    Attributes:
+        run: The run.
+        cards: Cards of the finished models, smallest first.
+        failed: Models that are not shipped, as they are not proven.
+        report: The report, if it is written.
+    """
+
+    run: Run
+    cards: list[Card]
+    failed: tuple[Failed, ...]
+    report: Path | None
+
+    @property
+    def closing_lines(self) -> list[str]:
+        """Return the table of models and the next commands to type."""
+        out = self.run.folder.path
+        failed = [f"not shipped: {each.name}: {each.problem}" for each in self.failed]
+        if not self.cards and failed:
+            return [*failed, f"report:  {self.report}"]
+        if not self.cards:
+            return [
+                f"trained: {self.run.folder.supernet}",
+                "next:    the same with  ofa run  goes on from it",
+            ]
+        lines = ["", *result_lines(self.run.folder, self.cards), "", *failed]
+        middle = sorted(card.latency_ms for card in self.cards)[len(self.cards) // 2]
+        lines.append(f"report:  {self.report}")
+        lines.append(f"next:    ofa verify {out}")
+        lines.append(f"         ofa search {out} --limit latency_ms={middle:.2g}")
+        return lines
+
+
+def run_all(
+    request: Request,
+    out: Path,
+    *,
+    tell: Tell,
+    should_stop: Callable[[], bool] = lambda: False,
+    until: str = "report",
+    ranks: Ranks | None = None,
+    device: torch.device | None = None,
+    started: float | None = None,
+) -> Done:
+    """Do every step that is not done yet.
+
+    Args:
+        request: What is asked for.
+        out: Folder of the run.
+        tell: Takes every event.
+        should_stop: Asked often; True ends the run at the next safe point.
+        until: Last step to do.
+        ranks: This process among all; training and evaluation use several.
+        device: Where to train; the GPU if there is one.
+        started: Moment (of ``time.monotonic``) that the time of the run counts from.
+
+    Raises:
+        Interrupted: If ``should_stop`` said so; the same call goes on.
+        OnceForAllError: If something is wrong that the user can fix.
+    """
+    if until not in STEPS:
+        raise ConfigError(f"step {until!r} is not one of {', '.join(STEPS)}")
+    ranks = ranks or Ranks()
+    if not ranks.is_main:
+        wait_for_all(ranks)  # rank 0 plans (and downloads) first
+    run = plan_run(
+        request,
+        out,
+        tell=tell,
+        should_stop=should_stop,
+        ranks=ranks,
+        device=device,
+        started=started,
+    )
+    if ranks.is_main:
+        wait_for_all(ranks)
+    steps = STEPS[: STEPS.index(until) + 1]
+    _announce(run, steps, "plan", plan_text(run))
+    shared = [step for step in steps if step in SHARED_STEPS]
+    with _all_ranks(run, shared) as together:
+        for step in shared:
+            _do(together, steps, step)
+    if ranks.is_main:
+        for step in steps[1:]:
+            if step in _WORK and step not in shared:
+                _do(run, steps, step)
+    report = None
+    if until == "report" and ranks.is_main:
+        _announce(run, steps, "report", "one offline HTML file")
+        report = write_report(run.folder.path)
+    cards = run.folder.read_cards()
+    failed = read_failed(run) if "models" in steps else ()
+    return Done(run=run, cards=cards, failed=failed, report=report)
+
+
+_WORK: dict[str, tuple[Callable[[Run], None], Callable[[Run], str]]] = {
+    "train": (train_step, lambda run: f"{run.config.train.plan}, {_epochs(run)}"),
+    "evaluate": (evaluate_step, lambda run: f"{run.config.evaluate.num_archs} sampled subnets"),
+    "predictor": (predictor_step, lambda run: "accuracy from the architecture"),
+    "latency": (latency_step, lambda run: f"{run.config.latency.target} on this machine"),
+    "search": (search_step, lambda run: "Pareto front of accuracy and latency"),
+    "models": (models_step, lambda run: "specialise, measure, export, verify"),
+}
+
+
+def _epochs(run: Run) -> str:
+    """Say how long training is; where there is a time to keep, the epochs follow it."""
+    count, epochs = run.config.train.ranks, run.config.plan(run.spec).epochs
+    about = "" if math.isinf(run.clock.budget_s) else "about "
+    return f"{about}{epochs} epochs" + (f" in {count} processes" if count > 1 else "")
+
+
+def _do(run: Run, steps: Sequence[str], step: str) -> None:
+    """Announce a step, do it, and write down how long it took."""
+    function, text = _WORK[step]
+    _announce(run, steps, step, text(run))
+    started = time.monotonic()
+    try:
+        function(run)
+    except torch.cuda.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the GPU's memory is full in step {step}: --set train.batch_size="
+            f"{max(1, run.config.train.batch_size // 2)} or --set train.micro_batches="
+            f"{2 * run.config.train.micro_batches} needs about half of it"
+        ) from error
+    seconds = round(time.monotonic() - started, 3)
+    run.emit({"event": "step_done", "step": step, "seconds": seconds})
+
+
+@contextlib.contextmanager
+def _all_ranks(run: Run, steps: Sequence[str]) -> Iterator[Run]:
+    """Give the run with all its processes: those of a launcher, or those it starts itself."""
+    is_done = run.folder.predictor.is_file() or not steps
+    if run.ranks.world_size > 1 or run.config.train.ranks == 1:
+        yield run
+        return
+    if is_done:
+        yield run
+        torch.set_num_threads(usable_cores())
+        return
+    with local_ranks(
+        run.folder.path, run.config.train.ranks, "onceforall.job.shared_steps", steps, run.clock
+    ) as ranks:
+        yield replace(run, ranks=ranks)
+    # What is left is one process's work, on every core.
+    torch.set_num_threads(usable_cores())
+
+
+def plan_text(run: Run) -> str:
+    """Return one line that says what will be done and how long it may take."""
+    settings = run.folder.read_settings()
+    bundle, estimate = run.bundle, settings.estimate
+    sides = ", ".join(map(str, run.config.supernet.resolutions))
+    left_out = f", {len(bundle.skipped)} unreadable left out" if bundle.skipped else ""
+    lines = [
+        f"{bundle.name}, {bundle.num_classes} classes, {bundle.num_train} + {bundle.num_test} "
+        f"images{left_out}; {run.spec.space.size:.2g} subnets at {sides} px",
+        f"      network: {settings.chosen or run.config.supernet.family}",
+    ]
+    if estimate is not None:
+        whole = "" if settings.budget_s is None else f", {minutes(settings.budget_s)} in all"
+        lines.append(
+            f"      time: about {minutes(estimate.train_s)} of training, "
+            f"{minutes(estimate.evaluate_s + estimate.rest_s)} for the rest{whole}"
+        )
+    return "\n".join(lines)
+
+
+def summary(done: Done) -> dict[str, Any]:
+    """Return what a run came to, for programs."""
+    return {
+        "run": str(done.run.folder.path),
+        "report": None if done.report is None else str(done.report),
+        "models": [card.to_json() for card in done.cards],
+        "failed": [each.to_json() for each in done.failed],
+    }
+
+
+def _announce(run: Run, steps: Sequence[str], step: str, text: str) -> None:
+    if run.ranks.is_main:
+        number, of = steps.index(step) + 1, len(steps)
+        event = {"event": "step_started", "number": number, "of": of, "step": step, "text": text}
+        run.tell(event)

@@ -1,0 +1,131 @@
+"""Proving a model: exported, compared with the network it came from, measured as it ships."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from onceforall.arch import Arch
+from onceforall.artifacts import Card
+from onceforall.deploy.model_folder import (
+    Checks,
+    check_files,
+    check_plain_files,
+    export_files,
+    write_card,
+)
+from onceforall.deploy.ship import as_shipped, latency_facts, measured_facts
+from onceforall.deploy.specialize import specialize
+from onceforall.errors import VerificationError
+from onceforall.job.confirm import REPEATS, target_of
+from onceforall.job.context import Run
+from onceforall.job.data import DataSession
+from onceforall.measure.latency.measure import Latency, measure_latency
+from onceforall.measure.latency.targets import Candidate
+from onceforall.supernets.static import StaticNet
+from onceforall.supernets.supernet import Supernet
+
+_CHECK_IMAGES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proven:
+    """A model whose files compute what they should.
+
+    Attributes:
+        checks: What was compared.
+        facts: What its card says of it, measured on the test images.
+        candidate: Its files, to be measured as who loads them has them.
+    """
+
+    checks: Checks
+    facts: dict[str, Any]
+    candidate: Candidate
+
+
+def prove(run: Run, session: DataSession, net: Supernet, folder: Path, arch: Arch) -> Proven:
+    """Export one subnet, compare it to the supernet, measure its accuracy on the test images.
+
+    Raises:
+        VerificationError: If the files do not compute what the supernet does.
+    """
+    batches = [images.cpu() for images in session.calibration_batches(arch.resolution)]
+    model = specialize(net, arch, calibration=batches)
+    export_files(folder, model, model.plan, arch)
+    checks = check_files(
+        folder,
+        model.plan,
+        net=net,
+        arch=arch,
+        calibration=batches,
+        images=_check_images(session, arch),
+    )
+    return _proven(run, session, model, folder, arch, checks)
+
+
+def prove_plain(
+    run: Run, session: DataSession, model: StaticNet, folder: Path, arch: Arch
+) -> Proven:
+    """Export a fine-tuned network, which has weights of its own, and compare its files to it.
+
+    Raises:
+        VerificationError: If the files do not compute what the network does.
+    """
+    export_files(folder, model, model.plan, arch)
+    checks = check_plain_files(folder, model, images=_check_images(session, arch))
+    return _proven(run, session, model, folder, arch, checks)
+
+
+def measure_as_shipped(run: Run, proven: Sequence[Proven]) -> list[Latency]:
+    """Return the latency of each model, all measured in turns."""
+    if not proven:
+        return []
+    candidates = [each.candidate for each in proven]
+    return measure_latency(candidates, target=target_of(run), repeats=REPEATS)
+
+
+def write_proven(folder: Path, proven: Proven, latency: Latency, **further: Any) -> Card:
+    """Write the card of a model, which makes it complete, and return it.
+
+    Args:
+        folder: Folder of the model.
+        proven: The model.
+        latency: Its latency as it ships.
+        further: Other entries of its card.
+    """
+    facts = {"name": folder.name, **proven.facts, **latency_facts(latency), **further}
+    return write_card(folder, proven.candidate.plan, proven.checks, facts)
+
+
+def _proven(
+    run: Run, session: DataSession, model: StaticNet, folder: Path, arch: Arch, checks: Checks
+) -> Proven:
+    """Return a model that is proven.
+
+    Raises:
+        VerificationError: If it is not.
+    """
+    problem = checks.problem()
+    if problem is not None:
+        raise VerificationError(problem)
+    return Proven(
+        checks=checks,
+        facts={
+            **measured_facts(model, arch, session.test.batches(arch.resolution)),
+            "data": run.bundle.name,
+            "classes": run.bundle.class_names,
+            "mean": run.bundle.mean,
+            "std": run.bundle.std,
+            "crop_ratio": run.bundle.eval_crop_ratio,
+        },
+        candidate=as_shipped(model.plan, folder, arch),
+    )
+
+
+def _check_images(session: DataSession, arch: Arch) -> Tensor:
+    images, _ = next(iter(session.test.batches(arch.resolution)))
+    return images[:_CHECK_IMAGES].cpu()

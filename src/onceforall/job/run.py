@@ -1,0 +1,156 @@
+"""The whole job, and its training alone, as one call each."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from onceforall.artifacts import Request
+from onceforall.data import DataBundle
+from onceforall.data.sources.own import Own, write_own
+from onceforall.errors import ConfigError
+from onceforall.job.clock import parse_time
+from onceforall.job.context import Tell
+from onceforall.job.data import DataSession, image_side, open_source, start_session
+from onceforall.job.nets import net_flags
+from onceforall.job.pipeline import Done, run_all
+from onceforall.job.recipes import recipe_for
+from onceforall.supernets.spec import SupernetSpec
+from onceforall.supernets.supernet import Supernet
+from onceforall.training.engine import train as train_by_plan
+from onceforall.training.plan import Plan
+from onceforall.training.settings import Callbacks, TrainOptions
+
+
+def run(
+    data: str | Path | Own,
+    *,
+    out: str | Path,
+    budget: str | float | None = None,
+    effort: str = "balanced",
+    recipe: str = "auto",
+    net: str | Path | SupernetSpec | None = None,
+    init: str | Path | None = None,
+    limits: Mapping[str, float] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    tell: Tell = lambda event: None,
+) -> Done:
+    """Do the whole job: images in, a Pareto set of measured, verified, exported models out.
+
+    The same call goes on after an interruption, and returns at once when everything is there.
+
+    Args:
+        data: A folder of class folders, an ``.npz`` file or a known name; or images and labels of
+            your own (`onceforall.data.sources.own.write_own`), which are kept beside ``out``.
+        out: Folder of the run.
+        budget: Time of the whole call, ``"30m"`` or seconds; None for what ``effort`` means.
+        effort: ``quick``, ``balanced`` or ``best``.
+        recipe: Where settings come from.
+        net: A stage table, a file of one, or a published supernet id; None for what suits images,
+            time and machine.
+        init: Weights to start from.
+        limits: Upper bounds by name, e.g. ``{"latency_ms": 2}``; one model is shipped then.
+        settings: Further settings, e.g. ``{"train.epochs": 20}``.
+        seed: Seed of everything.
+        device: Where to train; the GPU if there is one.
+        tell: Takes every event of the run.
+
+    Raises:
+        OnceForAllError: If something is wrong that the caller can fix.
+
+    Example:
+        >>> done = onceforall.run("digits", out="runs/digits", budget="2m")  # doctest: +SKIP
+        >>> done.cards[0].top1, done.cards[0].latency_ms  # doctest: +SKIP
+    """
+    started, out = time.monotonic(), Path(out)
+    if not isinstance(data, str | Path):
+        images = out.with_name(f"{out.name}.npz")
+        if not images.is_file():
+            write_own(data, images)
+        data = images
+    flags = [] if net is None else net_flags(net)
+    flags += [f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
+    flags += [] if init is None else [f"train.init={json.dumps(str(init))}"]
+    flags += [f"search.limits.{name}={bound!r}" for name, bound in (limits or {}).items()]
+    request = Request(
+        source=str(data),
+        flags=tuple(flags),
+        budget_s=parse_time(budget) if isinstance(budget, str) else budget,
+        effort=effort,
+        seed=seed,
+        recipe=recipe,
+    )
+    where = None if device is None else torch.device(device)
+    return run_all(request, out, tell=tell, device=where, started=started)
+
+
+def train(
+    net: Supernet,
+    plan: Plan,
+    data: str | Path | DataBundle,
+    *,
+    folder: str | Path,
+    batch_size: int = 64,
+    num_valid: int | None = None,
+    seed: int = 0,
+    autocast: bool = False,
+    callbacks: Callbacks | None = None,
+) -> DataSession:
+    """Train a supernet by a plan, and return the batches that it is measured with.
+
+    The same call goes on from the newest checkpoint in ``folder``. The network is in evaluation
+    mode afterwards; recalibrate a subnet's batch norm before its accuracy means anything
+    (``ofa.specialize`` does).
+
+    Args:
+        net: Supernet on its device, e.g. of ``ofa.elastic``.
+        plan: What to train, in which order: `onceforall.training.plan`.
+        data: Data set, or what `onceforall.open_dataset` takes.
+        folder: Folder of checkpoints.
+        batch_size: Images a step.
+        num_valid: Images held out of training; None for a tenth, at most 5,000.
+        seed: Seed of everything that is drawn.
+        autocast: Forward passes in bfloat16.
+        callbacks: Whom to tell and ask.
+
+    Raises:
+        ConfigError: If the network has other classes than the data.
+        DataError: If there are no training images.
+        Interrupted: If a callback asked to stop; a checkpoint is there.
+        TrainingError: If training diverged again and again.
+    """
+    side = net.space.resolutions[-1]
+    bundle = data if isinstance(data, DataBundle) else open_source(str(data), image_size=side)
+    if net.spec.num_classes != bundle.num_classes:
+        raise ConfigError(
+            f"the network has {net.spec.num_classes} classes, {bundle.name} {bundle.num_classes}"
+        )
+    recipe = recipe_for(
+        bundle.name,
+        image_side=image_side(bundle.test),
+        num_train=bundle.num_train,
+        num_classes=bundle.num_classes,
+        seed=seed,
+    )
+    held_out = recipe.data.num_valid if num_valid is None else num_valid
+    config = recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(update={"num_valid": held_out}),
+            "train": recipe.train.model_copy(update={"batch_size": batch_size}),
+        }
+    )
+    device = next(net.parameters()).device
+    session = start_session(config, bundle, device=device)
+    options = TrainOptions(seed=seed, autocast=autocast)
+    train_by_plan(
+        net, plan, session.train, folder=Path(folder), options=options, callbacks=callbacks
+    )
+    net.eval()
+    return session

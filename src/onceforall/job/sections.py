@@ -1,0 +1,211 @@
+"""The sections of a configuration: what a run can be told about each of its parts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """Base of every part of a configuration: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+
+
+class DataConfig(Section):
+    """Images and how they are split and varied.
+
+    Attributes:
+        source: A known name, an ``.npz`` file or a folder of class folders.
+        root: Folder of downloaded data sets; empty for the user's cache.
+        on_bad_image: What to do with an image that cannot be read.
+        num_valid: Images held out of the training set; the data set's own split, if it has one,
+            is used instead.
+        num_calibration: Training images that recalibrate batch norm.
+        crop: ``pad`` shifts whole images (by ``padding``), ``resized`` cuts out parts (of at least
+            ``min_scale``); null leaves it to the data set.
+        padding: Largest random shift, as a fraction of the side.
+        flip: Mirror images at random; null leaves it to the data set.
+        color: Colour distortion ``none``, ``tf`` or ``torch``; null leaves it to the data set.
+        min_scale: Smallest share of an image's area that a ``resized`` crop shows.
+        cutout: Side of a blank square, as a fraction of the image's side; 0 for none.
+        policy: Further image operations, for photographs read from files.
+        mixup_alpha: Parameter of mixup; 0 for none.
+        cutmix_alpha: Parameter of cutmix; 0 for none.
+        num_workers: Processes that read files; 0 reads in the training process.
+        mean: Mean of each channel of images in [0, 1] that is taken off; null for the data set's.
+        std: Standard deviation that they are then divided by; null for the data set's.
+    """
+
+    source: str
+    root: str = ""
+    on_bad_image: Literal["refuse", "skip"] = "refuse"
+    num_valid: int = Field(ge=1)
+    num_calibration: int = Field(ge=1)
+    crop: Literal["none", "pad", "resized"] | None = None
+    padding: float = Field(0.125, ge=0, le=0.5)
+    flip: bool | None = None
+    color: Literal["none", "tf", "torch"] | None = None
+    min_scale: float = Field(0.08, gt=0, le=1)
+    cutout: float = Field(0.0, ge=0, le=1)
+    policy: Literal["none", "randaugment", "trivialaugment"] = "none"
+    mixup_alpha: float = Field(0.0, ge=0)
+    cutmix_alpha: float = Field(0.0, ge=0)
+    num_workers: int = Field(0, ge=0)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+class SupernetConfig(Section):
+    """The elastic network.
+
+    Attributes:
+        family: A stage ``table`` of your own; dense 3x3 convolutions in plain ``residual`` or
+            ``fused_mbconv`` blocks; inverted bottlenecks for ``small_images`` (8 to 64 pixels);
+            or a published family. The settings of stages are for the three in the middle.
+        table: The stage table of family ``table``, as ``supernet.json`` of a run has it under
+            ``spec``; classes and resolutions come from here.
+        resolutions: Input sides in pixels.
+        widths: Output channels of each stage.
+        strides: Stride of each stage of a dense family; empty for 1, then 2 for every other.
+        width_mults: Elastic multipliers of every width; empty where widths are rigid.
+        depths: Blocks that may be kept in each stage.
+        kernel_sizes: Depthwise kernels on offer; dense families have 3x3 alone.
+        expand_ratios: Expand ratios on offer; of ``residual`` blocks, middle over output width.
+        stem_width: Channels of the stem.
+        stem_stride: Stride of the stem; dense families only.
+        expand_width: Channels before pooling; ``small_images`` only.
+        divisor: Widths are multiples of it.
+        width_mult: Rigid width multiplier of a published MobileNet family.
+        dropout: Dropout rate before the classifier.
+    """
+
+    family: Literal[
+        "table",
+        "residual",
+        "fused_mbconv",
+        "small_images",
+        "mobilenet_v3",
+        "proxylessnas",
+        "resnet50d",
+    ]
+    resolutions: tuple[int, ...] = Field(min_length=1)
+    table: dict[str, Any] | None = None
+    widths: tuple[int, ...] = (16, 32, 64)
+    strides: tuple[int, ...] = ()
+    width_mults: tuple[float, ...] = (0.5, 0.75, 1.0)
+    depths: tuple[int, ...] = (1, 2)
+    kernel_sizes: tuple[int, ...] = (3, 5, 7)
+    expand_ratios: tuple[float, ...] = (2, 3, 4)
+    stem_width: int = 16
+    stem_stride: int = Field(1, ge=1, le=4)
+    expand_width: int = 128
+    divisor: int = 8
+    width_mult: float = 1.0
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class TrainConfig(Section):
+    """Training.
+
+    Attributes:
+        plan: One-stage ``sandwich``, ``progressive`` or ``delayed`` shrinking, or progressive
+            shrinking as ``published``.
+        epochs: Passes over the training images, all phases together (``progressive`` and
+            ``published`` round each phase); null for what the time allows.
+        batch_size: Images per batch and rank.
+        learning_rate: Peak, for ``reference_batch`` images a step.
+        reference_batch: Global batch that ``learning_rate`` is meant for.
+        subnets_per_step: Subnets of a sandwich, of ``sandwich`` and ``delayed`` plans.
+        full_share: Share of the epochs that the largest subnet trains alone; ``delayed`` plan.
+        ramp: Share of the rest over which smaller subnets come in; ``delayed`` plan.
+        max_grad_norm: Global norm that gradients are clipped to, 0 for no clipping; null for the
+            plan's own.
+        distillation: Loss of the sandwich's other subnets towards the largest: soft targets, or
+            the adaptive ``alpha`` divergence, of the ``sandwich`` plan.
+        attentive: Of a sandwich, train the ``best`` or ``worst`` of a few random subnets of like
+            MACs.
+        autocast: Forward passes in bfloat16; null for what is measured to be faster.
+        micro_batches: Parts that a batch is split into to save memory.
+        ranks: Processes that a run starts on this machine to train side by side; 0 for what is
+            measured to be faster. Under torchrun its processes count.
+        threads: CPU threads of a process; part of what makes a run repeat bit by bit. 0 for all
+            cores.
+        init: Weights to start from: a supernet of this package or a published checkpoint of the
+            same stage table; empty for fresh weights.
+        reinit_head: Keep a fresh classifier where ``init`` has other classes.
+        freeze_backbone: Train the classifier only.
+        head_factor: Learning rate of the classifier over that of the rest.
+    """
+
+    plan: Literal["sandwich", "progressive", "delayed", "published"] = "sandwich"
+    epochs: float | None = Field(None, gt=0)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(0.3, gt=0)
+    reference_batch: int = Field(64, ge=1)
+    subnets_per_step: int = Field(4, ge=2)
+    full_share: float = Field(0.5, gt=0, lt=1)
+    ramp: float = Field(0.3, ge=0, le=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    max_grad_norm: float | None = Field(None, ge=0)
+    distillation: Literal["soft_targets", "alpha"] = "soft_targets"
+    attentive: Literal["none", "best", "worst"] = "none"
+    autocast: bool | None = False
+    micro_batches: int = Field(1, ge=1)
+    ranks: int = Field(1, ge=0)
+    threads: int = Field(0, ge=0)
+    init: str = ""
+    reinit_head: bool = False
+    freeze_backbone: bool = False
+    head_factor: float = Field(1.0, gt=0)
+
+
+class EvaluateConfig(Section):
+    """Which subnets are measured to train the accuracy predictor.
+
+    Attributes:
+        num_archs: Sampled subnets, spread over MACs; the smallest and largest come on top. A
+            predictor needs 10.
+    """
+
+    num_archs: int = Field(160, ge=10)
+
+
+class LatencyConfig(Section):
+    """The device.
+
+    Attributes:
+        target: ``ort-cpu`` (ONNX Runtime), ``torch-cpu``, ``torch-cuda`` or ``openvino``.
+        threads: Threads of a run.
+        budget_s: Seconds for profiling blocks and whole subnets.
+    """
+
+    target: str = "ort-cpu"
+    threads: int = Field(1, ge=1)
+    budget_s: float = Field(30.0, gt=0)
+
+
+class SearchConfig(Section):
+    """The search for the front.
+
+    Attributes:
+        limits: Upper bounds by name (``latency_ms``, ``macs``, ``params``,
+            ``peak_activation_bytes``); empty for the whole front.
+        num_models: Winners to ship from the front; with limits there is one.
+        num_candidates: Archs of the front that are measured to choose the winners from.
+        caution: Standard deviations taken off each predicted top-1 before archs are compared;
+            0 compares the predictions themselves.
+        refine_evaluations: Subnets measured during the search, where they may improve the front
+            most; the predictor is fitted again in between.
+    """
+
+    population_size: int = Field(128, ge=8)
+    generations: int = Field(60, ge=1)
+    limits: dict[str, float] = Field(default_factory=dict)
+    num_models: int = Field(8, ge=1)
+    num_candidates: int = Field(32, ge=1)
+    caution: float = Field(0.0, ge=0, allow_inf_nan=False)
+    refine_evaluations: int = Field(0, ge=0)

@@ -1,0 +1,230 @@
+"""A run from a request: the one that lies in its folder, or a new one, planned and written down."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import yaml
+
+from onceforall.artifacts import DataFacts, Request, RunSettings
+from onceforall.errors import ConfigError
+from onceforall.files import read_json
+from onceforall.job.choosing import Task
+from onceforall.job.clock import Clock
+from onceforall.job.config import RunConfig, resolve, validated
+from onceforall.job.context import Run, Tell
+from onceforall.job.data import image_side, open_data, open_source, training_images
+from onceforall.job.folder import RunFolder
+from onceforall.job.machine import default_device, hardware
+from onceforall.job.planning import Planned, plan_config
+from onceforall.job.recipes import ladder_for, named_recipe, transfer_recipe
+from onceforall.job.transfer import read_start
+from onceforall.job.weights import load_initial_weights, new_supernet
+from onceforall.search.limits import check_limits
+from onceforall.training.ranks import Ranks
+from onceforall.versions import versions
+
+
+def plan_run(
+    request: Request,
+    out: Path,
+    *,
+    tell: Tell,
+    should_stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks | None = None,
+    device: torch.device | None = None,
+    started: float | None = None,
+) -> Run:
+    """Return the run in ``out``: the one that is there, or a new one.
+
+    Nothing is written before data, configuration and folder are known to be good.
+
+    Args:
+        request: What is asked for.
+        out: Folder of the run.
+        tell: Takes every event.
+        should_stop: Asked often.
+        ranks: This process among all.
+        device: Where to train; the GPU if there is one.
+        started: Moment (of ``time.monotonic``) that the time of the run counts from.
+
+    Raises:
+        ConfigError: If the folder belongs to another request, or a setting is wrong.
+        DataError: If the images cannot be used.
+    """
+    folder = RunFolder(path=out)
+    saved = folder.read_settings() if folder.settings.is_file() else None
+    if saved is not None and saved.request != request:
+        before, asked = saved.request.model_dump(), request.model_dump()
+        changed = next(key for key in asked if before[key] != asked[key])
+        raise ConfigError(
+            f"{out} was started with {changed} {before[changed]!r}, not "
+            f"{asked[changed]!r}; use another --out, or the same command to go on"
+        )
+    if saved is None and ranks is not None and not ranks.is_main:
+        raise ConfigError(
+            f"rank {ranks.rank} does not see {folder.settings}, which rank 0 has written; all "
+            "ranks need the same folder, on a disk that they share"
+        )
+    if saved is None and out.is_dir() and any(out.iterdir()):
+        raise ConfigError(f"output folder {out} is not empty and holds no run; use another --out")
+    started = time.monotonic() if started is None else started
+    where = device or default_device(ranks)
+    side_px = 0
+    if saved is None:
+        config, side_px = _resolved(request)
+    else:
+        config = validated(saved.config)
+    # Learned and random policies work on photographs read from files, not on decoded squares.
+    side = config.supernet.resolutions[-1] if config.data.policy == "none" else None
+    bundle = open_data(config.data, image_size=side)
+    if saved is not None and saved.data.fingerprint != bundle.fingerprint:
+        raise ConfigError(f"the images of {request.source} changed since {out} was started")
+    run = Run(
+        folder=folder,
+        config=config,
+        bundle=bundle,
+        tell=tell,
+        should_stop=should_stop,
+        ranks=ranks or Ranks(),
+        device=where,
+        clock=Clock(started=started),
+        estimate=None,
+    )
+    if saved is None:
+        run = _start(run, request, side_px)
+    else:
+        clock = _clock_of(folder, saved, started)
+        run = dataclasses.replace(run, clock=clock, estimate=saved.estimate)
+    if run.config.train.threads:
+        torch.set_num_threads(run.config.train.threads)
+    return run
+
+
+def _clock_of(folder: RunFolder, saved: RunSettings, started: float) -> Clock:
+    """Return the clock of a run that was started before."""
+    told = folder.read_events()[-1:]
+    told += [read_json(folder.progress)] if folder.progress.is_file() else []
+    before_s = max((float(event.get("elapsed_s", 0.0)) for event in told), default=0.0)
+    budget_s = math.inf if saved.budget_s is None else saved.budget_s
+    return Clock(budget_s=budget_s, before_s=before_s, started=started)
+
+
+def given_keys(request: Request) -> set[str]:
+    """Return the settings that the user gave, as ``section.key`` and as ``section``."""
+    keys = {flag.partition("=")[0] for flag in request.flags}
+    values = yaml.safe_load(request.config_text) if request.config_text else None
+    for section, part in values.items() if isinstance(values, dict) else ():
+        keys |= {f"{section}.{key}" for key in part} if isinstance(part, dict) else {section}
+    return keys | {key.partition(".")[0] for key in keys}
+
+
+def _resolved(request: Request) -> tuple[RunConfig, int]:
+    """Return the configuration that a request asks for, and the side of its images in pixels."""
+    probe = open_source(request.source, root=request.root, on_bad_image=request.on_bad_image)
+    training_images(probe)  # a recipe needs some
+    side = image_side(probe.test)
+    recipe = named_recipe(
+        request.recipe,
+        request.source,
+        image_side=side,
+        num_train=probe.num_train,
+        num_classes=probe.num_classes,
+        seed=request.seed,
+    )
+    init = resolve(recipe, file=request.config_text, flags=request.flags).train.init
+    if request.recipe == "transfer" and not init:
+        raise ConfigError("recipe transfer needs a trained network: --init FILE")
+    # With weights at hand transfer is the first choice, unless the user names another network.
+    is_open = request.recipe == "auto" and "supernet" not in given_keys(request)
+    says_what_it_is = bool(init) and Path(init).with_suffix(".json").is_file()
+    if request.recipe == "transfer" or (is_open and says_what_it_is):
+        start = read_start(Path(init), num_classes=probe.num_classes)
+        recipe = transfer_recipe(recipe, start, image_side=side, num_classes=probe.num_classes)
+    data = recipe.data.model_copy(
+        update={"root": request.root, "on_bad_image": request.on_bad_image}
+    )
+    recipe = recipe.model_copy(update={"data": data})
+    config = resolve(recipe, file=request.config_text, flags=request.flags)
+    check_limits(config.search.limits)
+    return config, side
+
+
+def _start(run: Run, request: Request, side: int) -> Run:
+    """Choose network, processes and lengths from what is measured; write ``run.yaml``."""
+    plan = _planned(run, request, side)
+    clock = dataclasses.replace(run.clock, budget_s=plan.budget_s)
+    before = run.config.supernet.resolutions[-1]
+    run = dataclasses.replace(run, config=plan.config, clock=clock, estimate=plan.estimate)
+    if run.config.supernet.resolutions[-1] != before and run.config.data.policy == "none":
+        # As every other process of the run will decode them.
+        largest = run.config.supernet.resolutions[-1]
+        run = dataclasses.replace(run, bundle=open_data(run.config.data, image_size=largest))
+    settings = RunSettings(
+        request=request,
+        config=run.config.model_dump(mode="json"),
+        data=DataFacts(
+            name=run.bundle.name,
+            classes=run.bundle.num_classes,
+            train=run.bundle.num_train,
+            test=run.bundle.num_test,
+            fingerprint=run.bundle.fingerprint,
+        ),
+        seed=run.config.seed,
+        space_size=float(run.spec.space.size),
+        chosen=plan.why,
+        budget_s=None if math.isinf(run.clock.budget_s) else run.clock.budget_s,
+        estimate=plan.estimate,
+        versions=versions(),
+        hardware=hardware(),
+    )
+    with torch.random.fork_rng(devices=[]):
+        load_initial_weights(run, new_supernet(run))  # before anything is written: may not fit
+    if run.ranks.is_main:
+        settings.write(run.folder.settings)
+    return run
+
+
+def _planned(run: Run, request: Request, side: int) -> Planned:
+    """Choose what the configuration leaves open, for the run's data and machine."""
+    bundle = run.bundle
+    num_valid = run.config.data.num_valid if bundle.valid is None else len(bundle.valid)
+    return plan_config(
+        run.config,
+        ladder_for(side) if request.recipe == "auto" and not run.config.train.init else (),
+        Task(
+            num_train=bundle.num_train - (num_valid if bundle.valid is None else 0),
+            num_valid=num_valid,
+            num_test=bundle.num_test,
+            num_classes=bundle.num_classes,
+            image_side=side,
+            given=frozenset(given_keys(request)),
+            budget_s=request.budget_s,
+            effort=request.effort,
+            world_size=run.ranks.world_size,
+        ),
+        elapsed_s=run.clock.elapsed_s(),
+        device=run.device,
+    )
+
+
+def open_run(
+    out: Path,
+    *,
+    tell: Tell,
+    should_stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks | None = None,
+    device: torch.device | None = None,
+) -> Run:
+    """Return the run that lies in ``out``, to do one of its steps.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    request = RunFolder(path=out).read_settings().request
+    return plan_run(request, out, tell=tell, should_stop=should_stop, ranks=ranks, device=device)

@@ -1,0 +1,148 @@
+"""How a training stands, read from its folder while it runs or after it ended."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from onceforall.files import read_json
+from onceforall.job.folder import RunFolder
+
+State = Literal["not started", "running", "silent", "stopped", "trained"]
+# A rank that has told nothing for this long is called silent: probes and evaluation take time.
+_SILENT_AFTER_S = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """How a training stands.
+
+    Attributes:
+        state: ``running``: its process is alive, or on another machine and told something
+            lately; ``silent``: on another machine and quiet for two minutes; ``stopped``: its
+            process ended before training did, and the same command goes on; ``trained``: done.
+        epochs: Epochs in all.
+        epoch: Epoch it is in, from 1; 0 before the first step.
+        phase: Phase of the plan.
+        step: Steps done.
+        steps: Steps in all.
+        images_per_s: Training images a second, over all ranks.
+        seconds_left: Estimate of the seconds that training still takes.
+        age_s: Seconds since it last told anything.
+        losses: Loss of each subnet of the latest step.
+        top1: Training top-1 of each subnet of the latest step, in [0, 1].
+        probes: Latest validation top-1 of the watched subnets, in [0, 1].
+        checkpoint_step: Step of the newest checkpoint.
+        warnings: Rollbacks, damaged checkpoints and skipped images so far.
+    """
+
+    state: State
+    epochs: int
+    epoch: int = 0
+    phase: str = ""
+    step: int = 0
+    steps: int = 0
+    images_per_s: float = 0.0
+    seconds_left: float = 0.0
+    age_s: float = 0.0
+    losses: tuple[float, ...] = ()
+    top1: tuple[float, ...] = ()
+    probes: Mapping[str, float]
+    checkpoint_step: int | None = None
+    warnings: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return asdict(self)
+
+
+def read_status(folder: RunFolder) -> Status:
+    """Return how the training in ``folder`` stands; nothing is changed.
+
+    Raises:
+        ConfigError: If the folder is no run.
+    """
+    settings = folder.read_settings()
+    events = folder.read_events()
+    latest = read_json(folder.progress) if folder.progress.is_file() else {}
+    probes = [event["probes"] for event in events if event.get("probes")]
+    saved = [event["step"] for event in events if event["event"] == "checkpoint"]
+    warned = [e for e in events if e["event"] in ("warning", "rollback", "damaged_checkpoint")]
+    told = max((float(event["time"]) for event in (*events[-1:], latest) if event), default=0.0)
+    age_s = max(0.0, time.time() - told) if told else 0.0
+    return Status(
+        state=_state(folder, latest, age_s),
+        epochs=latest.get("epochs", settings.config["train"]["epochs"]),
+        epoch=latest.get("epoch", 0),
+        phase=latest.get("phase", ""),
+        # Not every step is written down; a checkpoint may be further than the last one that was.
+        step=max(latest.get("step", 0), saved[-1] if saved else 0),
+        steps=latest.get("steps", 0),
+        images_per_s=latest.get("images_per_s", 0.0),
+        seconds_left=latest.get("seconds_left", 0.0),
+        age_s=round(age_s, 1),
+        losses=tuple(latest.get("subnet_losses", ())),
+        top1=tuple(latest.get("subnet_top1", ())),
+        probes=probes[-1] if probes else {},
+        checkpoint_step=saved[-1] if saved else None,
+        warnings=len(warned),
+    )
+
+
+def _state(folder: RunFolder, latest: Mapping[str, Any], age_s: float) -> State:
+    if folder.supernet.is_file():
+        return "trained"
+    if not latest:
+        return "not started"
+    if latest["host"] != platform.node():
+        return "running" if age_s < _SILENT_AFTER_S else "silent"
+    return "running" if _is_alive(latest["pid"]) else "stopped"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def status_lines(status: Status) -> list[str]:
+    """Return what a person wants to know, in a few lines."""
+    if status.state == "not started":
+        return ["not started: no training step yet"]
+    if status.state == "trained":
+        lines = [f"trained: {status.epochs} epochs"]
+    else:
+        lines = [f"{status.state}, last word {minutes(status.age_s)} ago"]
+        left = f", about {minutes(status.seconds_left)} left" if status.state == "running" else ""
+        lines.append(
+            f"epoch {status.epoch}/{status.epochs} ({status.phase}), step {status.step}/"
+            f"{status.steps}, {status.images_per_s:.0f} images/s{left}"
+        )
+        subnets = zip(status.losses, status.top1, strict=True)
+        shown = "  ".join(f"{loss:.3f}/{100 * top1:.1f} %" for loss, top1 in subnets)
+        lines.append(f"loss/top-1 of the latest step's subnets: {shown}")
+    if status.probes:
+        shown = "  ".join(f"{name} {100 * top1:.2f} %" for name, top1 in status.probes.items())
+        lines.append(f"validation top-1: {shown}")
+    if status.checkpoint_step is not None:
+        lines.append(f"newest checkpoint: step {status.checkpoint_step}")
+    if status.warnings:
+        lines.append(f"{status.warnings} warnings: see events.jsonl")
+    if status.state == "stopped":
+        lines.append("the same command goes on from the newest checkpoint")
+    return lines
+
+
+def minutes(seconds: float) -> str:
+    """Return a duration for people, e.g. ``40 s``, ``7.2 min`` or ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

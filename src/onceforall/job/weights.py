@@ -1,0 +1,42 @@
+"""The supernet of a run: fresh, from a checkpoint, or trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from onceforall.errors import CheckpointError, ConfigError
+from onceforall.job.context import Run
+from onceforall.job.transfer import load_start
+from onceforall.supernets.supernet import Supernet
+from onceforall.supernets.weights import load_saved_supernet
+
+
+def new_supernet(run: Run) -> Supernet:
+    """Return a fresh supernet on the run's device, drawn from PyTorch's current generator."""
+    return Supernet(run.spec).to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def load_initial_weights(run: Run, net: Supernet) -> None:
+    """Start from a checkpoint if the configuration names one, and freeze what it says."""
+    config = run.config.train
+    if config.init:
+        load_start(net, Path(config.init), reinit_head=config.reinit_head)
+    elif config.freeze_backbone:
+        raise ConfigError("train.freeze_backbone needs train.init: random weights would stay")
+    if config.freeze_backbone:
+        net.requires_grad_(False)
+        net.layers[-1].requires_grad_(True)
+
+
+def trained_supernet(run: Run) -> Supernet:
+    """Return the run's trained supernet, in eval mode, on its device.
+
+    Raises:
+        CheckpointError: If it is not trained yet.
+    """
+    if not run.folder.supernet.is_file():
+        raise CheckpointError(f"{run.folder.path} has no trained supernet yet: run  ofa train")
+    net, _ = load_saved_supernet(run.folder.supernet)
+    return net.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -1,0 +1,1 @@
+"""Latency: measured on this machine or another, kept in tables, predicted for whole networks."""

@@ -1,0 +1,283 @@
+"""Latency as it is: interleaved passes, drift taken out by a sentinel, median and spread.
+
+Machines slow down and speed up by themselves. So candidates are not measured one after the other
+but in passes over all of them, in a new order each time, with a small fixed network (the
+sentinel) timed between them. Every sample is divided by how slow the sentinel was just then,
+relative to its median over the whole call.
+
+On a shared machine the system takes the processor away in the middle of a run. Where the run is
+on the calling thread this shows as time that the thread did not spend; such a sample counts the
+thread's own processor time instead.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import random
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from onceforall.blueprint import Blueprint, Conv, MBConv
+from onceforall.errors import MeasurementError
+from onceforall.measure.latency.candidate import Candidate, Hardware, LocalTarget, Samples
+from onceforall.measure.latency.ssh import SshOrt
+from onceforall.measure.latency.targets import OrtCpu, Target
+from onceforall.measure.latency.worker import Subject, sample_passes
+
+# Neither tiny nor large, and of the operators that the families are made of: about 1 ms.
+SENTINEL = Candidate(
+    name="sentinel",
+    resolution=56,
+    plan=Blueprint(
+        stem=(Conv(in_channels=3, out_channels=24, kernel_size=3, stride=2),),
+        blocks=tuple(
+            MBConv(
+                in_channels=24,
+                mid_channels=96,
+                out_channels=24,
+                kernel_size=5,
+                residual=True,
+            )
+            for _ in range(4)
+        ),
+        head=(),
+        stage_sizes=(4,),
+    ),
+)
+
+# Candidates loaded at once: their weights must fit the memory.
+_GROUP_SIZE = 32
+# Samples of the sentinel on either side of a moment that say how fast the machine was then: fewer
+# would add their own noise.
+_NEIGHBOURS = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """The measured latency of one network.
+
+    Attributes:
+        name: Name of the candidate.
+        latency_ms: Median milliseconds for one batch, drift taken out.
+        latency_mad_ms: Median absolute deviation from it.
+        latency_p90_ms: 90th percentile.
+        repeats: Samples behind these figures.
+        disturbed: Samples during which the system took the processor away: they are processor
+            time instead of time on the clock.
+        sentinel_ms: Median latency of the sentinel in the same call.
+        sentinel_spread: 90th over 10th percentile of the sentinel: 1 on a quiet machine.
+        batch_size: Images in a batch.
+        resolution: Side of the images, in pixels.
+        target: Name of the target.
+        threads: Processor threads.
+        hardware: Device and runtime.
+    """
+
+    name: str
+    latency_ms: float
+    latency_mad_ms: float
+    latency_p90_ms: float
+    repeats: int
+    disturbed: int
+    sentinel_ms: float
+    sentinel_spread: float
+    batch_size: int
+    resolution: int
+    target: str
+    threads: int
+    hardware: Hardware
+
+    @property
+    def standard_error_ms(self) -> float:
+        """Return the standard error of the median, as if samples were normal."""
+        return 1.2533 * 1.4826 * self.latency_mad_ms / math.sqrt(self.repeats)
+
+    def __str__(self) -> str:
+        """Return for example ``12.4 +- 0.3 ms (ort-cpu, 1 thread, Intel Xeon)``."""
+        plural = "" if self.threads == 1 else "s"
+        return (
+            f"{self.latency_ms:.3g} +- {self.latency_mad_ms:.1g} ms "
+            f"({self.target}, {self.threads} thread{plural}, {self.hardware.device})"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Latency:
+        """Return what :meth:`to_json` wrote.
+
+        Raises:
+            MeasurementError: If a field is missing, unknown or wrong.
+        """
+        try:
+            return cls(**{**value, "hardware": Hardware.from_json(value["hardware"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise MeasurementError(f"latency record: {error}") from error
+
+
+def measure_latency(
+    candidates: Sequence[Candidate],
+    *,
+    target: Target | None = None,
+    batch_size: int = 1,
+    repeats: int = 20,
+    max_seconds: float | None = None,
+    sentinel_ms: float | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Latency]:
+    """Measure the latency of every candidate.
+
+    Args:
+        candidates: Networks to measure.
+        target: Runtime and device; ONNX Runtime on one thread of this processor by default.
+        batch_size: Images in a batch.
+        repeats: Samples of each candidate.
+        max_seconds: Stop sampling after about this long, shared out between the candidates; each
+            still gets 3 samples. None for no limit.
+        sentinel_ms: Scale all results to a machine on which the sentinel takes this long, so that
+            calls at different times agree; None for this call's own median.
+        seed: Seed of the order of the candidates in each pass.
+        progress: Called with the number of candidates done and of all.
+
+    Returns:
+        One record for each candidate, in the same order.
+
+    Raises:
+        MeasurementError: If a candidate cannot be loaded or run on the target.
+        MissingExtraError: If the target's runtime is not installed.
+    """
+    target, order = target or OrtCpu(), random.Random(seed)
+    sampler = target if isinstance(target, SshOrt) else _Here(target)
+    measured: list[Samples] = []
+    pace: list[tuple[float, float]] = []
+    for start in range(0, len(candidates), _GROUP_SIZE):
+        group = candidates[start : start + _GROUP_SIZE]
+        sentinel, *found = sampler.sample_group(
+            [SENTINEL, *group],
+            batch_size=batch_size,
+            repeats=repeats,
+            max_seconds=None if max_seconds is None else max_seconds * len(group) / len(candidates),
+            seed=order.getrandbits(32),
+        )
+        pace += sentinel.samples
+        measured += found
+        if progress is not None:
+            progress(len(measured), len(candidates))
+    hardware = target.hardware
+    drift = _Drift(pace, sentinel_ms)
+    return [
+        _summary(samples, candidate, drift, target=target, batch_size=batch_size, hardware=hardware)
+        for samples, candidate in zip(measured, candidates, strict=True)
+    ]
+
+
+class _Here:
+    """Samples groups of candidates in this process, next to one sentinel."""
+
+    def __init__(self, target: LocalTarget) -> None:
+        self.target = target
+        self.sentinel: Subject | None = None
+
+    def sample_group(
+        self,
+        candidates: Sequence[Candidate],
+        *,
+        batch_size: int,
+        repeats: int,
+        max_seconds: float | None,
+        seed: int,
+    ) -> list[Samples]:
+        """Return the samples of each candidate; the first is the sentinel of the others."""
+        with self.target.pinned():
+            if self.sentinel is None:
+                self.sentinel = self._load(candidates[0], batch_size)
+            self.sentinel.samples = []
+            subjects = [self._load(candidate, batch_size) for candidate in candidates[1:]]
+            sample_passes(
+                subjects,
+                self.sentinel,
+                random.Random(seed),
+                repeats=repeats,
+                max_seconds=max_seconds,
+                watch=self.target.on_calling_thread,
+            )
+        return [
+            Samples(samples=tuple(subject.samples), disturbed=subject.disturbed)
+            for subject in (self.sentinel, *subjects)
+        ]
+
+    def _load(self, candidate: Candidate, batch_size: int) -> Subject:
+        """Load a candidate and run it until its time is stable."""
+        try:
+            subject = Subject(run=self.target.prepare(candidate, batch_size))
+            subject.warm_up()
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise MeasurementError(
+                f"{self.target.name} cannot run {candidate.name!r}: {reason}"
+            ) from error
+        return subject
+
+
+class _Drift:
+    """How slow the machine was at a moment, relative to a baseline, seen by the sentinel."""
+
+    def __init__(self, samples: Sequence[tuple[float, float]], baseline_ms: float | None) -> None:
+        self.moments = [moment for moment, _ in samples]
+        self.values = [value for _, value in samples]
+        self.median_ms = statistics.median(self.values)
+        self.baseline_ms = self.median_ms if baseline_ms is None else baseline_ms
+
+    def slowness(self, moment: float) -> float:
+        """Return the factor to divide a sample by."""
+        place = bisect.bisect(self.moments, moment)
+        near = self.values[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS]
+        return statistics.median(near) / self.baseline_ms
+
+    @property
+    def spread(self) -> float:
+        """Return the 90th over the 10th percentile."""
+        return _percentile(self.values, 90) / _percentile(self.values, 10)
+
+
+def _summary(
+    samples: Samples,
+    candidate: Candidate,
+    drift: _Drift,
+    *,
+    target: Target,
+    batch_size: int,
+    hardware: Hardware,
+) -> Latency:
+    values = [value / drift.slowness(moment) for moment, value in samples.samples]
+    median = statistics.median(values)
+    return Latency(
+        name=candidate.name,
+        latency_ms=median,
+        latency_mad_ms=statistics.median(abs(value - median) for value in values),
+        latency_p90_ms=_percentile(values, 90),
+        repeats=len(values),
+        disturbed=samples.disturbed,
+        sentinel_ms=drift.median_ms,
+        sentinel_spread=drift.spread,
+        batch_size=batch_size,
+        resolution=candidate.resolution,
+        target=target.name,
+        threads=target.threads,
+        hardware=hardware,
+    )
+
+
+def _percentile(values: Sequence[float], percent: float) -> float:
+    """Return a percentile, interpolated between neighbours."""
+    ordered = sorted(values)
+    place = (len(ordered) - 1) * percent / 100
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])

@@ -1,0 +1,265 @@
+"""What latency is measured on: one small plugin for each runtime.
+
+A target prepares a candidate once and gives back a function that runs it once and returns the
+milliseconds it took. Adding a runtime is adding one class with the members of ``LocalTarget``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from onceforall.errors import ConfigError, MeasurementError
+from onceforall.measure.latency.candidate import (
+    Candidate,
+    Hardware,
+    LocalTarget,
+    Runner,
+    candidate_onnx,
+    input_shape,
+)
+from onceforall.measure.latency.ssh import SSH_PREFIX, SshOrt
+from onceforall.measure.latency.worker import cores, cpu_name, ort_runner
+from onceforall.measure.onnx_model import INPUT_NAME, import_extra
+from onceforall.supernets.static import build
+
+# Candidates and hardware are used wherever targets are: their names are here too.
+__all__ = [
+    "TARGETS",
+    "Candidate",
+    "Hardware",
+    "OpenVino",
+    "OrtCpu",
+    "Runner",
+    "SshOrt",
+    "Target",
+    "TorchCpu",
+    "TorchCuda",
+    "make_target",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrtCpu:
+    """ONNX Runtime on this processor: what ships, and the default."""
+
+    threads: int = 1
+    name: str = "ort-cpu"
+
+    @property
+    def hardware(self) -> Hardware:
+        """Return facts about this processor and the runtime."""
+        return _cpu(f"onnxruntime {_version('onnxruntime')}")
+
+    @property
+    def on_calling_thread(self) -> bool:
+        """Return whether there is one thread: it is the caller's."""
+        return self.threads == 1
+
+    def pinned(self) -> AbstractContextManager[None]:
+        """Do nothing: every session has its own threads."""
+        return contextlib.nullcontext()
+
+    def prepare(self, candidate: Candidate, batch_size: int) -> Runner:
+        """Load a candidate into a session whose input stays bound."""
+        runtime = import_extra("onnxruntime", "onnx")
+        model, images = candidate_onnx(candidate, batch_size), _images(candidate, batch_size)
+        return ort_runner(runtime, model, images, self.threads)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchCpu:
+    """PyTorch, eager, on this processor."""
+
+    threads: int = 1
+    name: str = "torch-cpu"
+
+    @property
+    def hardware(self) -> Hardware:
+        """Return facts about this processor and the runtime."""
+        return _cpu(f"torch {torch.__version__}")
+
+    @property
+    def on_calling_thread(self) -> bool:
+        """Return whether there is one thread: it is the caller's."""
+        return self.threads == 1
+
+    @contextlib.contextmanager
+    def pinned(self) -> Iterator[None]:
+        """Hold the number of threads."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def prepare(self, candidate: Candidate, batch_size: int) -> Runner:
+        """Build the plain network."""
+        module = _module(candidate)
+        images = torch.from_numpy(_images(candidate, batch_size))
+
+        @torch.inference_mode()
+        def run() -> float:
+            start = time.perf_counter()
+            module(images)
+            return (time.perf_counter() - start) * 1e3
+
+        return run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchCuda:
+    """PyTorch, eager, on the current CUDA device; timed by events on its stream."""
+
+    threads: int = 1
+    name: str = "torch-cuda"
+
+    @property
+    def hardware(self) -> Hardware:
+        """Return facts about the device and the runtime."""
+        self._check()
+        host = _cpu(f"torch {torch.__version__}")
+        return Hardware(
+            device=torch.cuda.get_device_name(),
+            cores=host.cores,
+            runtime=host.runtime,
+            system=host.system,
+        )
+
+    @property
+    def on_calling_thread(self) -> bool:
+        """Return False: the time is the device's."""
+        return False
+
+    def pinned(self) -> AbstractContextManager[None]:
+        """Do nothing: the device has no setting of ours."""
+        return contextlib.nullcontext()
+
+    def prepare(self, candidate: Candidate, batch_size: int) -> Runner:
+        """Build the plain network on the device."""
+        self._check()
+        # A copy: the candidate's own weights stay where they are.
+        plain = build(candidate.plan)
+        if candidate.weights is not None:
+            plain.load_state_dict(candidate.weights.state_dict())
+        module = plain.eval().to("cuda", memory_format=torch.channels_last)  # type: ignore[call-overload]
+        images = torch.from_numpy(_images(candidate, batch_size)).to("cuda")
+        images = images.contiguous(memory_format=torch.channels_last)
+        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+        @torch.inference_mode()
+        def run() -> float:
+            torch.cuda.synchronize()
+            start.record()
+            module(images)
+            end.record()
+            end.synchronize()
+            return float(start.elapsed_time(end))
+
+        return run
+
+    def _check(self) -> None:
+        if not torch.cuda.is_available():
+            raise MeasurementError("target torch-cuda: PyTorch sees no CUDA device here")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenVino:
+    """OpenVINO on this processor."""
+
+    threads: int = 1
+    name: str = "openvino"
+
+    @property
+    def hardware(self) -> Hardware:
+        """Return facts about this processor and the runtime."""
+        import_extra("openvino", "openvino")
+        return _cpu(f"openvino {_version('openvino')}")
+
+    @property
+    def on_calling_thread(self) -> bool:
+        """Return False: the runtime has threads of its own."""
+        return False
+
+    def pinned(self) -> AbstractContextManager[None]:
+        """Do nothing: every compiled model has its own threads."""
+        return contextlib.nullcontext()
+
+    def prepare(self, candidate: Candidate, batch_size: int) -> Runner:
+        """Compile the ONNX model."""
+        core = import_extra("openvino", "openvino").Core()
+        settings = {
+            "INFERENCE_NUM_THREADS": self.threads,
+            "NUM_STREAMS": 1,
+            # Some processors would silently get bfloat16: another network than the one exported.
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        model = core.read_model(candidate_onnx(candidate, batch_size), b"")
+        request = core.compile_model(model, "CPU", settings).create_infer_request()
+        feed = {INPUT_NAME: _images(candidate, batch_size)}
+        request.infer(feed)  # the input tensor stays set
+
+        def run() -> float:
+            start = time.perf_counter()
+            request.infer()
+            return (time.perf_counter() - start) * 1e3
+
+        return run
+
+
+# Anywhere that latency is measured.
+Target = LocalTarget | SshOrt
+
+TARGETS: Mapping[str, Callable[[int], LocalTarget]] = {
+    "ort-cpu": lambda threads: OrtCpu(threads=threads),
+    "torch-cpu": lambda threads: TorchCpu(threads=threads),
+    "torch-cuda": lambda threads: TorchCuda(threads=threads),
+    "openvino": lambda threads: OpenVino(threads=threads),
+}
+
+
+def make_target(name: str, *, threads: int = 1) -> Target:
+    """Return the target called ``name``: one of ``TARGETS``, or ``ssh:USER@HOST``.
+
+    Raises:
+        ConfigError: If there is no such target, or ``threads`` is below 1.
+    """
+    if threads < 1:
+        raise ConfigError(f"threads {threads} is not at least 1")
+    if name.startswith(SSH_PREFIX):
+        return SshOrt(host=name.removeprefix(SSH_PREFIX), threads=threads)
+    if name not in TARGETS:
+        allowed = ", ".join([*TARGETS, f"{SSH_PREFIX}USER@HOST"])
+        raise ConfigError(f"latency target {name!r} is not one of {allowed}")
+    return TARGETS[name](threads)
+
+
+def _module(candidate: Candidate) -> torch.nn.Module:
+    return build(candidate.plan).eval() if candidate.weights is None else candidate.weights
+
+
+def _images(candidate: Candidate, batch_size: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    shape = input_shape(candidate, batch_size)
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
+def _cpu(runtime: str) -> Hardware:
+    return Hardware(
+        device=cpu_name(), cores=cores(), runtime=runtime, system=platform.platform(terse=True)
+    )
+
+
+def _version(package: str) -> str:
+    import_extra(package, "onnx" if package == "onnxruntime" else package)
+    return importlib.metadata.version(package)

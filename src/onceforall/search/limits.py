@@ -1,0 +1,36 @@
+"""Limits as users give them: upper bounds by name, some of them several at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onceforall.errors import ConfigError
+
+
+def check_limits(limits: Mapping[str, float]) -> None:
+    """Raise ConfigError if a limit is of no known cost or not positive."""
+    known = ("latency_ms", "macs", "params", "peak_activation_bytes")
+    for name, bound in limits.items():
+        if name not in known:
+            raise ConfigError(f"limit {name!r} is not one of {', '.join(known)}")
+        if not bound > 0:
+            raise ConfigError(f"limit {name}={bound:g} is not above 0")
+
+
+def each_limit(limits: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
+    """Return one set of limits for each bound of the name that has several.
+
+    Args:
+        limits: Bounds by name, each at least one.
+
+    Raises:
+        ConfigError: If several names have several bounds.
+    """
+    varied = [name for name, bounds in limits.items() if len(bounds) > 1]
+    if len(varied) > 1:
+        raise ConfigError(f"only one limit may have several bounds, not {' and '.join(varied)}")
+    count = len(limits[varied[0]]) if varied else 1
+    return [
+        {name: bounds[i] if len(bounds) > 1 else bounds[0] for name, bounds in limits.items()}
+        for i in range(count)
+    ]

@@ -1,0 +1,1 @@
+"""The published spelling: names of tensors, configurations, checkpoints, read and written."""

@@ -1,0 +1,81 @@
+"""How a plan is run, whom the engine talks to, and what it asks of data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from onceforall.training.budget import Pace
+from onceforall.training.step import Trainable
+
+Event = dict[str, Any]
+
+
+class TrainData(Protocol):
+    """What the engine asks of training data; ``data/protocols.py`` says the rest."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images per batch and rank."""
+        ...
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of one epoch."""
+        ...
+
+    def iterate(
+        self, epoch: int, *, start_step: int = 0, resolution_of: Callable[[int], int]
+    ) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+        """Yield ``(step, (images, labels))`` from ``start_step``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """How a plan is run; ``micro_batches``, ``autocast`` and ``pace`` change what is computed.
+
+    Attributes:
+        seed: Seed of subnets, resolutions and dropout.
+        checkpoint_every_s: Seconds between checkpoints.
+        checkpoint_every_steps: Steps between checkpoints, instead of seconds; 0 for seconds.
+        log_every_s: Seconds between progress events.
+        autocast: Forward passes in bfloat16.
+        micro_batches: Each batch is split into this many parts whose gradients are averaged.
+        max_rollbacks: Divergences that are answered by a lower learning rate.
+        pace: A time to keep, by changing the lengths of the plan's phases; None keeps them.
+    """
+
+    seed: int
+    checkpoint_every_s: float = 60.0
+    checkpoint_every_steps: int = 0
+    log_every_s: float = 1.0
+    autocast: bool = False
+    micro_batches: int = 1
+    max_rollbacks: int = 3
+    pace: Pace | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callbacks:
+    """What the engine tells and asks its caller.
+
+    Attributes:
+        on_event: Takes every event, on rank 0 only; the caller writes and shows them.
+        should_stop: Asked every step; True ends training with a checkpoint.
+        after_epoch: Called with the supernet in its current state (never changed by it), the
+            epochs done and whether they were the last; returns facts for the epoch's event, e.g.
+            probed accuracies.
+        change_batch: Turns images and labels into what is trained on (mixup and the like); takes
+            the global step.
+    """
+
+    on_event: Callable[[Event], None] = lambda event: None
+    should_stop: Callable[[], bool] = lambda: False
+    after_epoch: Callable[[Trainable, int, bool], Event] = lambda net, epoch, is_last: {}
+    change_batch: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] = (
+        lambda images, labels, step: (images, labels)
+    )

@@ -1,0 +1,149 @@
+"""How fast subnets train on this machine: a few real steps of a throw-away supernet."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from onceforall.arch import Arch
+from onceforall.supernets.spec import SupernetSpec
+from onceforall.supernets.supernet import Supernet
+from onceforall.training.plan import Phase, Plan
+
+# How much faster bfloat16 has to be: a close call should not go either way.
+_BFLOAT16_MARGIN = 1.15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Seconds of one image in one process, forward and backward, at the largest side.
+
+    Attributes:
+        largest_s: Of the largest subnet.
+        smallest_s: Of the smallest subnet.
+        middle_s: Of a subnet drawn at random.
+        forward_s: Of the middle subnet's forward pass alone, in float32.
+        autocast: Whether training passes ran in bfloat16.
+    """
+
+    largest_s: float
+    smallest_s: float
+    middle_s: float
+    forward_s: float
+    autocast: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopwatch:
+    """Times training steps of a throw-away supernet.
+
+    Attributes:
+        net: The supernet, in training mode on its device.
+        images: A batch at the largest side.
+        labels: Its labels.
+        archs: Largest, smallest and a middle subnet at that side.
+    """
+
+    net: Supernet
+    images: Tensor
+    labels: Tensor
+    archs: tuple[Arch, Arch, Arch]
+
+    @classmethod
+    def of(cls, spec: SupernetSpec, *, device: torch.device, batch_size: int) -> Stopwatch:
+        """Return the stopwatch of a stage table for batches of a size."""
+        side = spec.space.resolutions[-1]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            net = Supernet(spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            images = torch.randn(batch_size, 3, side, side)
+            labels = torch.randint(spec.num_classes, (batch_size,))
+        space = spec.space.restrict(resolution=(side,))
+        return cls(
+            net=net.train(),
+            images=images.to(device, memory_format=torch.channels_last),
+            labels=labels.to(device),
+            archs=(space.largest, space.smallest, space.sample(random.Random(0))),
+        )
+
+    def training_s(self, arch: Arch, *, autocast: bool) -> float:
+        """Return the seconds of one image's forward and backward pass."""
+
+        def step() -> None:
+            self.net.zero_grad(set_to_none=True)
+            with torch.autocast(self.images.device.type, torch.bfloat16, enabled=autocast):
+                logits = self.net(self.images, arch)
+            F.cross_entropy(logits.float(), self.labels).backward()  # type: ignore[no-untyped-call]
+
+        return self._best_of(step)
+
+    def forward_s(self, arch: Arch) -> float:
+        """Return the seconds of one image's forward pass in float32."""
+
+        def run() -> None:
+            with torch.no_grad():
+                self.net(self.images, arch)
+
+        return self._best_of(run)
+
+    def _best_of(self, run: Callable[[], None], repeats: int = 3) -> float:
+        """Return the shortest of some runs; the first warms up, and a slow one is not repeated."""
+        seconds: list[float] = []
+        while len(seconds) < 2 or (len(seconds) <= repeats and seconds[-1] < 0.5):
+            started = time.perf_counter()
+            run()
+            if self.images.device.type == "cuda":
+                torch.cuda.synchronize(self.images.device)
+            seconds.append(time.perf_counter() - started)
+        return min(seconds[1:]) / len(self.images)
+
+
+def faster_precision(watch: Stopwatch, autocast: bool | None) -> tuple[bool, float]:
+    """Return the precision to train in, and the seconds of an image of the largest subnet.
+
+    Args:
+        watch: Of the network.
+        autocast: What the user wants; None for what is faster.
+    """
+    choices = (False, True) if autocast is None else (autocast,)
+    seconds = {chosen: watch.training_s(watch.archs[0], autocast=chosen) for chosen in choices}
+    chosen = min(seconds, key=lambda c: seconds[c] * (_BFLOAT16_MARGIN if c else 1.0))
+    return chosen, seconds[chosen]
+
+
+def measure_speed(watch: Stopwatch, *, autocast: bool, largest_s: float) -> Speed:
+    """Time what of a network was not timed yet."""
+    return Speed(
+        largest_s=largest_s,
+        smallest_s=watch.training_s(watch.archs[1], autocast=autocast),
+        middle_s=watch.training_s(watch.archs[2], autocast=autocast),
+        forward_s=watch.forward_s(watch.archs[2]),
+        autocast=autocast,
+    )
+
+
+def phase_step_seconds(
+    plan: Plan, speed: Speed, resolutions: Sequence[int], batch_size: int
+) -> tuple[float, ...]:
+    """Return the expected seconds of a step of each phase, of ``batch_size`` images."""
+    # Smaller sides cost in proportion to their area.
+    area = statistics.mean(r * r for r in resolutions) / resolutions[-1] ** 2
+    return tuple(area * batch_size * _image_seconds(phase, speed) for phase in plan.phases)
+
+
+def _image_seconds(phase: Phase, speed: Speed) -> float:
+    teacher = speed.largest_s / 3 if phase.teacher == "frozen" else 0.0
+    if phase.draw == "largest":
+        return speed.largest_s + teacher
+    if phase.draw == "random":
+        return phase.subnets_per_step * speed.middle_s + teacher
+    if phase.subnets_per_step == 2:
+        return speed.largest_s + (speed.smallest_s + speed.middle_s) / 2
+    return speed.largest_s + speed.smallest_s + (phase.subnets_per_step - 2) * speed.middle_s

@@ -1,0 +1,192 @@
+"""One training step: several subnets, one batch, one update.
+
+Shape suffixes: B batch, K classes, S subnets of the step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from onceforall.arch import Arch
+from onceforall.measure.accuracy import count_correct
+from onceforall.ops.norm import ElasticBatchNorm2d
+from onceforall.supernets.single import SingleArchNet
+from onceforall.supernets.supernet import Supernet
+from onceforall.training.losses import adaptive_alpha_loss, label_loss, soft_target_loss
+from onceforall.training.plan import Phase, Plan
+from onceforall.training.ranks import Ranks, sum_gradients
+
+MicroBatch = tuple[Tensor, Tensor]
+Trainable = Supernet | SingleArchNet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What a step measured, over all ranks.
+
+    Attributes:
+        losses: Mean loss of each subnet, in the order of its archs.
+        top1: Share of images each subnet got right, in [0, 1].
+        label_loss: Mean loss to labels of the leading subnet, whatever it learns from.
+        votes: For each vote cast, whether any rank said yes.
+    """
+
+    losses: tuple[float, ...]
+    top1: tuple[float, ...]
+    label_loss: float
+    votes: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepContext:
+    """What stays the same over the steps of a phase.
+
+    Attributes:
+        teacher: Frozen network, or None.
+        autocast: Whether the forward passes run in bfloat16.
+    """
+
+    plan: Plan
+    phase: Phase
+    ranks: Ranks
+    teacher: Trainable | None = None
+    autocast: bool = False
+
+
+def accumulate_gradients(
+    net: Trainable,
+    micro_batches: Sequence[MicroBatch],
+    archs: Sequence[Arch],
+    context: StepContext,
+    *,
+    votes: Sequence[bool] = (),
+) -> StepResult:
+    """Add the gradients of every subnet on every micro-batch, averaged over ranks.
+
+    Everything that ranks exchange in a step travels in one collective.
+
+    Args:
+        net: Supernet in training mode; gradients are set to None first.
+        micro_batches: Images ``(B, 3, R, R)`` and labels; their gradients are averaged over
+            images, so that several small ones, equal or not, stand for one large one (batch norm
+            works on each alone).
+        archs: The step's subnets; in a sandwich the largest is first.
+        context: What stays the same over the phase.
+        votes: Questions that all ranks must answer alike, e.g. whether to stop.
+    """
+    net.zero_grad(set_to_none=True)
+    totals = []
+    num_images = sum(len(images) for images, _ in micro_batches)
+    for images, labels in micro_batches:
+        share = len(images) / num_images
+        totals.append(share * _one_batch(net, images, labels, archs, context, share))
+    sums = torch.stack(totals).sum(dim=0)  # (1 + 2 S,)
+    extra = torch.cat([sums, sums.new_tensor([float(vote) for vote in votes])])
+    extra = sum_gradients(list(net.parameters()), extra, context.ranks)
+    split = sums.numel()
+    means = (extra[:split] / context.ranks.world_size).tolist()
+    return StepResult(
+        losses=tuple(means[1::2]),
+        top1=tuple(means[2::2]),
+        label_loss=means[0],
+        votes=tuple((extra[split:] > 0).tolist()),
+    )
+
+
+def _one_batch(
+    net: Trainable,
+    images: Tensor,
+    labels: Tensor,
+    archs: Sequence[Arch],
+    context: StepContext,
+    share: float,
+) -> Tensor:
+    """Backpropagate every subnet.
+
+    Returns:
+        Label loss of the leading subnet, then loss and top-1 of each, float64 ``(1 + 2 S,)``.
+    """
+    plan, phase = context.plan, context.phase
+    device = images.device.type
+    teacher_BK: Tensor | None = None
+    if phase.teacher == "frozen" and context.teacher is not None:
+        with torch.no_grad(), frozen_statistics(context.teacher):
+            with torch.autocast(device, torch.bfloat16, enabled=context.autocast):
+                teacher_BK = context.teacher(images, _largest(context.teacher, archs[0]))
+            teacher_BK = teacher_BK.float() if context.autocast else teacher_BK
+    scale = share / len(archs) if plan.mean_over_subnets else share
+    results: list[Tensor] = []
+    for arch in archs:
+        with torch.autocast(device, torch.bfloat16, enabled=context.autocast):
+            logits_BK = net(images, arch)
+        logits_BK = logits_BK.float() if context.autocast else logits_BK
+        loss = _loss(logits_BK, labels, teacher_BK, context)
+        (loss * scale).backward()  # type: ignore[no-untyped-call]
+        if phase.teacher == "in_place" and teacher_BK is None:
+            teacher_BK = logits_BK.detach()
+        classes = labels if labels.dim() == 1 else labels.argmax(dim=1)
+        hits = count_correct(logits_BK.detach(), classes)[0] / len(classes)
+        if not results:
+            smoothing = plan.label_smoothing
+            results.append(label_loss(logits_BK.detach(), labels, label_smoothing=smoothing))
+        results += [loss.detach(), hits]
+    return torch.stack([result.double() for result in results])
+
+
+def _loss(
+    logits_BK: Tensor, labels: Tensor, teacher_BK: Tensor | None, context: StepContext
+) -> Tensor:
+    """Return the loss of one subnet.
+
+    The largest subnet of a sandwich learns from labels, the others from it alone. With a frozen
+    teacher every subnet learns from both, as published.
+    """
+    plan = context.plan
+    if teacher_BK is None:
+        return label_loss(logits_BK, labels, label_smoothing=plan.label_smoothing)
+    if plan.distillation == "alpha":
+        distilled = adaptive_alpha_loss(logits_BK, teacher_BK)
+    else:
+        distilled = soft_target_loss(logits_BK, teacher_BK.softmax(dim=1))
+    if context.phase.teacher == "in_place":
+        return distilled
+    hard = label_loss(logits_BK, labels, label_smoothing=plan.label_smoothing)
+    return plan.distillation_weight * distilled + hard
+
+
+def _largest(net: Trainable, arch: Arch) -> Arch:
+    space = net.space
+    if arch.resolution in space.resolutions:
+        space = space.restrict(resolution=(arch.resolution,))
+    return space.largest
+
+
+@contextlib.contextmanager
+def frozen_statistics(net: nn.Module) -> Iterator[None]:
+    """Normalise by the batch, as the students do, and leave no trace; nothing is dropped.
+
+    The published recipe lets its teacher drop; soft targets that differ at random teach less.
+    """
+    norms = [m for m in net.modules() if isinstance(m, ElasticBatchNorm2d | nn.BatchNorm2d)]
+    modes = [(module, module.training) for module in net.modules()]
+    saved = [(norm.momentum, _tracked(norm).clone()) for norm in norms]
+    try:
+        net.eval()
+        for norm in norms:
+            norm.training, norm.momentum = True, 0.0
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for norm, (momentum, tracked) in zip(norms, saved, strict=True):
+            norm.momentum = momentum
+            _tracked(norm).copy_(tracked)
+
+
+def _tracked(norm: nn.Module) -> Tensor:
+    return norm.num_batches_tracked  # type: ignore[return-value]

@@ -1,0 +1,58 @@
+"""Ranks share out the subnets to measure: none is lost, none is measured twice."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from onceforall.arch import Arch
+from onceforall.artifacts import Evaluation
+from onceforall.job import evaluate as predicting
+from onceforall.job.clock import Clock
+from onceforall.job.evaluate import evaluate_step
+from onceforall.job.folder import RunFolder
+from onceforall.training.ranks import Ranks
+from tests.train.tiny import SPEC
+
+
+@pytest.mark.parametrize("done_before", [0, 5])
+def test_ranks_that_read_at_different_times_measure_every_subnet_once(
+    done_before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(0)
+    archs = list(dict.fromkeys(SPEC.space.sample(rng) for _ in range(40)))[:21]
+    asked = []
+
+    def known(arch: Arch) -> Evaluation:
+        return Evaluation(
+            arch=arch, top1=0.5, top5=0.5, loss=1.0, images=10, macs=1, resolution=arch.resolution
+        )
+
+    def evaluation(session: Any, net: Any, arch: Arch) -> Evaluation:
+        asked.append(arch)
+        return known(arch)
+
+    monkeypatch.setattr(predicting, "archs_to_evaluate", lambda run: archs)
+    monkeypatch.setattr(predicting, "trained_supernet", lambda run: None)
+    monkeypatch.setattr(predicting, "wait_for_all", lambda ranks: None)
+    monkeypatch.setattr(predicting, "evaluation", evaluation)
+    folder = RunFolder(path=tmp_path)
+    for arch in archs[:done_before]:
+        known(arch).append(folder.evaluations)
+    for rank in (0, 1, 2):  # each reads what the one before it has written
+        run = SimpleNamespace(
+            folder=folder,
+            ranks=Ranks(rank=rank, world_size=3),
+            session=lambda: None,
+            progress=lambda step, done, total: None,
+            emit=lambda event: None,
+            clock=Clock(),
+            estimate=None,
+        )
+        evaluate_step(run)  # type: ignore[arg-type]
+    assert sorted(map(str, asked)) == sorted(map(str, archs[done_before:]))
+    assert len(folder.read_evaluations()) == len(archs)
