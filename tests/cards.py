@@ -8,7 +8,7 @@ from onceforall.arch import Arch
 from onceforall.artifacts import Card
 from onceforall.blueprint import Blueprint
 from onceforall.measure.costs import count_macs, count_params, peak_activation_bytes
-from tests.train.tiny import SPEC
+from tests.training.tiny import SPEC
 
 
 def card_facts(plan: Blueprint, arch: Arch, **changes: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from onceforall.measure.comparison import (
 )
 from onceforall.measure.proportion import Share, is_clearly_above
 from tests.cards import card as make_card
-from tests.train.tiny import SPEC
+from tests.training.tiny import SPEC
 
 IMAGES = 359
 

@@ -13,7 +13,7 @@ from onceforall.measure.accuracy import evaluate
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.supernets.static import StaticNet
 from onceforall.training.settings import Callbacks, TrainOptions
-from tests.train.tiny import CLASSES, SPEC, tiny_batches, tiny_eval, tiny_net
+from tests.training.tiny import CLASSES, SPEC, tiny_batches, tiny_eval, tiny_net
 
 
 def tuned(folder: Path, *, distill: bool = False, **callbacks: object) -> StaticNet:

@@ -28,7 +28,7 @@ from onceforall.supernets.families import small_images
 from onceforall.supernets.static import StaticNet
 from onceforall.supernets.supernet import Supernet
 from tests.cards import card_facts
-from tests.train.tiny import SPEC, tiny_eval, tiny_net
+from tests.training.tiny import SPEC, tiny_eval, tiny_net
 
 pytest.importorskip("onnxruntime")
 ARCH = SPEC.space.largest

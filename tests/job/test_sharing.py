@@ -16,7 +16,7 @@ from onceforall.job.clock import Clock
 from onceforall.job.evaluate import evaluate_step
 from onceforall.job.folder import RunFolder
 from onceforall.training.ranks import Ranks
-from tests.train.tiny import SPEC
+from tests.training.tiny import SPEC
 
 
 @pytest.mark.parametrize("done_before", [0, 5])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.train.tiny import tiny_images
+from tests.training.tiny import tiny_images
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (

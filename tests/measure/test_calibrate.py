@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from onceforall.errors import MeasurementError
 from onceforall.measure.calibrate import recalibrate_bn
-from tests.train.tiny import SPEC, tiny_net
+from tests.training.tiny import SPEC, tiny_net
 
 IMAGES = torch.randn(30, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

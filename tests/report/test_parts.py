@@ -37,7 +37,7 @@ from onceforall.supernets.families import mobilenet_v3, small_images
 from tests.cards import card_facts
 from tests.report.make_run import Story, make_run
 from tests.report.parsing import Page
-from tests.train.tiny import SPEC, tiny_net
+from tests.training.tiny import SPEC, tiny_net
 
 STYLE = Path(numbers.__file__).with_name("style.css").read_text()
 FINITE = st.integers(-(10**12), 10**12).map(lambda thousandths: thousandths / 1000)

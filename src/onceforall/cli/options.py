@@ -85,6 +85,18 @@ Net = Annotated[
         "suits images, time and machine",
     ),
 ]
+Weights = Annotated[
+    str,
+    typer.Option(
+        "--weights", metavar="FILE", help="Weights of --net to start from: a file, or official"
+    ),
+]
+Epochs = Annotated[
+    float | None,
+    typer.Option(
+        "--epochs", min=0, help="Passes over the training images; 0 takes the weights as they are"
+    ),
+]
 Limit = Annotated[
     list[str] | None,
     typer.Option(

@@ -16,6 +16,7 @@ from onceforall.cli.options import (
     Config,
     Data,
     Effort,
+    Epochs,
     FreezeBackbone,
     HeadFactor,
     Init,
@@ -31,6 +32,7 @@ from onceforall.cli.options import (
     Seed,
     Set,
     TensorBoard,
+    Weights,
     parse_budget,
     parse_limits,
     parse_on_bad_image,
@@ -55,6 +57,8 @@ def run(
     budget: Budget = None,
     effort: Effort = "balanced",
     net: Net = "",
+    weights: Weights = "",
+    epochs: Epochs = None,
     limit: Limit = None,
     config: Config = None,
     set_: Set = None,
@@ -87,7 +91,7 @@ def run(
                 "ofa search RUN takes several"
             )
     bounds = [f"search.limits.{name}={values[0]!r}" for name, values in limits.items()]
-    flags = [*_net_flags(net), *(set_ or []), *transfer, *bounds]
+    flags = [*_net_flags(net, weights, epochs), *(set_ or []), *transfer, *bounds]
     request = _request(data, recipe, budget, effort, config, flags)
     request = request.model_copy(
         update={"root": root, "on_bad_image": parse_on_bad_image(on_bad_image), "seed": seed}
@@ -106,6 +110,8 @@ def train(
     budget: Budget = None,
     effort: Effort = "balanced",
     net: Net = "",
+    weights: Weights = "",
+    epochs: Epochs = None,
     config: Config = None,
     set_: Set = None,
     init: Init = "",
@@ -136,7 +142,7 @@ def train(
     transfer = transfer_flags(
         init, reinit_head=reinit_head, freeze_backbone=freeze_backbone, head_factor=head_factor
     )
-    flags = [*_net_flags(net), *(set_ or []), *transfer]
+    flags = [*_net_flags(net, weights, epochs), *(set_ or []), *transfer]
     request = _request(data, recipe, budget, effort, config, flags)
     request = request.model_copy(
         update={"root": root, "on_bad_image": parse_on_bad_image(on_bad_image), "seed": seed}
@@ -156,13 +162,16 @@ def _show_status(folder: Path, *, json: bool) -> None:
         print(line)
 
 
-def _net_flags(net: str) -> list[str]:
-    """Return the settings that ``--net`` stands for."""
+def _net_flags(net: str, weights: str, epochs: float | None) -> list[str]:
+    """Return the settings that ``--net``, ``--weights`` and ``--epochs`` stand for."""
+    if weights and not net:
+        raise ConfigError("--weights needs --net: whose weights are they? (--init needs none)")
+    flags = [] if epochs is None else [f"train.epochs={epochs:g}"]
     if not net:
-        return []
-    from onceforall.job.nets import net_flags
+        return flags
+    from onceforall.job.nets import net_flags, weights_flags
 
-    return net_flags(net)
+    return [*net_flags(net), *(weights_flags(net, weights) if weights else []), *flags]
 
 
 def _request(

@@ -12,6 +12,7 @@ from onceforall.errors import ConfigError
 from onceforall.supernets.families import published_spec
 from onceforall.supernets.spec import MBConvSpec, ResNetSpec, SupernetSpec
 from onceforall.supernets.weights import spec_from_json, spec_to_json
+from onceforall.zoo.load import IMAGENET_MEAN, IMAGENET_STD, weights_file
 
 # A file need not say what the data set and the pictures decide.
 _OF_THE_DATA: dict[str, Any] = {"num_classes": 2, "resolutions": [32]}
@@ -31,7 +32,8 @@ def net_flags(net: str | Path | SupernetSpec) -> list[str]:
         return _flags(spec_to_json(net), has_sides=True)
     path = Path(net)
     if path.suffix not in (".yaml", ".yml", ".json"):
-        return _flags(spec_to_json(published_spec(str(net))), has_sides=True)
+        flags = _flags(spec_to_json(published_spec(str(net))), has_sides=True)
+        return [*flags, f"data.mean={list(IMAGENET_MEAN)}", f"data.std={list(IMAGENET_STD)}"]
     try:
         value = yaml.safe_load(path.read_text())
     except FileNotFoundError as error:
@@ -52,3 +54,20 @@ def net_flags(net: str | Path | SupernetSpec) -> list[str]:
 def _flags(table: dict[str, Any], *, has_sides: bool) -> list[str]:
     flags = ["supernet.family=table", f"supernet.table={json.dumps(table)}"]
     return flags + ([f"supernet.resolutions={table['resolutions']}"] if has_sides else [])
+
+
+def weights_flags(net: str, weights: str) -> list[str]:
+    """Return the settings that name the weights to start from.
+
+    Args:
+        net: Published id, where ``weights`` is ``official``.
+        weights: A file, or ``official``: from the cache, else downloaded.
+
+    Raises:
+        ConfigError: If there is no such file.
+        ZooError: If the official weights cannot be had.
+    """
+    path = weights_file(net) if weights == "official" else Path(weights)
+    if not path.is_file():
+        raise ConfigError(f"--weights {weights!r} is neither a file nor official")
+    return [f"train.init={json.dumps(str(path))}"]

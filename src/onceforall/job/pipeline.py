@@ -138,7 +138,7 @@ def run_all(
 
 
 _WORK: dict[str, tuple[Callable[[Run], None], Callable[[Run], str]]] = {
-    "train": (train_step, lambda run: f"{run.config.train.plan}, {_epochs(run)}"),
+    "train": (train_step, lambda run: _training_text(run)),
     "evaluate": (evaluate_step, lambda run: f"{run.config.evaluate.num_archs} sampled subnets"),
     "predictor": (predictor_step, lambda run: "accuracy from the architecture"),
     "latency": (latency_step, lambda run: f"{run.config.latency.target} on this machine"),
@@ -147,11 +147,15 @@ _WORK: dict[str, tuple[Callable[[Run], None], Callable[[Run], str]]] = {
 }
 
 
-def _epochs(run: Run) -> str:
-    """Say how long training is; where there is a time to keep, the epochs follow it."""
-    count, epochs = run.config.train.ranks, run.config.plan(run.spec).epochs
+def _training_text(run: Run) -> str:
+    """Say what is trained, and for how long; where there is a time to keep, epochs follow it."""
+    settings = run.config.train
+    if settings.epochs == 0:
+        return f"loaded, {settings.init} as it is"
+    count, epochs = settings.ranks, run.config.plan(run.spec).epochs
     about = "" if math.isinf(run.clock.budget_s) else "about "
-    return f"{about}{epochs} epochs" + (f" in {count} processes" if count > 1 else "")
+    processes = f" in {count} processes" if count > 1 else ""
+    return f"{settings.plan}, {about}{epochs} epochs{processes}"
 
 
 def _do(run: Run, steps: Sequence[str], step: str) -> None:

@@ -70,6 +70,8 @@ def plan_config(
     budget_s = task.budget_s or math.inf
     if math.isinf(budget_s) and config.train.epochs is None:
         budget_s = effort_seconds(task.effort, num_train=task.num_train, image_side=task.image_side)
+    if config.train.epochs == 0 and not config.train.init:
+        raise ConfigError("train.epochs 0 trains nothing: it needs trained weights (--init FILE)")
     cores = usable_cores() if device.type == "cpu" else 1
     cores = min(cores, max(1, config.train.batch_size // _FEWEST_IMAGES))
     wants_ranks = config.train.ranks == 0 and task.world_size == 1 and not config.train.threads
@@ -133,6 +135,8 @@ def _alone_seconds(
     config: RunConfig, network: SupernetConfig, speed: Speed, task: Task, budget_s: float
 ) -> float:
     """Return the seconds that one process would train for."""
+    if config.train.epochs == 0:
+        return 0.0
     epochs = config.train.epochs or math.inf
     spec = config.model_copy(update={"supernet": network}).spec(task.num_classes)
     passes = config.plan(spec).passes_per_image * epochs
@@ -177,17 +181,26 @@ def _fit_training(
     config: RunConfig, task: Task, speed: Speed, *, why: str, budget_s: float, left_s: float
 ) -> Planned:
     """Set the epochs that fit, unless the user did; say what everything will take."""
-    spec = config.spec(task.num_classes)
-    plan = config.plan(spec)
     processes = max(config.train.ranks, task.world_size)
     steps_per_epoch = max(1, task.num_train // (config.train.batch_size * processes))
-    seconds = phase_step_seconds(plan, speed, spec.space.resolutions, config.train.batch_size)
     evaluate_s = (
         (config.evaluate.num_archs + 2)
         * evaluation_seconds(config, speed, num_valid=task.num_valid)
         / processes
     )
     rest_s = rest_seconds(config, speed, task, cores=processes)
+    if config.train.epochs == 0:
+        estimate = Estimate(
+            train_s=0.0,
+            evaluate_s=round(evaluate_s, 1),
+            rest_s=round(rest_s, 1),
+            step_seconds=(),
+            fills_budget=False,
+        )
+        return Planned(config=config, budget_s=budget_s, estimate=estimate, why=why)
+    spec = config.spec(task.num_classes)
+    plan = config.plan(spec)
+    seconds = phase_step_seconds(plan, speed, spec.space.resolutions, config.train.batch_size)
     fills_budget = False
     if math.isfinite(budget_s):
         train_s = left_s - evaluate_s - rest_s - (_START_RANKS_S if processes > 1 else 0.0)

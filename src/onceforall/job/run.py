@@ -17,7 +17,7 @@ from onceforall.errors import ConfigError
 from onceforall.job.clock import parse_time
 from onceforall.job.context import Tell
 from onceforall.job.data import DataSession, image_side, open_source, start_session
-from onceforall.job.nets import net_flags
+from onceforall.job.nets import net_flags, weights_flags
 from onceforall.job.pipeline import Done, run_all
 from onceforall.job.recipes import recipe_for
 from onceforall.supernets.spec import SupernetSpec
@@ -35,6 +35,8 @@ def run(
     effort: str = "balanced",
     recipe: str = "auto",
     net: str | Path | SupernetSpec | None = None,
+    weights: str | Path | None = None,
+    epochs: float | None = None,
     init: str | Path | None = None,
     limits: Mapping[str, float] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -55,7 +57,10 @@ def run(
         recipe: Where settings come from.
         net: A stage table, a file of one, or a published supernet id; None for what suits images,
             time and machine.
-        init: Weights to start from.
+        weights: Weights of ``net`` to start from: a file, or ``official``.
+        epochs: Passes over the training images; 0 takes the weights as they are, None what the
+            time allows.
+        init: A checkpoint to start from that says itself what it is.
         limits: Upper bounds by name, e.g. ``{"latency_ms": 2}``; one model is shipped then.
         settings: Further settings, e.g. ``{"train.epochs": 20}``.
         seed: Seed of everything.
@@ -76,6 +81,8 @@ def run(
             write_own(data, images)
         data = images
     flags = [] if net is None else net_flags(net)
+    flags += [] if weights is None else weights_flags(str(net), str(weights))
+    flags += [] if epochs is None else [f"train.epochs={epochs!r}"]
     flags += [f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
     flags += [] if init is None else [f"train.init={json.dumps(str(init))}"]
     flags += [f"search.limits.{name}={bound!r}" for name, bound in (limits or {}).items()]

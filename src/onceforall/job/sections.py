@@ -113,7 +113,8 @@ class TrainConfig(Section):
         plan: One-stage ``sandwich``, ``progressive`` or ``delayed`` shrinking, or progressive
             shrinking as ``published``.
         epochs: Passes over the training images, all phases together (``progressive`` and
-            ``published`` round each phase); null for what the time allows.
+            ``published`` round each phase); 0 takes ``init`` as it is; null for what the time
+            allows.
         batch_size: Images per batch and rank.
         learning_rate: Peak, for ``reference_batch`` images a step.
         reference_batch: Global batch that ``learning_rate`` is meant for.
@@ -140,7 +141,7 @@ class TrainConfig(Section):
     """
 
     plan: Literal["sandwich", "progressive", "delayed", "published"] = "sandwich"
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(None, ge=0)
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(0.3, gt=0)
     reference_batch: int = Field(64, ge=1)

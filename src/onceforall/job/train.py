@@ -32,6 +32,22 @@ def train_step(run: Run) -> None:
         torch.manual_seed(run.config.seed)
         net = new_supernet(run)
     load_initial_weights(run, net)
+    if run.config.train.epochs != 0:
+        _train(run, session, net)
+    if run.ranks.is_main:
+        bundle = run.bundle
+        facts = {
+            "classes": list(bundle.class_names),
+            "mean": list(bundle.mean),
+            "std": list(bundle.std),
+            "crop_ratio": bundle.eval_crop_ratio,
+            "data": bundle.name,
+        }
+        save_supernet(net, run.folder.supernet, facts=facts)
+    wait_for_all(run.ranks)
+
+
+def _train(run: Run, session: DataSession, net: Supernet) -> None:
     train(
         net,
         run.config.plan(run.spec),
@@ -51,17 +67,6 @@ def train_step(run: Run) -> None:
         ),
         ranks=run.ranks,
     )
-    if run.ranks.is_main:
-        bundle = run.bundle
-        facts = {
-            "classes": list(bundle.class_names),
-            "mean": list(bundle.mean),
-            "std": list(bundle.std),
-            "crop_ratio": bundle.eval_crop_ratio,
-            "data": bundle.name,
-        }
-        save_supernet(net, run.folder.supernet, facts=facts)
-    wait_for_all(run.ranks)
 
 
 def _is_trained(run: Run) -> bool:
@@ -80,7 +85,7 @@ def _is_trained(run: Run) -> bool:
 def _pace(run: Run) -> Pace | None:
     """Return the time that training has, if the run has a budget."""
     estimate, clock = run.estimate, run.clock
-    if math.isinf(clock.budget_s) or estimate is None:
+    if math.isinf(clock.budget_s) or estimate is None or not estimate.step_seconds:
         return None
     return Pace(
         seconds_left=lambda: clock.left_s() - estimate.evaluate_s - estimate.rest_s,

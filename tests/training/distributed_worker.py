@@ -1,4 +1,4 @@
-"""One rank of a distributed test; run as  python -m tests.train.distributed_worker JOB OUT."""
+"""One rank of a distributed test; run as  python -m tests.training.distributed_worker JOB OUT."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from onceforall.training.sampling import Moment, draw_archs
 from onceforall.training.settings import Callbacks, TrainOptions
 from onceforall.training.shrinking import progressive_plan
 from onceforall.training.step import StepContext, accumulate_gradients
-from tests.train.tiny import SPEC, tiny_batches, tiny_net
+from tests.training.tiny import SPEC, tiny_batches, tiny_net
 
 PLANS = {
     "sandwich": sandwich_plan(epochs=3, learning_rate=0.1, reference_batch=16, subnets_per_step=3),

@@ -12,7 +12,7 @@ from onceforall.training.plan import Phase, Plan
 from onceforall.training.ranks import Ranks
 from onceforall.training.step import StepContext, accumulate_gradients
 from onceforall.training.watch import LossWatch
-from tests.train.tiny import SPEC, tiny_net
+from tests.training.tiny import SPEC, tiny_net
 
 CHANCE = math.log(2)
 

@@ -14,7 +14,7 @@ from onceforall.training.plan import Phase, Plan
 from onceforall.training.ranks import Ranks
 from onceforall.training.settings import TrainOptions
 from onceforall.training.step import StepContext, accumulate_gradients
-from tests.train.tiny import SPEC, tiny_batches
+from tests.training.tiny import SPEC, tiny_batches
 
 DROPPING = dataclasses.replace(SPEC, dropout=0.5)
 IMAGES = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))

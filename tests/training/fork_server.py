@@ -1,6 +1,6 @@
 """A process that has imported PyTorch and forks children that may be killed at no cost.
 
-Started as  python -m tests.train.fork_server;  takes one JSON object a line:
+Started as  python -m tests.training.fork_server;  takes one JSON object a line:
 
     {"start": JOB, "log": FILE}       forks a child; answers {"pid": PID}
     {"wait": PID, "timeout_s": S}     answers {"status": N}, or {"status": null} after killing it
@@ -40,7 +40,7 @@ from onceforall.training.ranks import (
 )
 from onceforall.training.settings import Callbacks, TrainOptions
 from onceforall.training.shrinking import progressive_plan
-from tests.train.tiny import SPEC, tiny_batches, tiny_net
+from tests.training.tiny import SPEC, tiny_batches, tiny_net
 
 Job = dict[str, Any]
 PLANS = {

@@ -20,7 +20,7 @@ from onceforall.job.weights import load_initial_weights, new_supernet
 from onceforall.supernets.weights import load_saved_supernet, save_supernet
 from onceforall.training.optimizer import make_optimizer, set_learning_rate
 from tests.job.tiny_run import SETTINGS, write_images
-from tests.train.tiny import tiny_net
+from tests.training.tiny import tiny_net
 
 OTHER_CLASSES = 5
 HEAD = {"layers.7.linear.weight", "layers.7.linear.bias"}

@@ -17,7 +17,7 @@ from onceforall.training.budget import Pace, fit_steps
 from onceforall.training.engine import train
 from onceforall.training.plan import Plan, delayed_plan
 from onceforall.training.settings import Callbacks, Event, TrainOptions
-from tests.train.tiny import tiny_batches, tiny_net
+from tests.training.tiny import tiny_batches, tiny_net
 
 EXPECTED_S = 1.0
 

@@ -21,7 +21,7 @@ from onceforall.training.sampling import Moment, draw_archs, draw_candidates, dr
 from onceforall.training.schedules import CosineSchedule
 from onceforall.training.shrinking import progressive_plan, published_plan
 from onceforall.training.step import StepContext
-from tests.train.tiny import SPEC, tiny_batches, tiny_net
+from tests.training.tiny import SPEC, tiny_batches, tiny_net
 
 SIZES = tuple(range(128, 225, 4))
 MBV3 = mobilenet_v3(resolutions=SIZES)

@@ -18,7 +18,7 @@ from onceforall.training.plan import Opened, Phase, Plan, sandwich_plan
 from onceforall.training.settings import Callbacks, TrainOptions
 from onceforall.training.shrinking import progressive_plan
 from onceforall.training.step import StepResult, accumulate_gradients
-from tests.train.tiny import SPEC, tiny_batches, tiny_eval, tiny_net
+from tests.training.tiny import SPEC, tiny_batches, tiny_eval, tiny_net
 
 SANDWICH = sandwich_plan(
     epochs=3, learning_rate=0.1, reference_batch=16, subnets_per_step=3, ema_decay=0.9

@@ -9,8 +9,8 @@ import torch
 
 from onceforall.training import engine
 from onceforall.training.plan import Plan, sandwich_plan
-from tests.train.test_engine import run_straight
-from tests.train.tiny import tiny_net
+from tests.training.test_engine import run_straight
+from tests.training.tiny import tiny_net
 
 
 def initial_share(decay: float, steps: int, monkeypatch: pytest.MonkeyPatch, out: Path) -> float:

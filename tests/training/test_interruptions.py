@@ -25,7 +25,7 @@ from onceforall.files import read_jsonl
 from onceforall.training.checkpoint import load_newest
 from tests.data.pictures import noise
 from tests.job.tiny_run import ENVIRONMENT, ROOT, SETTINGS, write_images
-from tests.train.fork_server import PLANS, STEPS
+from tests.training.fork_server import PLANS, STEPS
 
 TIMEOUT_S = 120.0  # far more than anything here takes, even on a busy machine
 
@@ -34,7 +34,7 @@ class ForkServer:
     """The process of ``fork_server.py``, and what it is asked."""
 
     def __init__(self, *prefix: str) -> None:
-        command = [*prefix, sys.executable, "-m", "tests.train.fork_server"]
+        command = [*prefix, sys.executable, "-m", "tests.training.fork_server"]
         self._process = subprocess.Popen(
             command, cwd=ROOT, env=ENVIRONMENT, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -21,8 +21,8 @@ from onceforall.training.ranks import Ranks, first_host, ranks_from_environment
 from onceforall.training.sampling import Moment, draw_archs
 from onceforall.training.settings import TrainOptions
 from onceforall.training.step import StepContext, accumulate_gradients
-from tests.train.distributed_worker import PLANS
-from tests.train.tiny import SPEC, tiny_batches, tiny_net
+from tests.training.distributed_worker import PLANS
+from tests.training.tiny import SPEC, tiny_batches, tiny_net
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +45,7 @@ def launch(*arguments: str, ranks: int, spelling: str = "torchrun") -> list[int]
             names[0]: str(rank),
             names[1]: str(ranks),
         }
-        command = [sys.executable, "-m", "tests.train.distributed_worker", *arguments]
+        command = [sys.executable, "-m", "tests.training.distributed_worker", *arguments]
         processes.append(subprocess.Popen(command, cwd=ROOT, env=environment))
     try:
         return [process.wait(timeout=120) for process in processes]
