@@ -55,6 +55,7 @@ def run(
     stop_at: int = -1,
     slow_from: int = -1,
     may_grow: bool = True,
+    after_s: float = 0.0,
 ) -> tuple[dict[str, Tensor], list[Event]]:
     """Train for a minute of fake seconds: 60 steps of 6 an epoch, if all goes well."""
     events: list[Event] = []
@@ -76,7 +77,7 @@ def run(
             seed=0,
             checkpoint_every_steps=4,
             pace=Pace(
-                seconds_left=clock.left_s,
+                seconds_left=lambda crowding: clock.left_s() - crowding * after_s,
                 step_seconds=(EXPECTED_S, EXPECTED_S),
                 every_s=4.0,
                 may_grow=may_grow,
@@ -100,6 +101,18 @@ def test_what_is_left_is_shortened_when_steps_get_slow(tmp_path: Path, clock: Fa
     assert 55 <= clock.now <= 63
     assert read_jsonl(tmp_path / "pace.jsonl")
     assert [e for e in events if e["event"] == "pace"]
+
+
+def test_what_comes_after_is_left_more_time_when_steps_get_slow(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    clock.budget_s = 80.0
+    run(tmp_path / "even", clock, after_s=20.0)
+    assert 55 <= clock.now <= 63
+    clock.now = 0.0
+    run(tmp_path / "slow", clock, after_s=20.0, slow_from=30)
+    # Twenty seconds of before now take forty.
+    assert 35 <= clock.now <= 43
 
 
 def test_time_that_is_left_over_is_used(tmp_path: Path, clock: FakeClock) -> None:
@@ -183,7 +196,7 @@ def test_real_time_is_kept(tmp_path: Path) -> None:
         options=TrainOptions(
             seed=0,
             pace=Pace(
-                seconds_left=lambda: end - time.monotonic(),
+                seconds_left=lambda crowding: end - time.monotonic(),
                 step_seconds=(0.012, 0.012),
                 every_s=0.1,
             ),

@@ -67,7 +67,7 @@ class Record(BaseModel):
         """
         try:
             # From JSON, where strictness lets lists be tuples and integers be floats, and no more.
-            return cls.model_validate_json(json.dumps(value), strict=True)
+            return cls.model_validate_json(json.dumps(value, default=str), strict=True)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "its content"
@@ -81,7 +81,8 @@ class Record(BaseModel):
             CheckpointError: If the file is absent or damaged.
         """
         try:
-            value = yaml.safe_load(path.read_text())
+            text = path.read_text()
+            value = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
         except FileNotFoundError as error:
             raise CheckpointError(f"{path} is not there") from error
         except (ValueError, RecursionError, yaml.YAMLError) as error:

@@ -223,7 +223,7 @@ def _train(run: Run, card: Card, start: BaselineStart) -> StaticNet:
             autocast=bool(run.config.train.autocast),
             micro_batches=run.config.train.micro_batches,
             pace=Pace(
-                seconds_left=lambda: end - time.monotonic(),
+                seconds_left=lambda crowding: end - time.monotonic(),
                 step_seconds=(1.0,),
                 every_s=min(20.0, 0.02 * budget_s),
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from onceforall.training.ranks import wait_for_all
 # Subnets that are measured, by every rank, however little time is left: a predictor is fitted to
 # ten and judged on two.
 _FEWEST_EVALUATIONS = 12
+# However slow evaluations are, this many times what was planned is kept for the steps after them.
+_MOST_CROWDING = 2.0
 
 
 def archs_to_evaluate(run: Run) -> list[Arch]:
@@ -52,10 +55,13 @@ def evaluate_step(run: Run) -> None:
     mine = [arch for arch in share if arch not in done]
     if mine:
         session, net = run.session(), trained_supernet(run)
+        started = time.monotonic()
         for position, arch in enumerate(mine, start=len(archs) - len(mine)):
             run.progress("evaluate", position, len(archs))
             measured = len(share) - len(archs) + position
-            if measured >= _FEWEST_EVALUATIONS and _is_late(run):
+            here = position - (len(archs) - len(mine))
+            each_s = (time.monotonic() - started) / max(1, here)
+            if measured >= _FEWEST_EVALUATIONS and _is_late(run, each_s, len(share)):
                 break
             evaluation(session, net, arch).append(evaluations_file(run))
         run.progress("evaluate", len(archs), len(archs))
@@ -64,9 +70,19 @@ def evaluate_step(run: Run) -> None:
     run.emit({"event": "evaluated", "archs": count, "planned": len(archs)})
 
 
-def _is_late(run: Run) -> bool:
-    """Say whether the steps after this one need all the time that is left."""
-    return run.estimate is not None and run.clock.left_s() < run.estimate.rest_s
+def _is_late(run: Run, each_s: float, planned: int) -> bool:
+    """Say whether the steps after this one need all the time that is left.
+
+    Args:
+        run: The run.
+        each_s: Seconds that an evaluation takes; if more than planned, so will what follows.
+        planned: Evaluations that this rank was to do in the time that they were given.
+    """
+    if run.estimate is None:
+        return False
+    crowding = each_s * planned / max(run.estimate.evaluate_s, 1e-9)
+    crowding = min(max(1.0, crowding), _MOST_CROWDING)
+    return run.clock.left_s() < crowding * run.estimate.rest_s
 
 
 def evaluations_file(run: Run) -> Path:

@@ -7,6 +7,7 @@ instead of deciding anew, so that interrupted training ends with the same bits.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,13 +26,15 @@ class Pace:
     """A time to keep.
 
     Attributes:
-        seconds_left: Gives the seconds until training must have ended; asked on rank 0.
+        seconds_left: Gives the seconds until training must have ended; asked on rank 0. It is
+            told how much longer steps take now than when this machine was least busy, at least 1:
+            what comes after training will take longer too.
         step_seconds: Expected seconds of a step of each phase, before any was measured.
         every_s: Seconds between two looks at the clock.
         may_grow: Whether training may become longer than planned, if there is time.
     """
 
-    seconds_left: Callable[[], float]
+    seconds_left: Callable[[float], float]
     step_seconds: tuple[float, ...]
     every_s: float
     may_grow: bool = True
@@ -73,6 +76,7 @@ class Pacer:
     _steps: int = 0
     _warmup: int = 0
     _slowdown: float = 1.0
+    _least_slowdown: float = math.inf
 
     def __post_init__(self) -> None:
         self.decided = {line["step"]: line["epochs"] for line in read_jsonl(self.journal)}
@@ -113,7 +117,9 @@ class Pacer:
         self._slowdown = measured / self.pace.step_seconds[phase]
         self._start_window(phase)
         seconds = [self._slowdown * s for s in self.pace.step_seconds[phase:]]
-        fitted = fit_steps(steps_left, seconds, self.pace.seconds_left())
+        self._least_slowdown = min(self._least_slowdown, self._slowdown)
+        crowding = self._slowdown / self._least_slowdown
+        fitted = fit_steps(steps_left, seconds, self.pace.seconds_left(crowding))
         if not self.pace.may_grow and sum(fitted) > sum(steps_left):
             return None
         if abs(sum(fitted) / sum(steps_left) - 1) < _TOLERANCE:
