@@ -229,4 +229,4 @@ def elastic(spec: SupernetSpec, *, seed: int | None = None) -> Supernet:
 
 
 def _channels_last(net: Supernet) -> Supernet:
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return net.to(memory_format=torch.channels_last)

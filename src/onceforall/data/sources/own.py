@@ -52,7 +52,7 @@ def write_own(data: Own, path: Path) -> None:
         arrays["class_names"] = np.array([str(name) for name in names])
     bundle_from_arrays(arrays, name=path.stem)  # what cannot be opened is not written
     with atomic_writer(path) as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _parts(data: Own) -> tuple[Arrays, Arrays | None]:
@@ -75,15 +75,14 @@ def _arrays(data: Any) -> Arrays:
         images, labels = (np.asarray(part) for part in data)
         return images, labels.reshape(-1)
     pairs: Iterable[tuple[Any, Any]] = (data[i] for i in range(len(data)))
-    images_and_labels = [(_pixels(image), int(label)) for image, label in pairs]
-    sizes: Sequence[tuple[int, ...]] = sorted({image.shape for image, _ in images_and_labels})
+    found = [(_pixels(image), int(label)) for image, label in pairs]
+    sizes: Sequence[tuple[int, ...]] = sorted({image.shape for image, _ in found})
     if len(sizes) != 1:
         shown = " and ".join(f"{size[1]} x {size[0]}" for size in sizes[:2])
         raise DataError(
             f"images of several sizes, {shown or 'or none'}: resize them, or give a folder"
         )
-    images, labels = zip(*images_and_labels, strict=True)
-    return np.stack(images), np.array(labels)
+    return np.stack([image for image, _ in found]), np.array([label for _, label in found])
 
 
 def _pixels(image: Any) -> NDArray[np.uint8]:
