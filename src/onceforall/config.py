@@ -142,6 +142,8 @@ class TrainConfig(Section):
         subnets_per_step: Subnets of a sandwich, of ``sandwich`` and ``delayed`` plans.
         full_share: Share of the epochs that the largest subnet trains alone; ``delayed`` plan.
         ramp: Share of the rest over which smaller subnets come in; ``delayed`` plan.
+        side: Side of training images over the resolution of the subnets that they train; below 1
+            for random crops, which show objects larger than evaluation does.
         max_grad_norm: Global norm that gradients are clipped to, 0 for no clipping; null for the
             plan's own.
         distillation: Loss of the sandwich's other subnets towards the largest: soft targets, or
@@ -172,6 +174,7 @@ class TrainConfig(Section):
     weight_decay: float = Field(1e-4, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     ema_decay: float = Field(0.0, ge=0, lt=1)
+    side: float = Field(1.0, gt=0, le=1)
     max_grad_norm: float | None = Field(None, ge=0)
     distillation: Literal["soft_targets", "alpha"] = "soft_targets"
     attentive: Literal["none", "best", "worst"] = "none"
@@ -306,7 +309,11 @@ class RunConfig(Section):
         plan = self._plan(spec)
         clip = plan.max_grad_norm if train.max_grad_norm is None else train.max_grad_norm
         return dataclasses.replace(
-            plan, head_factor=train.head_factor, ema_decay=train.ema_decay, max_grad_norm=clip
+            plan,
+            head_factor=train.head_factor,
+            ema_decay=train.ema_decay,
+            max_grad_norm=clip,
+            train_side=train.side,
         )
 
     def _plan(self, spec: SupernetSpec) -> Plan:
