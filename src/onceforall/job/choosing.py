@@ -85,6 +85,7 @@ def choose_network(
     ]
     seen = train_s * num_processes  # seconds of one process, all together
     most_s = min(seen / (_ENOUGH_PASSES * task.num_train), seen / _ENOUGH_IMAGES)
+    most_s /= config.train.side**2  # networks are timed at their own resolution
     # From where a usual processor would be, up or down to where this one is.
     at = max([0, *(i for i, m in enumerate(macs) if 3 * m / _USUAL_MACS_PER_S <= most_s)])
     batch_size = max(2, config.train.batch_size // num_processes)
@@ -106,7 +107,7 @@ def choose_network(
         chosen = min(timed)
     watch, autocast, largest_s = timed[chosen]
     speed = measure_speed(watch, autocast=autocast, largest_s=largest_s)
-    passes = seen / (task.num_train * largest_s)
+    passes = seen / (task.num_train * largest_s * config.train.side**2)
     why = _why(specs[chosen], ladder[chosen], speed, passes, num_processes)
     return ladder[chosen], speed, why
 

@@ -111,7 +111,11 @@ class RunConfig(Section):
         plan = self._plan(spec)
         clip = plan.max_grad_norm if train.max_grad_norm is None else train.max_grad_norm
         return dataclasses.replace(
-            plan, head_factor=train.head_factor, ema_decay=train.ema_decay, max_grad_norm=clip
+            plan,
+            head_factor=train.head_factor,
+            ema_decay=train.ema_decay,
+            max_grad_norm=clip,
+            train_side=train.side,
         )
 
     def _plan(self, spec: SupernetSpec) -> Plan:

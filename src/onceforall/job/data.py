@@ -146,13 +146,14 @@ def start_session(
             seed=config.seed,
         )
     usual = default_augmentation(bundle)
+    crop = data.crop or usual.crop
     settings = LoaderSettings(
         batch_size=config.train.batch_size,
         eval_batch_size=_EVAL_BATCH,
         seed=config.seed,
         augmentation=dataclasses.replace(
             usual,
-            crop=data.crop or usual.crop,
+            crop=crop,
             padding=data.padding,
             flip=usual.flip if data.flip is None else data.flip,
             color=usual.color if data.color is None else data.color,
@@ -160,6 +161,10 @@ def start_session(
             cutout=data.cutout,
             policy=data.policy,
         ),
+        # Black borders of shifted images are part of what batch norm has learned: without them
+        # statistics are others, and subnets lose three points. Resized crops have none
+        # (docs/results/pictures.md).
+        augment_calibration=crop == "pad",
         num_workers=data.num_workers,
         on_bad_image=data.on_bad_image,
     )

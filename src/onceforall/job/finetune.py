@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 
@@ -47,13 +48,16 @@ def finetune_model(
     model = load_plain(card.blueprint, weights).to(run.device)
     finetune(
         model,
-        finetune_plan(
-            epochs=epochs,
-            learning_rate=learning_rate,
-            reference_batch=run.config.train.reference_batch,
-            distill=distill,
-            label_smoothing=run.config.train.label_smoothing,
-            weight_decay=run.config.train.weight_decay,
+        dataclasses.replace(
+            finetune_plan(
+                epochs=epochs,
+                learning_rate=learning_rate,
+                reference_batch=run.config.train.reference_batch,
+                distill=distill,
+                label_smoothing=run.config.train.label_smoothing,
+                weight_decay=run.config.train.weight_decay,
+            ),
+            train_side=run.config.train.side,
         ),
         session.train,
         resolution=card.resolution,

@@ -107,12 +107,13 @@ def recipe_for(
         num_classes: Classes.
         seed: Seed of everything.
     """
+    is_photo = image_side > 40
     wanted = max(2 * num_classes, min(5000, max(400, round(0.1 * num_train))))
     data = DataConfig(
         source=source,
         num_valid=min(wanted, max(1, num_train // 4)),
         num_calibration=min(512, max(64, num_train // 3), num_train - num_train // 3),
-        crop="resized" if image_side > 40 else None,
+        crop="resized" if is_photo else None,
         min_scale=0.25,
     )
     batch_size = min(128 if num_train >= 20_000 else 64, max(8, num_train // 8))
@@ -122,6 +123,7 @@ def recipe_for(
         learning_rate=0.4,
         reference_batch=max(64, batch_size),
         full_share=0.4,
+        side=0.8 if is_photo else 1.0,
         subnets_per_step=2,
         weight_decay=5e-4,
         label_smoothing=0.1 if num_classes > 2 else 0.0,
@@ -203,9 +205,12 @@ def ladder_for(image_side: int) -> tuple[SupernetConfig, ...]:
 
 
 def _sides(image_side: int) -> tuple[int, ...]:
-    """Return three input sides up to the images' own, of at most 224 pixels."""
+    """Return three input sides of at most 224 pixels.
+
+    They end at the images' own, or beyond it for small photographs: trained on random crops,
+    networks see best what is enlarged a little (docs/results/pictures.md).
+    """
     top = min(224, image_side // 32 * 32 if image_side > 96 else image_side)
+    shares = (0.75, 1.0, 1.25) if 40 < image_side <= 96 else (0.75, 0.875, 1.0)
     step = 4 if top > 16 else 2
-    return tuple(
-        sorted({max(step, round(top * share / step) * step) for share in (0.75, 0.875, 1.0)})
-    )
+    return tuple(sorted({max(step, round(top * share / step) * step) for share in shares}))

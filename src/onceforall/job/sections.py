@@ -121,6 +121,8 @@ class TrainConfig(Section):
         subnets_per_step: Subnets of a sandwich, of ``sandwich`` and ``delayed`` plans.
         full_share: Share of the epochs that the largest subnet trains alone; ``delayed`` plan.
         ramp: Share of the rest over which smaller subnets come in; ``delayed`` plan.
+        side: Side of training images over the resolution of the subnets that they train; below 1
+            for random crops, which show objects larger than evaluation does.
         max_grad_norm: Global norm that gradients are clipped to, 0 for no clipping; null for the
             plan's own.
         distillation: Loss of the sandwich's other subnets towards the largest: soft targets, or
@@ -151,6 +153,7 @@ class TrainConfig(Section):
     weight_decay: float = Field(1e-4, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     ema_decay: float = Field(0.0, ge=0, lt=1)
+    side: float = Field(1.0, gt=0, le=1)
     max_grad_norm: float | None = Field(None, ge=0)
     distillation: Literal["soft_targets", "alpha"] = "soft_targets"
     attentive: Literal["none", "best", "worst"] = "none"

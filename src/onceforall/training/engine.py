@@ -126,12 +126,13 @@ def _run_epoch(run: Standing) -> None:
     batches = run.data.iterate(
         epoch,
         start_step=run.position.step,
-        resolution_of=lambda step: draw_resolution(space, _moment(run, step)),
+        resolution_of=lambda step: _train_side(run, draw_resolution(space, _moment(run, step))),
     )
     sums = EpochSums()
     for step, (images, labels) in batches:
         run.position.step = step
-        archs = draw_archs(phase, space, _moment(run, step), resolution=images.shape[-1])
+        moment = _moment(run, step)
+        archs = draw_archs(phase, space, moment, resolution=draw_resolution(space, moment))
         votes = (
             run.callbacks.should_stop(),
             # Clocks differ: the first rank's says when a checkpoint is due.
@@ -284,6 +285,11 @@ def _schedule(run: Standing, phase: Phase) -> CosineSchedule:
         start=min(phase.warmup_start, peak),
         part=phase.cosine_part,
     )
+
+
+def _train_side(run: Standing, resolution: int) -> int:
+    """Return the side of the images that subnets of a resolution are trained on, in pixels."""
+    return max(1, round(run.plan.train_side * resolution))
 
 
 def _moment(run: Standing, batch: int) -> Moment:

@@ -137,6 +137,10 @@ class Plan:
         ema_decay: Decay per step of an exponential moving average of the weights that the
             finished supernet takes, after a warm-up; 0 for none.
         head_factor: Learning rate of the classifier over that of the rest.
+        train_side: Side of training images over the resolution of the subnets that they train, in
+            (0, 1]. Random crops show objects larger than evaluation does; smaller images make up
+            for that, and train faster. Source: Touvron et al., *Fixing the train-test resolution
+            discrepancy*, NeurIPS 2019.
         published_draws: Draw resolutions and subnets with the published seeds, which depend on
             epoch and batch of the phase alone, instead of the run's seed.
     """
@@ -154,6 +158,7 @@ class Plan:
     max_grad_norm: float = 0.0
     ema_decay: float = 0.0
     head_factor: float = 1.0
+    train_side: float = 1.0
     published_draws: bool = False
 
     def __post_init__(self) -> None:

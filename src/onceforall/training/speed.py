@@ -135,6 +135,7 @@ def phase_step_seconds(
     """Return the expected seconds of a step of each phase, of ``batch_size`` images."""
     # Smaller sides cost in proportion to their area.
     area = statistics.mean(r * r for r in resolutions) / resolutions[-1] ** 2
+    area *= plan.train_side**2
     return tuple(area * batch_size * _image_seconds(phase, speed) for phase in plan.phases)
 
 
