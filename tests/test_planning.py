@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -11,11 +12,11 @@ import torch
 from onceforall.errors import ConfigError
 from onceforall.job import planning
 from onceforall.job.config import RunConfig, resolve
-from onceforall.job.planning import Planned, Task, effort_seconds, plan_config
+from onceforall.job.planning import Planned, Task, effort_seconds, plan_config, rest_seconds
 from onceforall.job.recipes import ladder_for, recipe_for
 from onceforall.measure.costs import count_macs
 from onceforall.training.plan import delayed_plan
-from onceforall.training.speed import Stopwatch
+from onceforall.training.speed import Speed, Stopwatch, _host_forward_s
 
 CPU = torch.device("cpu")
 RATE = 60e9  # multiply-accumulates a second of the machine that is made up
@@ -114,6 +115,48 @@ def test_a_short_training_starts_no_processes() -> None:
 def test_without_a_budget_the_effort_is_the_time() -> None:
     times = [plan(task(budget_s=None, effort=e)).budget_s for e in ("quick", "balanced", "best")]
     assert times[1] == pytest.approx(5 * times[0]) and times[2] == pytest.approx(4 * times[1])
+
+
+def test_what_ships_is_timed_on_the_processor_whatever_trains() -> None:
+    """A GPU that forwards in no time leaves what the processor does with the files."""
+    common = {"largest_s": 3e-3, "smallest_s": 1e-3, "middle_s": 2e-3, "forward_s": 1e-3}
+    slow, fast = (
+        Speed(**common, host_forward_s=s, autocast=False, is_host=False) for s in (0.1, 0.001)
+    )
+    chosen, found = config(), task(num_valid=0, num_test=0)
+    search = chosen.search
+    runs = (search.num_candidates + search.num_models) * 25 * 0.1
+    compared = search.num_models * 64 * 0.1
+    difference = rest_seconds(chosen, slow, found, cores=1) - rest_seconds(
+        chosen, fast, found, cores=1
+    )
+    fast_s = (search.num_candidates + search.num_models) * 0.1 + search.num_models * 64 * 0.001
+    assert difference == pytest.approx(runs + compared - fast_s)
+    # Ranks on GPUs do not help the one that ships.
+    assert rest_seconds(chosen, slow, found, cores=4) == rest_seconds(chosen, slow, found, cores=1)
+    host = dataclasses.replace(slow, is_host=True)
+    assert rest_seconds(chosen, host, found, cores=4) < rest_seconds(chosen, host, found, cores=1)
+
+
+def test_the_processor_is_timed_where_a_gpu_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = config().spec(10)
+    watch = Stopwatch.of(spec, device=CPU, batch_size=2)
+    assert _host_forward_s(watch, 0.3) == pytest.approx(0.1)
+    timed = []
+    monkeypatch.setattr(Stopwatch, "is_host", property(lambda self: self is not watch))
+    monkeypatch.setattr(
+        Stopwatch,
+        "forward_s",
+        lambda self, arch: timed.append((arch, len(self.images), torch.get_num_threads())) or 0.7,
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert _host_forward_s(watch, 0.3) == 0.7
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert timed == [(watch.archs[0], 1, 1)]
 
 
 def test_cifar_is_an_hour_and_little_data_two_minutes() -> None:

@@ -11,6 +11,7 @@ from onceforall.data.batches.resident import ResidentBatches
 from onceforall.data.bundle import ImageArrays
 from onceforall.data.images.augmentation import Augmentation
 from onceforall.data.images.color import (
+    Jitter,
     color_matrices,
     jitter_colors,
     map_pixels,
@@ -23,6 +24,7 @@ from tests.data.pictures import noise
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 # Values in the middle, which no operation of the strengths used here clips.
 LOW, HIGH = 100, 150
+TORCH = Jitter.of("torch")
 
 
 def images_of(count=3, side=8, low=LOW, high=HIGH):
@@ -49,7 +51,7 @@ def published(image, name, factor):
 def test_one_operation_is_torchvisions(name, draw):
     images = images_of()
     factor = 1 + 0.4 * (2 * draw - 1)
-    changed = jitter_colors(images, "torch", draws_of(3, [0, 1, 2, 3], **{name: draw}))
+    changed = jitter_colors(images, TORCH, draws_of(3, [0, 1, 2, 3], **{name: draw}))
     expected = torch.stack([published(image, name, factor) for image in images])
     # Grey weights of four digits there and of three here.
     torch.testing.assert_close(changed, expected, rtol=0, atol=0.1)
@@ -59,7 +61,7 @@ def test_one_operation_is_torchvisions(name, draw):
 def test_operations_run_in_their_order(order):
     images = images_of()
     draws = {"brightness": 0.9, "contrast": 0.2, "saturation": 0.8}
-    changed = jitter_colors(images, "torch", draws_of(3, order, **draws))
+    changed = jitter_colors(images, TORCH, draws_of(3, order, **draws))
     expected = images
     for name in (["brightness", "contrast", "saturation", "hue"][i] for i in order):
         if name in draws:
@@ -70,13 +72,13 @@ def test_operations_run_in_their_order(order):
 
 def test_hue_turns_about_grey():
     images = images_of()
-    turned = jitter_colors(images, "torch", draws_of(3, [0, 1, 2, 3], hue=1.0))
+    turned = jitter_colors(images, TORCH, draws_of(3, [0, 1, 2, 3], hue=1.0))
     grey = torch.tensor([0.299, 0.587, 0.114])
     before, after = (torch.einsum("c,bchw->bhw", grey, x) for x in (images, turned))
     torch.testing.assert_close(after, before, rtol=0, atol=0.01)
     assert float((turned - images).abs().mean()) > 5
     same = jitter_colors(
-        images[:, :1].repeat(1, 3, 1, 1), "torch", draws_of(3, [0, 1, 2, 3], hue=1.0)
+        images[:, :1].repeat(1, 3, 1, 1), TORCH, draws_of(3, [0, 1, 2, 3], hue=1.0)
     )
     torch.testing.assert_close(same, images[:, :1].repeat(1, 3, 1, 1), rtol=0, atol=0.01)
 
@@ -84,7 +86,7 @@ def test_hue_turns_about_grey():
 @pytest.mark.parametrize("color", [(150, 110, 110), (110, 150, 110), (130, 140, 110)])
 def test_hue_turns_as_far_as_in_hsv(color):
     image = torch.tensor(color).float().view(1, 3, 1, 1)
-    turned = jitter_colors(image, "torch", draws_of(1, [0, 1, 2, 3], hue=1.0))
+    turned = jitter_colors(image, TORCH, draws_of(1, [0, 1, 2, 3], hue=1.0))
     before, after = (colorsys.rgb_to_hsv(*x.flatten().tolist())[0] for x in (image, turned))
     # A tenth of a turn in YIQ is not quite one in HSV.
     assert (after - before) % 1 == pytest.approx(0.1, abs=0.04)
@@ -98,7 +100,7 @@ def test_strengths_are_the_published_ones(mode, strengths):
     for low, high in ((0.0, -1.0), (1.0, 1.0)):
         for i, name in enumerate(("brightness", "contrast", "saturation", "hue")):
             draws = draws_of(1, [0, 1, 2, 3], **{name: low})
-            matrix = color_matrices(mode, draws, torch.zeros(1, 3))[0]
+            matrix = color_matrices(Jitter.of(mode), draws, torch.zeros(1, 3))[0]
             strength = high * strengths[i]
             if name in ("brightness", "contrast"):
                 assert float(matrix[0, 0]) == pytest.approx(1 + strength)
@@ -110,14 +112,14 @@ def test_strengths_are_the_published_ones(mode, strengths):
 
 def test_no_jitter_is_the_identity():
     matrices = color_matrices(
-        "none", torch.rand(5, 8, generator=torch.Generator()), torch.zeros(5, 3)
+        Jitter.of("none"), torch.rand(5, 8, generator=torch.Generator()), torch.zeros(5, 3)
     )
     assert torch.equal(matrices, torch.eye(4).repeat(5, 1, 1))
 
 
 def test_values_are_clipped():
     images = images_of(low=0, high=256)
-    changed = jitter_colors(images, "torch", draws_of(3, [0, 1, 2, 3], brightness=1.0))
+    changed = jitter_colors(images, TORCH, draws_of(3, [0, 1, 2, 3], brightness=1.0))
     assert torch.equal(changed, (images * 1.4).clamp(0, 255)) or torch.allclose(
         changed, (images * 1.4).clamp(0, 255), rtol=0, atol=1e-3
     )
@@ -143,7 +145,7 @@ def test_mapping_pixels_is_one_matrix_per_pixel(side):
     pixels = torch.randint(0, 256, (4, side, side, 4), generator=generator, dtype=torch.uint8)
     pixels[..., 3] = 255
     matrices = normalize_matrix(MEAN, STD) @ color_matrices(
-        "tf", torch.rand(4, 8, generator=generator), torch.zeros(4, 3)
+        Jitter.of("tf"), torch.rand(4, 8, generator=generator), torch.zeros(4, 3)
     )
     low, high = torch.tensor([-1.0, -0.9, -0.8]), torch.tensor([1.0, 1.1, 1.2])
     result = map_pixels(pixels, matrices, low=low, high=high)

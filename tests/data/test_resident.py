@@ -7,8 +7,8 @@ from onceforall.data.batches.sharding import Shard
 from onceforall.data.bundle import ImageArrays
 from onceforall.data.images.augmentation import NO_AUGMENTATION, Augmentation
 from onceforall.data.images.boxes import CropBoxes, draw_boxes
-from onceforall.data.images.device_ops import cutout_, normalize
-from onceforall.data.images.resample import resample
+from onceforall.data.images.device_ops import cutout_, home_of, normalize
+from onceforall.data.images.resample import _fold, resample
 from onceforall.errors import ConfigError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -65,6 +65,15 @@ def test_shifted_crop_equals_padding_and_slicing(mode):
     for i, (top, left) in enumerate(shifts):
         expected = padded[i, :, 3 + top : 15 + top, 3 + left : 15 + left]
         assert torch.equal(result[i], expected.flip(2) if i % 2 == 0 else expected)
+
+
+@pytest.mark.parametrize(("size", "padding"), [(8, 3), (5, 4), (4, 1)])
+def test_a_mirrored_border_is_the_indexed_sum_to_the_bit(size, padding):
+    weights = torch.rand(3, 6, size + 2 * padding, generator=torch.Generator().manual_seed(0))
+    index = torch.arange(-padding, size + padding).abs()
+    index = torch.where(index >= size, 2 * (size - 1) - index, index)
+    expected = torch.zeros(3, 6, size).index_add(2, index, weights)
+    assert torch.equal(_fold(weights, size, padding, "reflect"), expected)
 
 
 def test_box_of_its_own_size_is_a_plain_crop():
@@ -254,6 +263,20 @@ def test_step_out_of_range():
 def test_refused_augmentation(change, message):
     with pytest.raises(ConfigError, match=message):
         Augmentation(**change)
+
+
+# Where the images live
+
+
+def test_images_live_on_a_gpu_if_they_fit_the_budget(monkeypatch):
+    gpu, cpu = torch.device("cuda", 1), torch.device("cpu")
+    assert home_of(100, gpu, max_device_bytes=100) == gpu
+    assert home_of(101, gpu, max_device_bytes=100) == cpu
+    assert home_of(101, cpu, max_device_bytes=100) == cpu
+    asked = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append(device) or (80, 99))
+    assert [home_of(n, gpu) for n in (10, 11)] == [gpu, cpu]  # an eighth of what is free
+    assert asked == [gpu, gpu]
 
 
 def test_refused_shard():

@@ -199,7 +199,7 @@ def test_workers_end_with_their_batches(files, kind):
     try:
         run(batches)
         run(batches)
-        (worker,) = batches._loader._iterator._workers
+        (worker,) = batches._pool._loader._iterator._workers
         start = time.monotonic()
         del batches
         assert not worker.is_alive() and time.monotonic() - start < 4

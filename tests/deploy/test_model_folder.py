@@ -39,10 +39,9 @@ PLAN = SPEC.blueprint(ARCH)
 def model(tmp_path: Path) -> tuple[Path, Checks]:
     folder = tmp_path / "models" / "net01"
     net, batches = tiny_net(), [x for x, _ in tiny_eval().batches(ARCH.resolution)]
-    export_files(folder, specialize(net, ARCH, calibration=batches), PLAN, ARCH)
-    checks = check_files(
-        folder, PLAN, net=net, arch=ARCH, calibration=batches, images=batches[0][:4]
-    )
+    plain = specialize(net, ARCH, calibration=batches)
+    export_files(folder, plain, PLAN, ARCH)
+    checks = check_files(folder, plain, net=net, arch=ARCH, images=batches[0][:4])
     write_card(folder, PLAN, checks, card_facts(PLAN, ARCH))
     return folder, checks
 
@@ -144,9 +143,10 @@ def test_like_is_compared_with_like(
 ) -> None:
     net, arch, batches = photograph_net(layout)
     plan = net.blueprint(arch)
-    export_files(tmp_path, specialize(net, arch, calibration=batches), plan, arch)
+    plain = specialize(net, arch, calibration=batches)
+    export_files(tmp_path, plain, plan, arch)
     images = batches[0][:16].contiguous(memory_format=images_layout)
-    checks = check_files(tmp_path, plan, net=net, arch=arch, calibration=batches, images=images)
+    checks = check_files(tmp_path, plain, net=net, arch=arch, images=images)
     assert checks.problem() is None
     assert checks.extracted_bitwise and checks.extracted_relative_error == 0
     assert checks.safetensors_bitwise and checks.safetensors_relative_error == 0
@@ -171,8 +171,8 @@ def test_one_wrong_channel_is_noticed(
         spoil(wrong)
     export_files(tmp_path / "wrong", wrong, plan, arch)
     export_files(tmp_path / "right", right, plan, arch)
-    settings = {"net": net, "arch": arch, "calibration": batches, "images": batches[0][:16]}
-    problem = check_files(tmp_path / "wrong", plan, **settings).problem()
+    settings = {"net": net, "arch": arch, "images": batches[0][:16]}
+    problem = check_files(tmp_path / "wrong", right, **settings).problem()
     assert problem is not None and "model.safetensors differs" in problem
 
     extract = Supernet.extract
@@ -184,7 +184,7 @@ def test_one_wrong_channel_is_noticed(
         return plain
 
     monkeypatch.setattr(Supernet, "extract", extract_wrongly)
-    problem = check_files(tmp_path / "right", plan, **settings).problem()
+    problem = check_files(tmp_path / "right", right, **settings).problem()
     assert problem is not None and "extracted network differs" in problem
 
 
@@ -205,10 +205,9 @@ def test_a_network_whose_signal_dies_is_not_called_verified(tmp_path: Path) -> N
     with torch.no_grad():
         net.layers[-1].linear.weight.zero_()
     batches = [x for x, _ in tiny_eval().batches(ARCH.resolution)]
-    export_files(tmp_path, specialize(net, ARCH, calibration=batches), PLAN, ARCH)
-    checks = check_files(
-        tmp_path, PLAN, net=net, arch=ARCH, calibration=batches, images=batches[0][:4]
-    )
+    plain = specialize(net, ARCH, calibration=batches)
+    export_files(tmp_path, plain, PLAN, ARCH)
+    checks = check_files(tmp_path, plain, net=net, arch=ARCH, images=batches[0][:4])
     assert checks.problem() == "the logits do not depend on the image"
 
 

@@ -13,10 +13,26 @@ from onceforall.arch import Arch
 from onceforall.artifacts import Evaluation
 from onceforall.job import evaluate as predicting
 from onceforall.job.clock import Clock
+from onceforall.job.config import resolve
+from onceforall.job.data import _num_workers
 from onceforall.job.evaluate import evaluate_step
 from onceforall.job.folder import RunFolder
+from onceforall.job.recipes import recipe_for
 from onceforall.training.ranks import Ranks
 from tests.training.tiny import SPEC
+
+
+@pytest.mark.parametrize(
+    ("workers", "started", "world_size", "each"),
+    [(8, 2, 2, 4), (1, 4, 4, 1), (0, 4, 4, 0), (8, 2, 1, 8), (8, 1, 16, 8)],
+)
+def test_ranks_of_a_run_share_its_readers_and_those_of_a_launcher_do_not(
+    workers: int, started: int, world_size: int, each: int
+) -> None:
+    """After training one process is left, and has them all."""
+    recipe = recipe_for("x", image_side=32, num_train=100, num_classes=2)
+    config = resolve(recipe, flags=(f"data.num_workers={workers}", f"train.ranks={started}"))
+    assert _num_workers(config, Ranks(world_size=world_size)) == each
 
 
 @pytest.mark.parametrize("done_before", [0, 5])

@@ -171,6 +171,22 @@ def test_targets_are_named() -> None:
         make_target("ort-cpu", threads=0)
 
 
+def test_one_gpu_of_several_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    names = {"torch-cuda": "GPU 1", "torch-cuda:0": "GPU 0", "torch-cuda:1": "GPU 1"}
+    for name, device in names.items():
+        target = make_target(name)
+        assert target.name == name and target.hardware.device == device
+    with pytest.raises(MeasurementError, match=r"torch-cuda:2: there are 2 CUDA devices"):
+        measure_latency([candidate("a")], target=make_target("torch-cuda:2"))
+    for name in ("torch-cuda:", "torch-cuda:x", "torch-cuda:-1"):
+        with pytest.raises(ConfigError, match="is not one of"):
+            make_target(name)
+
+
 def test_what_cannot_run_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MeasurementError, match="torch-cuda: PyTorch sees no CUDA device"):

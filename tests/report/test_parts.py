@@ -349,8 +349,9 @@ def test_the_snippets_run(tmp_path: Path) -> None:
     side = arch.resolution
     batches = [torch.randn(16, 3, side, side, generator=generator) for _ in range(2)]
     plan = net.blueprint(arch)
-    export_files(folder, specialize(net, arch, calibration=batches), plan, arch)
-    checks = check_files(folder, plan, net=net, arch=arch, calibration=batches, images=batches[0])
+    plain = specialize(net, arch, calibration=batches)
+    export_files(folder, plain, plan, arch)
+    checks = check_files(folder, plain, net=net, arch=arch, images=batches[0])
     write_card(folder, plan, checks, card_facts(plan, arch))
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")

@@ -12,6 +12,7 @@ from onceforall.arch import Arch
 from onceforall.errors import ArchError
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.measure.costs import count_params
+from onceforall.ops.norm import ElasticBatchNorm2d
 from onceforall.supernets.static import memory_format
 from onceforall.supernets.supernet import Supernet
 from tests.supernets.families import SPECS
@@ -55,6 +56,61 @@ def test_extraction_is_bitwise_equal_in_channels_last() -> None:
     plain = net.extract(arch).to(memory_format=torch.channels_last)
     with torch.no_grad():
         assert torch.equal(net(x, arch), plain(x))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", [name for name in SPECS if NUM_RANDOM.get(name, 30) == 30])
+def test_extraction_writes_every_tensor_and_draws_nothing(
+    name: str, layout: torch.memory_format
+) -> None:
+    """It starts from memory as it is found, which this setting fills with NaN."""
+    net = Supernet(SPECS[name]()).to(memory_format=layout)
+    before = torch.get_rng_state()
+    torch.use_deterministic_algorithms(True)
+    try:
+        for arch in archs_of(net, 3):
+            state = net.extract(arch).state_dict()
+            assert all(torch.isfinite(t).all() for t in state.values())
+            counters = [t for key, t in state.items() if key.endswith("num_batches_tracked")]
+            assert not any(counters)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_batch_counts_once_for_every_norm_that_runs(name: str) -> None:
+    net = Supernet(SPECS[name]()).train()
+    ran: dict[str, int] = {}
+    for key, module in net.named_modules():
+        if isinstance(module, ElasticBatchNorm2d):
+            module.register_forward_hook(lambda *_, key=key: ran.update({key: ran.get(key, 0) + 1}))
+    x = noise(2, 3, 32, 32)
+    with torch.no_grad():
+        for arch in (net.space.smallest, net.space.sample(random.Random(1))):
+            net(x, arch)
+        net.eval()(x, net.space.largest)
+    counted = {
+        key: int(module.num_batches_tracked)
+        for key, module in net.named_modules()
+        if isinstance(module, ElasticBatchNorm2d)
+    }
+    evaluated = {key: ran.get(key, 0) - n for key, n in counted.items()}
+    assert set(evaluated.values()) == {1}  # every norm is in the largest, and that did not count
+
+
+@pytest.mark.parametrize("name", ["small_images", "residual", "small_resnet"])
+def test_statistics_go_back_to_the_channels_that_run(name: str) -> None:
+    net = Supernet(SPECS[name]()).eval()
+    arch, x = net.space.sample(random.Random(2)), noise(4, 3, 32, 32)
+    plain = net.extract(arch)
+    recalibrate_bn(plain, [x])
+    net.set_statistics(arch, plain)
+    with torch.no_grad():
+        assert torch.equal(net(x, arch), plain(x))
+    assert all(
+        torch.equal(t, net.extract(arch).state_dict()[key]) for key, t in plain.state_dict().items()
+    )
 
 
 @pytest.mark.parametrize("name", ["small_images", "mbv3_w1.0"])

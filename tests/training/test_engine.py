@@ -17,7 +17,7 @@ from onceforall.training.engine import train
 from onceforall.training.plan import Opened, Phase, Plan, sandwich_plan
 from onceforall.training.settings import Callbacks, TrainOptions
 from onceforall.training.shrinking import progressive_plan
-from onceforall.training.step import StepResult, accumulate_gradients
+from onceforall.training.step import StepNumbers, accumulate_gradients
 from tests.training.tiny import SPEC, tiny_batches, tiny_eval, tiny_net
 
 SANDWICH = sandwich_plan(
@@ -186,15 +186,70 @@ def test_a_loss_that_is_not_a_number_rolls_back(tmp_path: Path) -> None:
     assert all(torch.isfinite(t).all() for t in net.state_dict().values())
 
 
+@pytest.mark.parametrize("at", [1, 5, 8])  # 5 is the last step of an epoch
+def test_nothing_is_kept_of_a_step_that_is_taken_back(at: int, tmp_path: Path) -> None:
+    """Its update is on the way when its loss is read: average, momentum and checkpoints too."""
+    ends = []
+    for folder in ("once", "again"):
+        events: list[dict[str, object]] = []
+        calls = iter(range(10_000))
+        bad = {at} if folder == "once" else {at, at + 1}  # the next one fails once more
+
+        def change(images: torch.Tensor, labels: torch.Tensor, step: int, bad=bad, calls=calls):
+            return (images * float("nan") if next(calls) in bad else images), labels
+
+        net = tiny_net()
+        train(
+            net,
+            SANDWICH,
+            tiny_batches(),
+            folder=tmp_path / folder,
+            options=TrainOptions(seed=0, checkpoint_every_steps=1),
+            callbacks=Callbacks(on_event=events.append, change_batch=change),
+        )
+        rollbacks = [event for event in events if event["event"] == "rollback"]
+        assert [event["step"] for event in rollbacks] == [at] * len(bad)
+        assert f"step {at}: the loss is nan" in str(rollbacks[0]["reason"])
+        for path in (tmp_path / folder).glob("step-*.pt"):
+            state = torch.load(path, weights_only=True)
+            momenta = [s["momentum_buffer"] for s in state["optimizer"]["state"].values()]
+            kept = [*state["net"].values(), *state["average"].values(), *momenta]
+            assert all(torch.isfinite(tensor).all() for tensor in kept)
+        ends.append(net)
+    assert all(torch.isfinite(t).all() for end in ends for t in end.state_dict().values())
+
+
+def test_the_next_batch_is_made_while_a_step_is_under_way(tmp_path: Path, monkeypatch) -> None:
+    told: list[str] = []
+    data = tiny_batches()
+    make, read = data.batch, StepNumbers.read
+
+    def batch(epoch: int, step: int, *, resolution: int):
+        told.append(f"batch {epoch}.{step}")
+        return make(epoch, step, resolution=resolution)
+
+    monkeypatch.setattr(data, "batch", batch)
+    monkeypatch.setattr(StepNumbers, "read", lambda self: told.append("read") or read(self))
+    train(tiny_net(), SANDWICH, data, folder=tmp_path, options=TrainOptions(seed=0))
+    steps, epochs = 6, 3
+    expected = []
+    for epoch in range(epochs):
+        expected.append(f"batch {epoch}.0")
+        for step in range(1, steps):
+            expected += [f"batch {epoch}.{step}", "read"]
+        expected.append("read")  # no batch is made that no step takes
+    assert told == expected
+
+
 def test_a_smaller_subnet_without_a_finite_loss_rolls_back(tmp_path: Path, monkeypatch) -> None:
     events: list[dict[str, object]] = []
     calls = iter(range(10_000))
 
-    def accumulate(*arguments: object, **votes: object) -> StepResult:
-        result = accumulate_gradients(*arguments, **votes)
-        if next(calls) != 8:
-            return result
-        return dataclasses.replace(result, losses=(result.losses[0], float("inf"), 1.0))
+    def accumulate(*arguments: object, **votes: object) -> StepNumbers:
+        numbers = accumulate_gradients(*arguments, **votes)
+        if next(calls) == 8:
+            numbers.means[3] = float("inf")  # after label loss, and loss and top-1 of the first
+        return numbers
 
     monkeypatch.setattr(engine, "accumulate_gradients", accumulate)
     train(
@@ -280,7 +335,7 @@ def test_micro_batches_average_to_the_whole_batch(count: int, parts: int) -> Non
     for split in (1, parts):
         net = tiny_net().double().eval()
         batches = list(zip(images.chunk(split), labels.chunk(split), strict=True))
-        results.append(accumulate_gradients(net, batches, [arch], context))
+        results.append(accumulate_gradients(net, batches, [arch], context).read())
         gradients.append([p.grad for p in net.parameters() if p.grad is not None])
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)

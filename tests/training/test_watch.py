@@ -68,7 +68,8 @@ def test_a_step_tells_the_label_loss_of_its_leading_subnet(teacher: str) -> None
     net = tiny_net().train()
     with torch.no_grad():
         expected = cross_entropy(net(images, space.largest), labels, label_smoothing=0.1)
-    result = accumulate_gradients(net, [(images, labels)], [space.largest, space.smallest], context)
+    archs = [space.largest, space.smallest]
+    result = accumulate_gradients(net, [(images, labels)], archs, context).read()
     assert result.label_loss == pytest.approx(float(expected), rel=1e-5)
     is_sum = teacher == "frozen"
     assert (result.losses[0] > result.label_loss + 0.5) == is_sum

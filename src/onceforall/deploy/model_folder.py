@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from onceforall.artifacts import Card, ShippedFile
 from onceforall.blueprint import Blueprint
 from onceforall.errors import CheckpointError, ConfigError, OnceForAllError, VerificationError
 from onceforall.files import remove_partial_files, write_bytes, write_json
-from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.measure.costs import count_macs, count_params
 from onceforall.measure.onnx_model import blueprint_to_onnx, ort_session
 from onceforall.supernets.static import StaticNet, memory_format
@@ -99,34 +98,28 @@ def export_files(folder: Path, model: StaticNet, plan: Blueprint, arch: Arch) ->
 
 
 def check_files(
-    folder: Path,
-    plan: Blueprint,
-    *,
-    net: Supernet,
-    arch: Arch,
-    calibration: Iterable[Tensor],
-    images: Tensor,
+    folder: Path, model: StaticNet, *, net: Supernet, arch: Arch, images: Tensor
 ) -> Checks:
-    """Compare supernet, plain network and both files on ``images``.
+    """Compare supernet, plain network and both files on ``images``, on the processor.
 
-    Weights and images of all PyTorch networks lie in memory as the supernet's weights do.
+    Weights and images of all PyTorch networks lie in memory as the supernet's weights do, and all
+    have the batch-norm statistics of ``model``: computed again, perhaps on a GPU, they would be
+    other ones in the last bits.
 
     Args:
         folder: Folder that :func:`export_files` wrote.
-        plan: Blueprint of the model.
+        model: The plain network that it was given.
         net: The supernet it came from; not changed.
         arch: The model's arch.
-        calibration: The very batches that recalibrated the model.
         images: Normalised images ``(B, 3, R, R)``, at least two.
     """
-    batches = list(calibration)
-    whole = copy.deepcopy(net)
-    recalibrate_bn(whole, batches, arch=arch)
+    whole = copy.deepcopy(net).cpu().eval()
+    whole.set_statistics(arch, model)
     extracted = whole.extract(arch)
     images = images.contiguous(memory_format=memory_format(whole))
     with torch.no_grad():
-        expected, plain = whole.eval()(images, arch), extracted(images)
-    return _compare(folder, plan, images=images, expected=expected, plain=plain)
+        expected, plain = whole(images, arch), extracted(images)
+    return _compare(folder, model.plan, images=images, expected=expected, plain=plain)
 
 
 def check_plain_files(folder: Path, model: StaticNet, *, images: Tensor) -> Checks:

@@ -261,10 +261,9 @@ def _train_one(run: Run, card: Card, start: BaselineStart) -> Baseline:
     with _all_ranks(run, card) as together:
         model = _train(together, card, start)
     session, arch = run.session(), card.arch
-    model = model.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    recalibrate_bn(model, [x.cpu() for x in session.calibration_batches(arch.resolution)])
-    test = ((x.cpu(), y.cpu()) for x, y in session.test.batches(arch.resolution))
-    accuracy = evaluate(model, test)
+    model = model.to(run.device, memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    recalibrate_bn(model, session.calibration_batches(arch.resolution))
+    accuracy = evaluate(model, session.test.batches(arch.resolution))
     return Baseline(
         name=card.name,
         arch=arch,

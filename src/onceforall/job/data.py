@@ -165,7 +165,7 @@ def start_session(
         # statistics are others, and subnets lose three points. Resized crops have none
         # (docs/results/pictures.md).
         augment_calibration=crop == "pad",
-        num_workers=data.num_workers,
+        num_workers=_num_workers(config, ranks),
         on_bad_image=data.on_bad_image,
     )
     shard = Shard(rank=ranks.rank, world_size=ranks.world_size)
@@ -179,6 +179,14 @@ def start_session(
         calibration=loaders.calibration,
         change_batch=_change_batch(config, bundle.num_classes),
     )
+
+
+def _num_workers(config: RunConfig, ranks: Ranks) -> int:
+    """Return the reading processes of a rank; ranks that a run starts itself share them."""
+    count, sharers = config.data.num_workers, max(1, config.train.ranks)
+    if ranks.world_size == 1 or not count:
+        return count
+    return max(1, count // sharers)
 
 
 def _change_batch(config: RunConfig, num_classes: int) -> ChangeBatch:

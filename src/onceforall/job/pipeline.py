@@ -3,7 +3,8 @@
     plan -> train -> evaluate -> predictor -> latency -> search -> models -> report
 
 Each step asks first whether its output is there and complete; the same command after a crash, a
-kill or a full disk goes on and ends with the same files as an undisturbed run.
+kill or a full disk goes on and ends with the same files as an undisturbed run (on a GPU, as two
+undisturbed runs end with the same: kernels there do not repeat to the bit).
 """
 
 from __future__ import annotations

@@ -26,6 +26,10 @@ _EVALUATE_SHARE, _LATENCY_SHARE, _CONFIRM_SHARE = 0.05, 0.03, 0.03
 _FEWEST_IMAGES = 16
 # A process takes some seconds to start: below this much training it is not worth another.
 _WORTH_RANKS_S = 20.0
+# Runs of a network whose latency is measured, those that warm it up included.
+_TIMING_RUNS = 50
+# Images that go through supernet, plain network and both files of a model that ships, in all.
+_COMPARED_IMAGES = 64
 # What further processes take to start.
 _START_RANKS_S = 4.0
 
@@ -252,17 +256,31 @@ def evaluation_seconds(config: RunConfig, speed: Speed, *, num_valid: int) -> fl
 
 
 def rest_seconds(config: RunConfig, speed: Speed, task: Task, *, cores: int) -> float:
-    """Return the seconds of all steps after the subnets are measured, on several cores."""
-    confirmed = config.search.num_candidates
+    """Return the seconds of all steps after the subnets are measured.
+
+    Images are recalibrated with and counted on the device that trains; what ships is written,
+    compared and timed on the processor, whatever trains.
+
+    Args:
+        config: With the numbers of candidates and models.
+        speed: What was measured of the network.
+        task: Data.
+        cores: Processor cores that train; of GPUs one alone does these steps.
+    """
+    confirmed, shipped = config.search.num_candidates, config.search.num_models
     one_s = evaluation_seconds(config, speed, num_valid=task.num_valid)
-    shipped_s = 1.15 * speed.forward_s * (3 * config.data.num_calibration + task.num_test) + 0.5
+    tested_s = 1.15 * speed.forward_s * (config.data.num_calibration + task.num_test)
     # Two cores gain about half of what one has.
-    gain = 1 + 0.5 * (min(cores, 4) - 1)
-    fixed_s = 5.0 + 0.1 * confirmed  # predictor, search, latencies of the candidates, report
+    gain = 1 + 0.5 * (min(cores, 4) - 1) if speed.is_host else 1.0
     # Small spaces are measured before the time for it is over.
     latency_s = 0.6 * config.latency.budget_s
-    images_s = confirmed * one_s + config.search.num_models * shipped_s
-    return fixed_s + latency_s + images_s / gain
+    # Candidates lie between the smallest and the largest.
+    timed_s = max(0.1, _TIMING_RUNS * speed.host_forward_s / 2)
+    compared_s = 0.5 + _COMPARED_IMAGES * speed.host_forward_s
+    fixed_s = 5.0  # predictor, search, report
+    images_s = confirmed * one_s + shipped * tested_s
+    files_s = (confirmed + shipped) * timed_s + shipped * compared_s
+    return fixed_s + latency_s + images_s / gain + files_s
 
 
 def effort_seconds(effort: str, *, num_train: int, image_side: int) -> float:

@@ -50,20 +50,15 @@ class Proven:
 def prove(run: Run, session: DataSession, net: Supernet, folder: Path, arch: Arch) -> Proven:
     """Export one subnet, compare it to the supernet, measure its accuracy on the test images.
 
+    Whatever takes many images runs on the run's device; files are compared on the processor, where
+    they run once they are shipped.
+
     Raises:
         VerificationError: If the files do not compute what the supernet does.
     """
-    batches = [images.cpu() for images in session.calibration_batches(arch.resolution)]
-    model = specialize(net, arch, calibration=batches)
+    model = specialize(net, arch, calibration=session.calibration_batches(arch.resolution)).cpu()
     export_files(folder, model, model.plan, arch)
-    checks = check_files(
-        folder,
-        model.plan,
-        net=net,
-        arch=arch,
-        calibration=batches,
-        images=_check_images(session, arch),
-    )
+    checks = check_files(folder, model, net=net, arch=arch, images=_check_images(session, arch))
     return _proven(run, session, model, folder, arch, checks)
 
 
@@ -115,7 +110,7 @@ def _proven(
     return Proven(
         checks=checks,
         facts={
-            **measured_facts(model, arch, session.test.batches(arch.resolution)),
+            **measured_facts(model.to(run.device), arch, session.test.batches(arch.resolution)),
             "data": run.bundle.name,
             "classes": run.bundle.class_names,
             "mean": run.bundle.mean,

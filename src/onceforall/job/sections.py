@@ -33,7 +33,9 @@ class DataConfig(Section):
         policy: Further image operations, for photographs read from files.
         mixup_alpha: Parameter of mixup; 0 for none.
         cutmix_alpha: Parameter of cutmix; 0 for none.
-        num_workers: Processes that read files; 0 reads in the training process.
+        num_workers: Processes that read files, for training, validation, test and calibration
+            together; 0 reads in the training process. Processes that a run starts itself
+            (``train.ranks``) share them, at least one each; each of a launcher has as many.
         mean: Mean of each channel of images in [0, 1] that is taken off; null for the data set's.
         std: Standard deviation that they are then divided by; null for the data set's.
     """
@@ -182,7 +184,8 @@ class LatencyConfig(Section):
     """The device.
 
     Attributes:
-        target: ``ort-cpu`` (ONNX Runtime), ``torch-cpu``, ``torch-cuda`` or ``openvino``.
+        target: ``ort-cpu`` (ONNX Runtime), ``torch-cpu``, ``torch-cuda`` (of several GPUs the one
+            that trains; ``torch-cuda:1`` is the second) or ``openvino``.
         threads: Threads of a run.
         budget_s: Seconds for profiling blocks and whole subnets.
     """

@@ -150,7 +150,7 @@ def _ship(run: Run, left: Sequence[Wanted], *, max_latency_ms: float = math.inf)
     """
     if not left:
         return []
-    models, session, net = run.folder.models, run.session(), trained_supernet(run).cpu()
+    models, session, net = run.folder.models, run.session(), trained_supernet(run)
     ready: list[tuple[Wanted, Proven]] = []
     unshipped: list[Unshipped] = []
     with finished_or_removed(*(models / each.name for each in left)):

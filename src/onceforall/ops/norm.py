@@ -5,6 +5,7 @@ Shape suffixes: B batch, C channels, H/W height/width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ class ElasticBatchNorm2d(nn.Module):
 
     In training mode the batch's statistics normalise, and the running statistics of the channels
     that ran are updated; the tail keeps its values. Running statistics are a mixture over subnets
-    and must be recalibrated before a subnet is evaluated.
+    and must be recalibrated before a subnet is evaluated. ``num_batches_tracked`` is left to the
+    network: nothing here reads it, and on a GPU a kernel for each norm would count.
 
     Args:
         max_channels: Largest number of channels.
@@ -42,8 +44,6 @@ class ElasticBatchNorm2d(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Normalise ``(B, C, H, W)``; C may be anything up to the largest width."""
         channels = x_BCHW.shape[1]
-        if self.training:
-            self.num_batches_tracked += 1
         # Attributes of nn.Module are slow to look up, and a network has fifty norms: read the
         # dictionaries that they come from.
         buffers: dict[str, Any] = self._buffers
@@ -57,7 +57,25 @@ class ElasticBatchNorm2d(nn.Module):
 
     @torch.no_grad()
     def copy_to(self, plain: nn.BatchNorm2d) -> None:
-        """Copy parameters and running statistics into a plain batch norm of fewer channels."""
+        """Copy parameters and running statistics into a plain batch norm of fewer channels.
+
+        It has seen no batch yet.
+        """
         channels = plain.num_features
         for name in ("weight", "bias", "running_mean", "running_var"):
             getattr(plain, name).copy_(getattr(self, name)[:channels])
+        if plain.num_batches_tracked is not None:
+            plain.num_batches_tracked.zero_()
+
+    @torch.no_grad()
+    def copy_statistics(self, plain: nn.BatchNorm2d) -> None:
+        """Copy the running statistics of a plain batch norm to the first channels."""
+        for name in ("running_mean", "running_var"):
+            getattr(self, name)[: plain.num_features].copy_(getattr(plain, name))
+
+
+def count_batch(norms: Sequence[ElasticBatchNorm2d]) -> None:
+    """Add one to ``num_batches_tracked`` of the norms that are training, all at once."""
+    counters: list[Any] = [norm._buffers["num_batches_tracked"] for norm in norms if norm.training]
+    if counters:
+        torch._foreach_add_(counters, 1)

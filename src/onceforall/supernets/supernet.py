@@ -27,7 +27,7 @@ from onceforall.blueprint import (
 from onceforall.errors import BlueprintError
 from onceforall.ops.conv import ElasticConv2d, ElasticDepthwiseConv2d
 from onceforall.ops.dense import ElasticLinear, ElasticSqueezeExcite
-from onceforall.ops.norm import ElasticBatchNorm2d
+from onceforall.ops.norm import ElasticBatchNorm2d, count_batch
 from onceforall.space import SearchSpace
 from onceforall.supernets.blocks import GlobalMean
 from onceforall.supernets.elastic_blocks import (
@@ -83,6 +83,12 @@ class Supernet(nn.Module):
                 (),
             )
             self.layers.append(_elastic_layer(layer, kernel_sizes, largest))
+        # Every norm of a layer runs when the layer does. Kept, because looking for them takes as
+        # long as a forward pass of a small network.
+        self._norms = [
+            [module for module in layer.modules() if isinstance(module, ElasticBatchNorm2d)]
+            for layer in self.layers
+        ]
 
     def forward(self, images: Tensor, arch: Arch) -> Tensor:
         """Run the subnet ``arch``.
@@ -98,7 +104,9 @@ class Supernet(nn.Module):
         Raises:
             ArchError: If ``arch`` is not in the space.
         """
-        active = [(self.layers[index], layer) for index, layer in active_slots(self.spec, arch)]
+        slots = active_slots(self.spec, arch)
+        count_batch([norm for index, _ in slots for norm in self._norms[index]])
+        active = [(self.layers[index], layer) for index, layer in slots]
         # Kernel transforms are tiny products. All at once they take a fifth of the time that they
         # take one by one, each after a block has swept the processor's caches.
         weights = [
@@ -133,11 +141,26 @@ class Supernet(nn.Module):
             ArchError: If ``arch`` is not in the space.
         """
         parameter = next(self.parameters())
-        plain = build(self.blueprint(arch)).to(parameter.device, parameter.dtype)
-        plain = plain.to(memory_format=memory_format(self))
+        # Initial weights would only be written over: memory is all that is needed.
+        with torch.device("meta"):
+            plain = build(self.blueprint(arch)).to(parameter.dtype)
+        plain = plain.to(memory_format=memory_format(self)).to_empty(device=parameter.device)
         for module, twin in zip(self.active_modules(arch), plain_layers(plain), strict=True):
             _copy_weights(module, twin)
         return plain.eval()
+
+    @torch.no_grad()
+    def set_statistics(self, arch: Arch, plain: StaticNet) -> None:
+        """Copy the batch-norm statistics of one subnet's plain twin to the channels that it runs.
+
+        Args:
+            arch: The subnet.
+            plain: What :meth:`extract` gave for it, with statistics of its own.
+        """
+        for module, twin in zip(self.active_modules(arch), plain_layers(plain), strict=True):
+            for name, operator in module.named_modules():
+                if isinstance(operator, ElasticBatchNorm2d):
+                    operator.copy_statistics(twin.get_submodule(name))  # type: ignore[arg-type]
 
     def active_modules(self, arch: Arch) -> list[nn.Module]:
         """Return the elastic modules that run for ``arch``, in order."""

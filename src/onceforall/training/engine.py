@@ -37,7 +37,13 @@ from onceforall.training.standing import (
     start_phase,
     tell,
 )
-from onceforall.training.step import StepContext, StepResult, Trainable, accumulate_gradients
+from onceforall.training.step import (
+    StepContext,
+    StepNumbers,
+    StepResult,
+    Trainable,
+    accumulate_gradients,
+)
 from onceforall.training.watch import LossWatch
 
 
@@ -54,8 +60,10 @@ def train(
 ) -> None:
     """Run ``plan`` on ``net`` to its end, from the newest checkpoint in ``folder`` if there is one.
 
-    The result is bitwise the same whether training ran straight or was killed and started again
-    any number of times (same machine, same number of threads and ranks).
+    The result is the same whether training ran straight or was killed and started again any number
+    of times, with the same number of ranks: bitwise on processors, with the same number of threads.
+    A restart on a GPU repeats every draw and batch, but its kernels add in an order that changes
+    from call to call, so weights agree to rounding only, as those of any two runs there.
 
     Args:
         net: Trainable on its device; left in training mode, with the averaged weights if the plan
@@ -71,7 +79,8 @@ def train(
 
     Raises:
         Interrupted: If ``should_stop`` said so; a checkpoint is there.
-        TrainingError: If training diverged more than ``options.max_rollbacks`` times.
+        TrainingError: If training diverged more than ``options.max_rollbacks`` times; the weights
+            are then of no use.
         CheckpointError: If the checkpoint belongs to another plan or network.
     """
     run = Standing(
@@ -129,7 +138,9 @@ def _run_epoch(run: Standing) -> None:
         resolution_of=lambda step: _train_side(run, draw_resolution(space, _moment(run, step))),
     )
     sums = EpochSums()
-    for step, (images, labels) in batches:
+    upcoming = next(batches, None)
+    while upcoming is not None:
+        step, (images, labels) = upcoming
         run.position.step = step
         moment = _moment(run, step)
         archs = draw_archs(phase, space, moment, resolution=draw_resolution(space, moment))
@@ -139,10 +150,15 @@ def _run_epoch(run: Standing) -> None:
             run.ranks.is_main and timer.is_checkpoint_time(run.global_step + 1),
             pacer is not None and pacer.is_due(run.global_step + 1, run.position.phase),
         )
-        result = _train_step(run, images, labels, archs, votes)
+        numbers = _queue_step(run, images, labels, archs, votes)
         run.position.step += 1
+        # A GPU is busy with the step, and the host makes the next batch before it waits.
+        is_over = votes[0] or _is_last_of_epoch(run)
+        upcoming = None if is_over else next(batches, None)
+        result = numbers.read()
         # The leading subnet's label loss tells whether training collapses; a loss that is no
-        # number counts in any of them, because the step was not taken.
+        # number counts in any of them. The step that it spoilt is taken back by the rollback:
+        # nothing was kept of it.
         broken = [loss for loss in result.losses if not math.isfinite(loss)]
         problem = run.watch.verdict(broken[0] if broken else result.label_loss)
         if problem is not None:
@@ -163,6 +179,8 @@ def _run_epoch(run: Standing) -> None:
             raise Interrupted(f"stopped at step {run.global_step}; the same command goes on")
         if is_last:
             break
+        if upcoming is None:  # this was to be the last step, but there is more time than thought
+            upcoming = next(batches, None)
     _end_epoch(run, phase, sums, timer)
 
 
@@ -226,9 +244,10 @@ def _end_epoch(run: Standing, phase: Phase, sums: EpochSums, timer: Timer) -> No
     save(run)
 
 
-def _train_step(
+def _queue_step(
     run: Standing, images: Tensor, labels: Tensor, archs: list[Arch], votes: tuple[bool, ...]
-) -> StepResult:
+) -> StepNumbers:
+    """Let the device do one step, whatever comes of it; what it measured can be waited for."""
     phase = run.plan.phases[run.position.phase]
     schedule = _schedule(run, phase)
     learning_rate = schedule(run.share(run.phase_step) * schedule.steps)
@@ -254,15 +273,14 @@ def _train_step(
                 space=phase.opened.restrict(run.net.space),
                 seed=f"{run.options.seed}/{run.global_step}",
             )
-        result = accumulate_gradients(run.net, micro_batches, archs, context, votes=votes)
-    if all(math.isfinite(loss) for loss in result.losses):
-        if run.plan.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(run.net.parameters(), run.plan.max_grad_norm)
-        run.optimizer.step()
-        if run.average:
-            decay = average_decay(run.plan.ema_decay, run.global_step)
-            update_average(run.average, run.net, decay)
-    return result
+        numbers = accumulate_gradients(run.net, micro_batches, archs, context, votes=votes)
+    if run.plan.max_grad_norm:
+        torch.nn.utils.clip_grad_norm_(run.net.parameters(), run.plan.max_grad_norm)
+    run.optimizer.step()
+    if run.average:
+        decay = average_decay(run.plan.ema_decay, run.global_step)
+        update_average(run.average, run.net, decay)
+    return numbers
 
 
 @contextlib.contextmanager

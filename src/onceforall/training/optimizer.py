@@ -74,8 +74,8 @@ def average_decay(decay: float, step: int) -> float:
 @torch.no_grad()
 def update_average(average: dict[str, Tensor], net: nn.Module, decay: float) -> None:
     """Move every tensor of ``average`` towards the network's parameter of that name."""
-    for name, parameter in net.named_parameters():
-        average[name].lerp_(parameter, 1 - decay)
+    names, parameters = zip(*net.named_parameters(), strict=True)
+    torch._foreach_lerp_([average[name] for name in names], parameters, 1 - decay)
 
 
 def parameters_copy(net: nn.Module) -> dict[str, Tensor]:

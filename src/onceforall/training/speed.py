@@ -17,6 +17,8 @@ from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.supernet import Supernet
 from onceforall.training.plan import Phase, Plan
 
+# A training step takes as long as so many forward passes: the backward pass takes two.
+_FORWARDS_PER_STEP = 3
 # How much faster bfloat16 has to be: a close call should not go either way.
 _BFLOAT16_MARGIN = 1.15
 
@@ -30,14 +32,19 @@ class Speed:
         smallest_s: Of the smallest subnet.
         middle_s: Of a subnet drawn at random.
         forward_s: Of the middle subnet's forward pass alone, in float32.
+        host_forward_s: Of the largest subnet's forward pass on the processor, where models are
+            timed and compared before they ship; in float32, on one thread of it.
         autocast: Whether training passes ran in bfloat16.
+        is_host: Whether all of it was measured on the processor.
     """
 
     largest_s: float
     smallest_s: float
     middle_s: float
     forward_s: float
+    host_forward_s: float
     autocast: bool
+    is_host: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +79,11 @@ class Stopwatch:
             labels=labels.to(device),
             archs=(space.largest, space.smallest, space.sample(random.Random(0))),
         )
+
+    @property
+    def is_host(self) -> bool:
+        """Return whether it times the processor."""
+        return self.images.device.type == "cpu"
 
     def training_s(self, arch: Arch, *, autocast: bool) -> float:
         """Return the seconds of one image's forward and backward pass."""
@@ -125,8 +137,24 @@ def measure_speed(watch: Stopwatch, *, autocast: bool, largest_s: float) -> Spee
         smallest_s=watch.training_s(watch.archs[1], autocast=autocast),
         middle_s=watch.training_s(watch.archs[2], autocast=autocast),
         forward_s=watch.forward_s(watch.archs[2]),
+        host_forward_s=_host_forward_s(watch, largest_s),
         autocast=autocast,
+        is_host=watch.is_host,
     )
+
+
+def _host_forward_s(watch: Stopwatch, largest_s: float) -> float:
+    """Return the seconds of one image's forward pass of the largest subnet on the processor."""
+    if watch.is_host:
+        return largest_s / _FORWARDS_PER_STEP
+    # One image, as latency is measured; a GPU says nothing about it.
+    host = Stopwatch.of(watch.net.spec, device=torch.device("cpu"), batch_size=1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return host.forward_s(host.archs[0])
+    finally:
+        torch.set_num_threads(threads)
 
 
 def phase_step_seconds(
@@ -140,7 +168,7 @@ def phase_step_seconds(
 
 
 def _image_seconds(phase: Phase, speed: Speed) -> float:
-    teacher = speed.largest_s / 3 if phase.teacher == "frozen" else 0.0
+    teacher = speed.largest_s / _FORWARDS_PER_STEP if phase.teacher == "frozen" else 0.0
     if phase.draw == "largest":
         return speed.largest_s + teacher
     if phase.draw == "random":

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from onceforall.arch import Arch
+from onceforall.data.images.device_ops import send
 from onceforall.measure.accuracy import count_correct
 from onceforall.ops.norm import ElasticBatchNorm2d
 from onceforall.supernets.single import SingleArchNet
@@ -43,6 +44,36 @@ class StepResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepNumbers:
+    """What a step measured, on its way from the device to the host.
+
+    A GPU computes while the host goes on; the host waits for it in :meth:`read` and nowhere else.
+
+    Attributes:
+        means: Label loss of the leading subnet, then loss and top-1 of each, float64 ``(1 + 2 S,)``
+            on the host, from ``arrived`` on.
+        votes: Ranks that said yes to each vote, ``(V,)``, likewise.
+        arrived: When they are there; None if they are already.
+    """
+
+    means: Tensor
+    votes: Tensor
+    arrived: torch.cuda.Event | None
+
+    def read(self) -> StepResult:
+        """Wait for the numbers, though not for what the device does after them."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        label, *rest = self.means.tolist()
+        return StepResult(
+            losses=tuple(rest[::2]),
+            top1=tuple(rest[1::2]),
+            label_loss=label,
+            votes=tuple((self.votes > 0).tolist()),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepContext:
     """What stays the same over the steps of a phase.
 
@@ -65,10 +96,11 @@ def accumulate_gradients(
     context: StepContext,
     *,
     votes: Sequence[bool] = (),
-) -> StepResult:
+) -> StepNumbers:
     """Add the gradients of every subnet on every micro-batch, averaged over ranks.
 
-    Everything that ranks exchange in a step travels in one collective.
+    Everything that ranks exchange in a step travels in one collective. On a GPU nothing of it is
+    done when the function returns: what uses the gradients may be queued behind it.
 
     Args:
         net: Supernet in training mode; gradients are set to None first.
@@ -86,16 +118,27 @@ def accumulate_gradients(
         share = len(images) / num_images
         totals.append(share * _one_batch(net, images, labels, archs, context, share))
     sums = torch.stack(totals).sum(dim=0)  # (1 + 2 S,)
-    extra = torch.cat([sums, sums.new_tensor([float(vote) for vote in votes])])
-    extra = sum_gradients(list(net.parameters()), extra, context.ranks)
-    split = sums.numel()
-    means = (extra[:split] / context.ranks.world_size).tolist()
-    return StepResult(
-        losses=tuple(means[1::2]),
-        top1=tuple(means[2::2]),
-        label_loss=means[0],
-        votes=tuple((extra[split:] > 0).tolist()),
-    )
+    yes = torch.tensor([float(vote) for vote in votes], dtype=sums.dtype)
+    ranks, count = context.ranks, len(sums)
+    if ranks.world_size == 1:  # the answers are on the host already
+        means, arrived = _to_host(sums)
+        return StepNumbers(means=means, votes=yes, arrived=arrived)
+    extra = torch.cat([sums, send(yes, sums.device)])
+    extra = sum_gradients(list(net.parameters()), extra, ranks)
+    extra[:count] /= ranks.world_size
+    numbers, arrived = _to_host(extra)
+    return StepNumbers(means=numbers[:count], votes=numbers[count:], arrived=arrived)
+
+
+def _to_host(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """Return where values will be on the host, and when; a GPU's queue is not waited for."""
+    if values.device.type != "cuda":
+        return values, None
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host.copy_(values, non_blocking=True)
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record(torch.cuda.current_stream(values.device))
+    return host, arrived
 
 
 def _one_batch(
@@ -174,7 +217,9 @@ def frozen_statistics(net: nn.Module) -> Iterator[None]:
     """
     norms = [m for m in net.modules() if isinstance(m, ElasticBatchNorm2d | nn.BatchNorm2d)]
     modes = [(module, module.training) for module in net.modules()]
-    saved = [(norm.momentum, _tracked(norm).clone()) for norm in norms]
+    momenta = [norm.momentum for norm in norms]
+    counters: list[Tensor] = [norm.num_batches_tracked for norm in norms]  # type: ignore[misc]
+    counted = torch.stack(counters).unbind() if counters else ()
     try:
         net.eval()
         for norm in norms:
@@ -183,10 +228,7 @@ def frozen_statistics(net: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-        for norm, (momentum, tracked) in zip(norms, saved, strict=True):
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-            _tracked(norm).copy_(tracked)
-
-
-def _tracked(norm: nn.Module) -> Tensor:
-    return norm.num_batches_tracked  # type: ignore[return-value]
+        if counters:
+            torch._foreach_copy_(counters, counted)

@@ -24,6 +24,7 @@ from onceforall.data.images.augmentation import (
     SMALL_IMAGES,
     Augmentation,
 )
+from onceforall.data.reading import ReadingPool
 from onceforall.data.sources.folder import OnBadImage
 from onceforall.data.splits import Splits
 from onceforall.errors import ConfigError
@@ -39,9 +40,12 @@ class LoaderSettings:
         seed: Seed of the run.
         augmentation: Variations of training images.
         crop_ratio: Centre crop of evaluation, in (0, 1]; None takes what suits the data set.
-        num_workers: Worker processes of each streamed part; unused for resident data.
+        num_workers: Processes that read files, for all parts of this rank together; 0 reads in
+            the process itself. Unused for resident data.
         on_bad_image: What happens to unreadable files that are streamed.
         max_cache_bytes: Bound on resized images kept for evaluation, for each part.
+        max_device_bytes: Memory of a GPU that each resident part may take; None is an eighth of
+            what is free there when it is opened. What does not fit stays on the host.
         augment_calibration: Whether calibration images are augmented as training images are.
     """
 
@@ -53,6 +57,7 @@ class LoaderSettings:
     num_workers: int = 0
     on_bad_image: OnBadImage = "refuse"
     max_cache_bytes: int = DEFAULT_CACHE_BYTES
+    max_device_bytes: int | None = None
     augment_calibration: bool = False
 
 
@@ -100,7 +105,8 @@ def open_loaders(
     Raises:
         ConfigError: If a setting does not suit the data set.
     """
-    maker = _Maker(bundle, settings, torch.device(device), report)
+    where = torch.device(device)
+    maker = _Maker(bundle, settings, where, report, ReadingPool(settings.num_workers, where))
     test = maker.evaluation(bundle.test, eval_shard)
     if bundle.train is None or splits is None:
         if bundle.train is not None:
@@ -158,6 +164,7 @@ class _Maker:
     settings: LoaderSettings
     device: torch.device
     report: Report | None
+    pool: ReadingPool
 
     @property
     def crop_ratio(self) -> float:
@@ -175,6 +182,7 @@ class _Maker:
                 seed=self.settings.seed,
                 device=self.device,
                 shard=shard,
+                max_device_bytes=self.settings.max_device_bytes,
             )
         return StreamedBatches(
             images,
@@ -185,10 +193,10 @@ class _Maker:
             seed=self.settings.seed,
             device=self.device,
             shard=shard,
-            num_workers=self.settings.num_workers,
             crop_ratio=self.crop_ratio,
             on_bad_image=self.settings.on_bad_image,
             report=self.report,
+            pool=self.pool,
         )
 
     def evaluation(
@@ -204,6 +212,7 @@ class _Maker:
                 device=self.device,
                 shard=shard,
                 max_cache_bytes=self.settings.max_cache_bytes,
+                max_device_bytes=self.settings.max_device_bytes,
             )
         return StreamedEvalBatches(
             images,
@@ -213,8 +222,8 @@ class _Maker:
             crop_ratio=self.crop_ratio,
             device=self.device,
             shard=shard,
-            num_workers=self.settings.num_workers,
             on_bad_image=self.settings.on_bad_image,
             report=self.report,
             max_cache_bytes=self.settings.max_cache_bytes,
+            pool=self.pool,
         )

@@ -1,4 +1,4 @@
-"""Data sets that live on the device as uint8 and are augmented there.
+"""Data sets that are in memory as uint8, on the device if they fit, and are augmented there.
 
 Shape legend: `N` images of the set, `B` of a batch, `R` side in pixels.
 """
@@ -17,8 +17,14 @@ from onceforall.data.batches.sharding import Shard
 from onceforall.data.bundle import ImageArrays, Rgb
 from onceforall.data.images.augmentation import Augmentation
 from onceforall.data.images.boxes import CropBoxes, draw_boxes
-from onceforall.data.images.color import NUM_COLOR_DRAWS, jitter_colors
-from onceforall.data.images.device_ops import cutout_, normalize
+from onceforall.data.images.color import NUM_COLOR_DRAWS, Jitter, jitter_colors
+from onceforall.data.images.device_ops import (
+    cutout_,
+    home_of,
+    normalization,
+    scale_and_shift,
+    send,
+)
 from onceforall.data.images.resample import resample
 from onceforall.data.seeding import private_generator
 from onceforall.errors import ConfigError
@@ -28,20 +34,25 @@ _RESIZE_CHUNK = 1024
 
 
 class ResidentBatches:
-    """Training batches of images that are on the device; see `TrainBatches`.
+    """Training batches of images that are in memory; see `TrainBatches`.
 
     An epoch is a permutation drawn from (seed, epoch), cut into full batches; the rest is left
     out and falls elsewhere in the next epoch. A set smaller than one batch is repeated to fill it.
 
+    The images are moved to the device once if they fit into ``max_device_bytes``. Larger sets stay
+    on the host, and the images of a batch are copied; batches are the same bit by bit.
+
     Args:
-        arrays: Images and labels; moved to ``device`` once.
+        arrays: Images and labels.
         augmentation: Random variations.
         mean: Per-channel mean of images in [0, 1].
         std: Per-channel standard deviation of images in [0, 1].
         batch_size: Images per batch and rank.
         seed: Seed of the run.
-        device: Where the images live and batches are made.
+        device: Where batches are made.
         shard: This rank among all.
+        max_device_bytes: Memory of a GPU that the images may take; None is an eighth of what is
+            free there now.
 
     Raises:
         ConfigError: If ``batch_size`` is below 1 or the augmentation needs files.
@@ -58,6 +69,7 @@ class ResidentBatches:
         seed: int,
         device: torch.device | str = "cpu",
         shard: Shard | None = None,
+        max_device_bytes: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size} is not at least 1")
@@ -65,11 +77,13 @@ class ResidentBatches:
             raise ConfigError(
                 f"policy {augmentation.policy} needs photographs read from files, not small images"
             )
-        self._images = arrays.images.to(device)
-        self._labels = arrays.labels.to(device)
+        self._device = torch.device(device)
+        home = home_of(arrays.images.numel(), self._device, max_device_bytes=max_device_bytes)
+        self._images = arrays.images.to(home)
+        self._labels = arrays.labels.to(home)
         self._augmentation = augmentation
-        self._mean = mean
-        self._std = std
+        self._jitter = Jitter.of(augmentation.color, self._device)
+        self._normal = normalization(mean, std, self._device)
         self._batch_size = batch_size
         self._seed = seed
         self._shard = shard or Shard()
@@ -111,14 +125,15 @@ class ResidentBatches:
         centres = torch.rand((whole, 2), generator=generator)[mine]
         colors = torch.rand((whole, NUM_COLOR_DRAWS), generator=generator)[mine]
         indices = self._shard.step_indices(self._order(epoch), step, self._batch_size)
-        chosen = indices.to(self._images.device)
-        images = self._cut(self._images[chosen], boxes.rows(mine), resolution)
-        if self._augmentation.color != "none":
-            images = jitter_colors(images, self._augmentation.color, colors.to(images.device))
-        images = normalize(images, mean=self._mean, std=self._std)
+        chosen = send(indices, self._images.device)
+        images = send(self._images[chosen], self._device)
+        images = self._cut(images, boxes.rows(mine), resolution)
+        if self._jitter.mode != "none":
+            images = jitter_colors(images, self._jitter, send(colors, self._device))
+        images = scale_and_shift(images, *self._normal)
         if self._augmentation.cutout > 0:
-            cutout_(images, centres.to(images.device), side=self._augmentation.cutout)
-        return images, self._labels[chosen]
+            cutout_(images, send(centres, self._device), side=self._augmentation.cutout)
+        return images, send(self._labels[chosen], self._device)
 
     def iterate(
         self, epoch: int, *, start_step: int = 0, resolution_of: Callable[[int], int]
@@ -146,20 +161,25 @@ class ResidentBatches:
 
 
 class ResidentEvalBatches:
-    """Evaluation batches of images that are on the device; see `EvalBatches`.
+    """Evaluation batches of images that are in memory; see `EvalBatches`.
 
     The shorter side is resized to ``ceil(resolution / crop_ratio)`` with antialiasing and the
     centre is kept, rounded to uint8. The result is kept for the most recently used resolutions.
 
+    The images are moved to the device once if they fit into ``max_device_bytes``, and so is what is
+    kept of a resolution. What does not fit stays on the host, and batches are copied one by one.
+
     Args:
-        arrays: Images and labels; moved to ``device`` once.
+        arrays: Images and labels.
         mean: Per-channel mean of images in [0, 1].
         std: Per-channel standard deviation of images in [0, 1].
         batch_size: Images per batch and rank.
         crop_ratio: In (0, 1]; 1 uses the whole shorter side.
-        device: Where the images live.
+        device: Where batches are made.
         shard: This rank among all; each image belongs to one rank.
         max_cache_bytes: Bound on the resized images that are kept.
+        max_device_bytes: Memory of a GPU that the images may take, and that the resized ones may
+            take; None is an eighth of what is free there when they come.
 
     Raises:
         ConfigError: If ``batch_size`` or ``crop_ratio`` is out of range.
@@ -176,6 +196,7 @@ class ResidentEvalBatches:
         device: torch.device | str = "cpu",
         shard: Shard | None = None,
         max_cache_bytes: int = DEFAULT_CACHE_BYTES,
+        max_device_bytes: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size} is not at least 1")
@@ -183,10 +204,13 @@ class ResidentEvalBatches:
             raise ConfigError(f"crop_ratio {crop_ratio} is not in (0, 1]")
         self._num_images = len(arrays)
         mine = (shard or Shard()).eval_indices(len(arrays))
-        self._images = arrays.images[mine].to(device)
-        self._labels = arrays.labels[mine].to(device)
-        self._mean = mean
-        self._std = std
+        self._device = torch.device(device)
+        self._max_device_bytes = max_device_bytes
+        images = arrays.images[mine]
+        home = home_of(images.numel(), self._device, max_device_bytes=max_device_bytes)
+        self._images = images.to(home)
+        self._labels = arrays.labels[mine].to(self._device)
+        self._normal = normalization(mean, std, self._device)
         self._batch_size = batch_size
         self._crop_ratio = crop_ratio
         self._max_cache_bytes = max_cache_bytes
@@ -202,7 +226,7 @@ class ResidentEvalBatches:
         resized = self._resized(resolution)
         for start in range(0, len(self._images), self._batch_size):
             part = slice(start, start + self._batch_size)
-            images = normalize(resized[part], mean=self._mean, std=self._std)
+            images = scale_and_shift(send(resized[part], self._device), *self._normal)
             yield images, self._labels[part]
 
     def calibration_batches(self, resolution: int) -> Iterator[Tensor]:
@@ -217,8 +241,10 @@ class ResidentEvalBatches:
         if resolution in self._cache:
             self._cache.move_to_end(resolution)
             return self._cache[resolution]
+        num_bytes = len(self._images) * 3 * resolution**2
+        home = home_of(num_bytes, self._device, max_device_bytes=self._max_device_bytes)
         parts = [
-            self._resize(self._images[start : start + _RESIZE_CHUNK], resolution)
+            self._resize(self._images[start : start + _RESIZE_CHUNK], resolution).to(home)
             for start in range(0, len(self._images), _RESIZE_CHUNK)
         ]
         resized = torch.cat(parts) if parts else self._images
@@ -232,6 +258,7 @@ class ResidentEvalBatches:
         return sum(images.numel() for images in self._cache.values())
 
     def _resize(self, images: Tensor, resolution: int) -> Tensor:
+        images = send(images, self._device)
         height, width = images.shape[2:]
         # Stored pixels per pixel of the image that would be resized and cropped: 1 where images
         # are stored as evaluation needs them, and then they are copied and not resampled.

@@ -10,14 +10,10 @@ Shape legend: `B` images, `R` side in pixels.
 from __future__ import annotations
 
 import collections
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from onceforall.data.batches.protocols import Batch
 from onceforall.data.batches.readers import (
@@ -32,12 +28,14 @@ from onceforall.data.batches.sharding import Shard
 from onceforall.data.bundle import ImageFiles, Rgb
 from onceforall.data.images.augmentation import Augmentation
 from onceforall.data.images.color import (
+    Jitter,
     color_matrices,
     map_pixels,
     normalize_matrix,
     ycc_to_rgb_matrix,
 )
-from onceforall.data.images.device_ops import cutout_, normalize
+from onceforall.data.images.device_ops import cutout_, normalization, scale_and_shift, send
+from onceforall.data.reading import ReadingPool
 from onceforall.data.seeding import private_generator
 from onceforall.data.sources.folder import PHOTO_CROP_RATIO, OnBadImage
 from onceforall.errors import ConfigError, DataError
@@ -46,11 +44,6 @@ DEFAULT_CACHE_BYTES = 2 * 2**30
 
 Report = Callable[[str], None]
 """Receives one line about a damaged file that was skipped."""
-
-# How torch words it when a worker is gone; errors inside a worker read otherwise.
-_DEATH_SIGNS = ("exited unexpectedly", "killed by signal")
-
-_Raw = TypeVar("_Raw", RawTrainBatch, RawEvalBatch)
 
 
 class StreamedBatches:
@@ -68,10 +61,11 @@ class StreamedBatches:
         seed: Seed of the run.
         device: Where batches are made.
         shard: This rank among all.
-        num_workers: Worker processes; 0 reads in this process.
+        num_workers: Processes of its own that read; 0 reads in this process.
         crop_ratio: Centre crop where ``crop`` is ``"none"``.
         on_bad_image: Whether an unreadable file is an error, or is replaced by the next good one.
         report: Told about every replaced file.
+        pool: Processes that read for other parts as well, instead of ``num_workers``.
 
     Raises:
         ConfigError: If a setting is out of range.
@@ -92,8 +86,9 @@ class StreamedBatches:
         crop_ratio: float = PHOTO_CROP_RATIO,
         on_bad_image: OnBadImage = "refuse",
         report: Report | None = None,
+        pool: ReadingPool | None = None,
     ) -> None:
-        _check(batch_size, num_workers, crop_ratio)
+        _check(batch_size, crop_ratio)
         if augmentation.crop == "pad":
             raise ConfigError("crop pad needs resident data; streamed data take resized or none")
         self._files = files
@@ -102,18 +97,18 @@ class StreamedBatches:
         self._seed = seed
         self._device = torch.device(device)
         self._ycc_to_rgb = ycc_to_rgb_matrix().to(self._device)
+        self._jitter = Jitter.of(augmentation.color, self._device)
         self._normal = normalize_matrix(mean, std).to(self._device)
         self._low = self._normal[:3, 3]  # where 0 and 255 of each channel go
         self._high = self._normal[:3, :3].diagonal() * 255 + self._low
         self._shard = shard or Shard()
         self._on_bad_image = on_bad_image
         self._report = report
-        # One tensor crosses processes and buses faster than many; here it is only a copy.
-        stack = num_workers > 0 or self._device.type != "cpu"
-        reader = TrainReader(files, augmentation, seed=seed, crop_ratio=crop_ratio, stack=stack)
-        self._plan = _Plan()
-        self._loader = _make_loader(
-            reader, self._plan, num_workers=num_workers, device=self._device
+        self._pool = pool or ReadingPool(num_workers, self._device)
+        self._reader = self._pool.add(
+            TrainReader(
+                files, augmentation, seed=seed, crop_ratio=crop_ratio, stack=self._pool.stacks
+            )
         )
 
     @property
@@ -136,8 +131,7 @@ class StreamedBatches:
     ) -> Iterator[tuple[int, Batch]]:
         """Yield ``(step, (images, labels))`` of ``epoch`` from ``start_step``.
 
-        Workers run ahead, so ``resolution_of`` is asked for later steps than the one yielded. A
-        new iteration ends the one before.
+        Workers run ahead, so ``resolution_of`` is asked for later steps than the one yielded.
 
         Raises:
             DataError: If a file cannot be read, or a worker process died.
@@ -154,9 +148,7 @@ class StreamedBatches:
             mine = shard.step_indices(order, step, batch_size)
             return [TrainKey(index, epoch, resolution) for index in mine.tolist()]
 
-        raws: Iterator[RawTrainBatch] = _read_all(
-            self._loader, self._plan, steps=steps, keys_of=keys_of
-        )
+        raws: Iterator[RawTrainBatch] = self._pool.read(self._reader, steps, keys_of)
         for step, raw in zip(steps, raws, strict=True):
             _handle_bad(raw, self._on_bad_image, self._report)
             if not len(raw.labels):
@@ -168,17 +160,17 @@ class StreamedBatches:
         device = self._device
         pixels = raw.pixels
         if isinstance(pixels, Tensor):
-            pixels = pixels.to(device, non_blocking=True)
-        draws = raw.draws.to(device, non_blocking=True)
-        is_ycc = raw.is_ycc.to(device, non_blocking=True)[:, None, None]
+            pixels = send(pixels, device)
+        draws = send(raw.draws, device)
+        is_ycc = send(raw.is_ycc, device)[:, None, None]
         to_rgb = torch.where(is_ycc, self._ycc_to_rgb, torch.eye(4, device=device))
-        mode = self._augmentation.color
-        colors = color_matrices(mode, draws[:, :8], _mean_colors(pixels, to_rgb, mode))
+        jitter = self._jitter
+        colors = color_matrices(jitter, draws[:, :8], _mean_colors(pixels, to_rgb, jitter.mode))
         matrices = self._normal @ colors @ to_rgb
         images = map_pixels(pixels, matrices, low=self._low, high=self._high)
         if self._augmentation.cutout > 0:
             cutout_(images, draws[:, 8:], side=self._augmentation.cutout)
-        return images, raw.labels.to(device, non_blocking=True)
+        return images, send(raw.labels, device)
 
 
 class StreamedEvalBatches:
@@ -197,10 +189,11 @@ class StreamedEvalBatches:
         crop_ratio: In (0, 1].
         device: Where batches are made.
         shard: This rank among all; each image belongs to one rank.
-        num_workers: Worker processes; 0 reads in this process.
+        num_workers: Processes of its own that read; 0 reads in this process.
         on_bad_image: Whether an unreadable file is an error or is left out.
         report: Told about every file left out.
-        max_cache_bytes: Bound on the decoded images that are kept; 0 keeps none.
+        max_cache_bytes: Bound on the decoded images that are kept, on the host; 0 keeps none.
+        pool: Processes that read for other parts as well, instead of ``num_workers``.
 
     Raises:
         ConfigError: If a setting is out of range.
@@ -220,23 +213,20 @@ class StreamedEvalBatches:
         on_bad_image: OnBadImage = "refuse",
         report: Report | None = None,
         max_cache_bytes: int = DEFAULT_CACHE_BYTES,
+        pool: ReadingPool | None = None,
     ) -> None:
-        _check(batch_size, num_workers, crop_ratio)
+        _check(batch_size, crop_ratio)
         self._files = files
         self._indices = (shard or Shard()).eval_indices(len(files)).tolist()
-        self._mean = mean
-        self._std = std
         self._batch_size = batch_size
         self._device = torch.device(device)
+        self._normal = normalization(mean, std, self._device)
         self._on_bad_image = on_bad_image
         self._report = report
         self._max_cache_bytes = max_cache_bytes
         self._cache: collections.OrderedDict[int, list[RawEvalBatch]] = collections.OrderedDict()
-        self._plan = _Plan()
-        reader = EvalReader(files, crop_ratio=crop_ratio)
-        self._loader = _make_loader(
-            reader, self._plan, num_workers=num_workers, device=self._device
-        )
+        self._pool = pool or ReadingPool(num_workers, self._device)
+        self._reader = self._pool.add(EvalReader(files, crop_ratio=crop_ratio))
 
     @property
     def num_images(self) -> int:
@@ -250,9 +240,8 @@ class StreamedEvalBatches:
             DataError: If a file cannot be read, or a worker process died.
         """
         for raw in self._raw_batches(resolution):
-            pixels = raw.pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
-            labels = raw.labels.to(self._device, non_blocking=True)
-            yield normalize(pixels, mean=self._mean, std=self._std), labels
+            pixels = send(raw.pixels, self._device).permute(0, 3, 1, 2)
+            yield scale_and_shift(pixels, *self._normal), send(raw.labels, self._device)
 
     def calibration_batches(self, resolution: int) -> Iterator[Tensor]:
         """Yield the images of `batches` alone."""
@@ -277,14 +266,11 @@ class StreamedEvalBatches:
         num_bytes = len(self._indices) * 3 * resolution**2
         kept: list[RawEvalBatch] = []
         steps = range(len(parts))
-        raws: Iterator[RawEvalBatch] = _read_all(
-            self._loader, self._plan, steps=steps, keys_of=keys_of
-        )
+        raws: Iterator[RawEvalBatch] = self._pool.read(self._reader, steps, keys_of)
         for raw in raws:
             _handle_bad(raw, self._on_bad_image, self._report)
             if num_bytes <= self._max_cache_bytes:
-                # A copy: what comes from a worker holds on to shared memory.
-                kept.append(raw._replace(pixels=raw.pixels.clone()))
+                kept.append(_own(raw))
             if len(raw.labels):
                 yield raw
         if kept:
@@ -295,74 +281,6 @@ class StreamedEvalBatches:
         self._cache[resolution] = [raw for raw in raws if len(raw.labels)]
         while sum(map(_num_bytes, self._cache.values())) > self._max_cache_bytes:
             self._cache.popitem(last=False)
-
-
-_KeysOf = Callable[[int], list[Any]]
-
-
-class _Plan(Sampler[list[Any]]):
-    """The batch sampler of a loader: its steps are set before each iteration."""
-
-    def __init__(self) -> None:
-        self._batches: Iterator[list[Any]] = iter(())
-
-    def set(self, steps: range, keys_of: _KeysOf) -> None:
-        """Set what the next iteration reads."""
-        self._batches = map(keys_of, steps)
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        # Handed over, not kept: a caller's function that leads back to the loader would make a
-        # cycle, and workers of a loader that the cycle collector frees take seconds to end.
-        batches, self._batches = self._batches, iter(())
-        yield from batches
-
-
-def _make_loader(
-    reader: Dataset[_Raw], plan: _Plan, *, num_workers: int, device: torch.device
-) -> DataLoader[_Raw]:
-    return DataLoader(
-        reader,
-        batch_sampler=plan,
-        num_workers=num_workers,
-        collate_fn=_as_it_is,
-        pin_memory=device.type == "cuda",
-        persistent_workers=num_workers > 0,
-        # Only seeds the workers, which draw nothing; without it the global generator would.
-        generator=private_generator("workers"),
-    )
-
-
-def _as_it_is(batch: _Raw) -> _Raw:
-    return batch
-
-
-def _read_all(
-    loader: DataLoader[_Raw], plan: _Plan, *, steps: range, keys_of: _KeysOf
-) -> Iterator[_Raw]:
-    """Yield one batch a step; a worker that died is one line."""
-    plan.set(steps, keys_of)
-    try:
-        yield from _iterate_without_handler(loader)
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in _DEATH_SIGNS):
-            raise
-        raise DataError(f"a data worker process died: {str(error).splitlines()[0]}") from error
-
-
-def _iterate_without_handler(loader: DataLoader[_Raw]) -> Iterator[_Raw]:
-    """Return the loader's iterator; keep it from setting a handler of SIGCHLD.
-
-    That handler raises the error of a dead worker wherever the main thread is: in the middle of a
-    training step or of writing a file. Without it the loader notices when it is asked for the
-    next batch, which takes it 5 seconds.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return iter(loader)  # signals, and so that handler, are the main thread's
-    before = signal.getsignal(signal.SIGCHLD)
-    batches = iter(loader)
-    if before is not None and signal.getsignal(signal.SIGCHLD) is not before:
-        signal.signal(signal.SIGCHLD, before)
-    return batches
 
 
 def _handle_bad(raw: RawTrainBatch | RawEvalBatch, mode: OnBadImage, report: Report | None) -> None:
@@ -385,14 +303,22 @@ def _mean_colors(pixels: Tensor | list[Tensor], to_rgb: Tensor, mode: str) -> Te
     return (to_rgb @ means[..., None])[:, :3, 0]
 
 
+def _own(raw: RawEvalBatch) -> RawEvalBatch:
+    """Return a batch to keep: what comes from a worker holds on to shared memory.
+
+    A batch in pinned memory is a copy already, and stays pinned for the next time.
+    """
+    if raw.pixels.is_pinned():
+        return raw
+    return raw._replace(pixels=raw.pixels.clone(), labels=raw.labels.clone())
+
+
 def _num_bytes(raws: list[RawEvalBatch]) -> int:
     return sum(raw.pixels.numel() for raw in raws)
 
 
-def _check(batch_size: int, num_workers: int, crop_ratio: float) -> None:
+def _check(batch_size: int, crop_ratio: float) -> None:
     if batch_size < 1:
         raise ConfigError(f"batch_size {batch_size} is not at least 1")
-    if num_workers < 0:
-        raise ConfigError(f"num_workers {num_workers} is not at least 0")
     if not 0 < crop_ratio <= 1:
         raise ConfigError(f"crop_ratio {crop_ratio} is not in (0, 1]")

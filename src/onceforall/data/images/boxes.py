@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from onceforall.data.images.augmentation import Augmentation
+from onceforall.data.images.device_ops import send
 
 _ATTEMPTS = 10
 
@@ -40,7 +41,7 @@ class CropBoxes:
 
     def to(self, device: torch.device) -> CropBoxes:
         """Return the boxes on ``device``."""
-        return self._map(lambda values: values.to(device, non_blocking=True))
+        return self._map(lambda values: send(values, device))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> CropBoxes:
         return CropBoxes(

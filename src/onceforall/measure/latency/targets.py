@@ -32,6 +32,8 @@ from onceforall.measure.latency.worker import cores, cpu_name, ort_runner
 from onceforall.measure.onnx_model import INPUT_NAME, import_extra
 from onceforall.supernets.static import build
 
+_CUDA = "torch-cuda"
+
 # Candidates and hardware are used wherever targets are: their names are here too.
 __all__ = [
     "TARGETS",
@@ -119,18 +121,27 @@ class TorchCpu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TorchCuda:
-    """PyTorch, eager, on the current CUDA device; timed by events on its stream."""
+    """PyTorch, eager, on a CUDA device; timed by events on its stream.
+
+    Attributes:
+        index: Which device; None for the current one, which is that of this process's rank.
+    """
 
     threads: int = 1
-    name: str = "torch-cuda"
+    index: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the name that :func:`make_target` takes."""
+        return _CUDA if self.index is None else f"{_CUDA}:{self.index}"
 
     @property
     def hardware(self) -> Hardware:
         """Return facts about the device and the runtime."""
-        self._check()
+        device = self._device()
         host = _cpu(f"torch {torch.__version__}")
         return Hardware(
-            device=torch.cuda.get_device_name(),
+            device=torch.cuda.get_device_name(device),
             cores=host.cores,
             runtime=host.runtime,
             system=host.system,
@@ -147,31 +158,42 @@ class TorchCuda:
 
     def prepare(self, candidate: Candidate, batch_size: int) -> Runner:
         """Build the plain network on the device."""
-        self._check()
+        device = self._device()
         # A copy: the candidate's own weights stay where they are.
         plain = build(candidate.plan)
         if candidate.weights is not None:
             plain.load_state_dict(candidate.weights.state_dict())
-        module = plain.eval().to("cuda", memory_format=torch.channels_last)  # type: ignore[call-overload]
-        images = torch.from_numpy(_images(candidate, batch_size)).to("cuda")
+        module = plain.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        images = torch.from_numpy(_images(candidate, batch_size)).to(device)
         images = images.contiguous(memory_format=torch.channels_last)
         start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
         @torch.inference_mode()
         def run() -> float:
-            torch.cuda.synchronize()
-            start.record()
+            # Both events on the stream that the network runs on: it may not be the current one's.
+            stream = torch.cuda.current_stream(device)
+            torch.cuda.synchronize(device)
+            start.record(stream)
             module(images)
-            end.record()
+            end.record(stream)
             end.synchronize()
             return float(start.elapsed_time(end))
 
         return run
 
-    def _check(self) -> None:
+    def _device(self) -> torch.device:
+        """Return the device.
+
+        Raises:
+            MeasurementError: If there is no such device here.
+        """
         if not torch.cuda.is_available():
-            raise MeasurementError("target torch-cuda: PyTorch sees no CUDA device here")
+            raise MeasurementError(f"target {self.name}: PyTorch sees no CUDA device here")
+        index, count = self.index, torch.cuda.device_count()
+        if index is not None and index >= count:
+            raise MeasurementError(f"target {self.name}: there are {count} CUDA devices, from 0")
+        return torch.device("cuda", torch.cuda.current_device() if index is None else index)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,13 +246,18 @@ Target = LocalTarget | SshOrt
 TARGETS: Mapping[str, Callable[[int], LocalTarget]] = {
     "ort-cpu": lambda threads: OrtCpu(threads=threads),
     "torch-cpu": lambda threads: TorchCpu(threads=threads),
-    "torch-cuda": lambda threads: TorchCuda(threads=threads),
+    _CUDA: lambda threads: TorchCuda(threads=threads),
     "openvino": lambda threads: OpenVino(threads=threads),
 }
 
 
 def make_target(name: str, *, threads: int = 1) -> Target:
-    """Return the target called ``name``: one of ``TARGETS``, or ``ssh:USER@HOST``.
+    """Return the target of a name.
+
+    Args:
+        name: One of ``TARGETS``, one GPU of several such as ``torch-cuda:1``, or
+            ``ssh:USER@HOST``.
+        threads: Processor threads of a run.
 
     Raises:
         ConfigError: If there is no such target, or ``threads`` is below 1.
@@ -239,8 +266,11 @@ def make_target(name: str, *, threads: int = 1) -> Target:
         raise ConfigError(f"threads {threads} is not at least 1")
     if name.startswith(SSH_PREFIX):
         return SshOrt(host=name.removeprefix(SSH_PREFIX), threads=threads)
+    index = name.removeprefix(f"{_CUDA}:")
+    if index != name and index.isdecimal():
+        return TorchCuda(threads=threads, index=int(index))
     if name not in TARGETS:
-        allowed = ", ".join([*TARGETS, f"{SSH_PREFIX}USER@HOST"])
+        allowed = ", ".join([*TARGETS, f"{_CUDA}:N", f"{SSH_PREFIX}USER@HOST"])
         raise ConfigError(f"latency target {name!r} is not one of {allowed}")
     return TARGETS[name](threads)
 
