@@ -41,6 +41,7 @@ JOB = [
     "choosing",
     "planning",
     "data",
+    "preflight",
     "folder",
     "status",
     "context",

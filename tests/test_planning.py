@@ -44,7 +44,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def task(**changes: object) -> Task:
     facts: dict[str, object] = {
         "num_train": 4500, "num_valid": 500, "num_test": 500, "num_classes": 10, "image_side": 64,
-        "given": frozenset(), "budget_s": 720.0, "effort": "balanced", "world_size": 1,
+        "given": frozenset(), "budget_s": 720.0, "effort": None, "world_size": 1,
     }  # fmt: skip
     return Task(**{**facts, **changes})  # type: ignore[arg-type]
 

@@ -33,6 +33,8 @@ def read_arch(path: Path, space: SearchSpace, *, resolution: int | None = None) 
     value = _read_stdin() if path == _STDIN else read_json_file(path)
     if isinstance(value, list) and len(value) == 1:
         (value,) = value
+    if value == []:
+        raise ConfigError(f"{path} holds no arch")
     if isinstance(value, list):
         raise ConfigError(f"{path} holds {len(value)} archs, as of a search with several bounds")
     if isinstance(value, dict) and "arch" in value:
@@ -45,5 +47,5 @@ def read_arch(path: Path, space: SearchSpace, *, resolution: int | None = None) 
 def _read_stdin() -> Any:
     try:
         return json.loads(sys.stdin.read())
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no text
         raise ConfigError(f"standard input is not JSON: {error}") from error

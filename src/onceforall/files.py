@@ -49,6 +49,19 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def check_writable(path: Path) -> None:
+    """Say before the work is done if its result could not be written to ``path``.
+
+    Raises:
+        ConfigError: If it is a folder, or lies where no folder is or may be made.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, not a file to write")
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ConfigError(f"{path} cannot be written: {nearest} is no folder to write in")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``, atomically.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from onceforall.errors import MeasurementError
-from onceforall.measure.calibrate import recalibrate_bn
+from onceforall.measure.calibrate import Estimator, recalibrate_bn
 from tests.training.tiny import SPEC, tiny_net
 
 IMAGES = torch.randn(30, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -51,6 +51,39 @@ def test_a_recalibrated_supernet_and_its_extract_agree_bit_by_bit() -> None:
     assert torch.equal(y, plain(images))
     assert torch.equal(y, net.extract(arch)(images))
     assert float(y.detach().std(dim=0).max()) > 1e-3  # the outputs depend on the images
+
+
+@pytest.mark.parametrize("estimator", ["published", "population"])
+@pytest.mark.parametrize("num_shares", [2, 3, 6])
+def test_shared_batches_give_the_bits_of_one_process(num_shares: int, estimator: Estimator) -> None:
+    """Uneven batches of uneven numbers; of six processes two have none."""
+    net, arch = tiny_net(), SPEC.space.sample(random.Random(2))
+    batches = IMAGES.float().split([10, 1, 12, 7])
+    alone = net.extract(arch)
+    recalibrate_bn(alone, batches, estimator=estimator)
+    sent: list[Tensor] = []
+
+    class Sent(Exception):
+        pass
+
+    def send(rows: Tensor) -> Tensor:
+        sent.append(rows)
+        raise Sent
+
+    for share in range(num_shares):
+        with pytest.raises(Sent):
+            recalibrate_bn(net.extract(arch), batches[share::num_shares], gather=send)
+    in_turn = [sent[k % num_shares][k // num_shares] for k in range(len(batches))]
+    for share in range(num_shares):
+        shared = net.extract(arch)
+        recalibrate_bn(
+            shared,
+            batches[share::num_shares],
+            estimator=estimator,
+            gather=lambda rows: torch.stack(in_turn),
+        )
+        for name, tensor in alone.state_dict().items():
+            assert torch.equal(tensor, shared.state_dict()[name]), name
 
 
 def everything(model: nn.Module) -> tuple[list[Tensor], list[bool], list[object], int]:

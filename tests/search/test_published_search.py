@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ import torch
 from onceforall.errors import OnceForAllError
 from onceforall.job.published_search import PublishedRequest, search_published
 from onceforall.predictors.published import RESNET_IMAGE_SIZES
+from tests.cli.command import ofa
 
 
 def write_predictor(path: Path, *, resnet: bool) -> Path:
@@ -47,3 +51,18 @@ def test_a_predictor_of_another_family_is_refused(is_resnet: bool, tmp_path: Pat
     net = "ofa_mbv3_d234_e346_k357_w1.0" if is_resnet else "ofa_resnet50"
     with pytest.raises(OnceForAllError, match="has no feature in this layout"):
         search_published(request(net, predictor))
+
+
+def test_it_shows_how_far_it_is_and_stops_when_it_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evolve(problem: Any, *, progress: Any, **settings: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        progress(1, 10)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr("onceforall.job.published_search.evolve", evolve)
+    predictor = write_predictor(tmp_path / "p.pth", resnet=False)
+    answer = ofa("search", "--net", "ofa_mbv3_d234_e346_k357_w1.0", "--predictor", predictor)
+    assert answer.status == 130 and answer.out == ""
+    assert "search 1/10" in answer.err and "stopped during the search" in answer.err

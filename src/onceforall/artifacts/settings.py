@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -11,6 +12,8 @@ from onceforall.artifacts.record import Record
 
 class Request(Record):
     """What the user asked for; a run folder belongs to one request.
+
+    What is None was not said, and is left to configuration file and recipe.
 
     Attributes:
         source: What the data set is opened with.
@@ -26,13 +29,30 @@ class Request(Record):
 
     source: str
     root: str = ""
-    on_bad_image: Literal["refuse", "skip"] = "refuse"
+    on_bad_image: Literal["refuse", "skip"] | None = None
     config_text: str | None = None
     flags: tuple[str, ...] = ()
     budget_s: float | None = None
-    effort: str = "balanced"
-    seed: int = 0
+    effort: str | None = None
+    seed: int | None = None
     recipe: str = "auto"
+
+    def with_usual(self) -> Request:
+        """Return the request with usual values for what was not said."""
+        usual = {"on_bad_image": "refuse", "effort": "balanced", "seed": 0}
+        unsaid = {key: value for key, value in usual.items() if getattr(self, key) is None}
+        return self.model_copy(update=unsaid)
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Return ``section.key=value`` of every option that is a setting, then the flags."""
+        said: dict[str, object] = {
+            "data.root": self.root or None,
+            "data.on_bad_image": self.on_bad_image,
+            "seed": self.seed,
+        }
+        given = [f"{key}={json.dumps(value)}" for key, value in said.items() if value is not None]
+        return (*given, *self.flags)
 
 
 class DataFacts(Record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,6 +30,14 @@ RunArgument = Annotated[
 Root = Annotated[str, typer.Option("--root", help="Folder where downloaded data sets are and go")]
 OnBadImage = Annotated[
     str, typer.Option("--on-bad-image", help="refuse or skip images that cannot be read")
+]
+OptionalOnBadImage = Annotated[
+    str | None,
+    typer.Option(
+        "--on-bad-image",
+        help="refuse or skip images that cannot be read; by default refuse",
+        show_default=False,
+    ),
 ]
 Config = Annotated[
     Path | None, typer.Option("--config", help="YAML file of settings", show_default=False)
@@ -62,6 +71,10 @@ TensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Write scalars to the run's tensorboard/ too")
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything")]
+OptionalSeed = Annotated[
+    int | None,
+    typer.Option("--seed", min=0, help="Seed of everything; by default 0", show_default=False),
+]
 Budget = Annotated[
     str | None,
     typer.Option(
@@ -71,9 +84,12 @@ Budget = Annotated[
     ),
 ]
 Effort = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--effort", help="Without --budget: quick, balanced or best; the time is said at the start"
+        "--effort",
+        help="Without --budget: quick, balanced (the default) or best; the time is said at the "
+        "start",
+        show_default=False,
     ),
 ]
 Net = Annotated[
@@ -145,9 +161,35 @@ def parse_numbers(name: str, text: str) -> tuple[float, ...]:
         ConfigError: If one is not a number.
     """
     try:
-        return tuple(float(part) for part in text.split(",")) if text else ()
+        numbers = tuple(float(part) for part in text.split(",")) if text else ()
     except ValueError as error:
         raise ConfigError(f"{name} {text!r} is not a list of numbers") from error
+    if not all(map(math.isfinite, numbers)):
+        raise ConfigError(f"{name} {text!r} is not a list of finite numbers")
+    return numbers
+
+
+def given_options(context: typer.Context) -> list[str]:
+    """Return the options and arguments that are on the command line, as they are spelled."""
+    given = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            given.append(max(parameter.opts, key=len))
+    return given
+
+
+def read_config(path: Path | None) -> str | None:
+    """Return the text of a file of settings.
+
+    Raises:
+        ConfigError: If it is no text.
+        OSError: If it cannot be read.
+    """
+    try:
+        return None if path is None else path.read_text()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--config {path} is not a text file") from error
 
 
 def parse_on_bad_image(text: str) -> Literal["refuse", "skip"]:
@@ -174,7 +216,7 @@ def parse_limits(texts: list[str] | None) -> dict[str, list[float]]:
             values = [float(bound) for bound in bounds.split(",")]
         except ValueError:
             values = []
-        if not equals or not values or name in limits:
+        if not equals or not values or name in limits or any(map(math.isnan, values)):
             raise ConfigError(f"--limit {text!r} is not of the form name=bound, once per name")
         limits[name] = values
     return limits

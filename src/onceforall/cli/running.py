@@ -23,19 +23,21 @@ from onceforall.cli.options import (
     Json,
     Limit,
     Net,
-    OnBadImage,
+    OptionalOnBadImage,
     OptionalOut,
+    OptionalSeed,
     Out,
     Recipe,
     ReinitHead,
     Root,
-    Seed,
     Set,
     TensorBoard,
     Weights,
+    given_options,
     parse_budget,
     parse_limits,
     parse_on_bad_image,
+    read_config,
     transfer_flags,
 )
 from onceforall.cli.started import STARTED
@@ -55,7 +57,7 @@ def run(
     out: Out,
     recipe: Recipe = "auto",
     budget: Budget = None,
-    effort: Effort = "balanced",
+    effort: Effort = None,
     net: Net = "",
     weights: Weights = "",
     epochs: Epochs = None,
@@ -67,8 +69,8 @@ def run(
     freeze_backbone: FreezeBackbone = False,
     head_factor: HeadFactor = None,
     root: Root = "",
-    on_bad_image: OnBadImage = "refuse",
-    seed: Seed = 0,
+    on_bad_image: OptionalOnBadImage = None,
+    seed: OptionalSeed = None,
     tensorboard: TensorBoard = False,
     json: Json = False,
     until: Until = "report",
@@ -93,13 +95,13 @@ def run(
     bounds = [f"search.limits.{name}={values[0]!r}" for name, values in limits.items()]
     flags = [*_net_flags(net, weights, epochs), *(set_ or []), *transfer, *bounds]
     request = _request(data, recipe, budget, effort, config, flags)
-    request = request.model_copy(
-        update={"root": root, "on_bad_image": parse_on_bad_image(on_bad_image), "seed": seed}
-    )
+    bad_image = None if on_bad_image is None else parse_on_bad_image(on_bad_image)
+    request = request.model_copy(update={"root": root, "on_bad_image": bad_image, "seed": seed})
     _run(request, out, until=until, tensorboard=tensorboard, json=json)
 
 
 def train(
+    context: typer.Context,
     data: Data = "",
     out: OptionalOut = None,
     status: Annotated[
@@ -108,7 +110,7 @@ def train(
     ] = None,
     recipe: Recipe = "auto",
     budget: Budget = None,
-    effort: Effort = "balanced",
+    effort: Effort = None,
     net: Net = "",
     weights: Weights = "",
     epochs: Epochs = None,
@@ -119,8 +121,8 @@ def train(
     freeze_backbone: FreezeBackbone = False,
     head_factor: HeadFactor = None,
     root: Root = "",
-    on_bad_image: OnBadImage = "refuse",
-    seed: Seed = 0,
+    on_bad_image: OptionalOnBadImage = None,
+    seed: OptionalSeed = None,
     tensorboard: TensorBoard = False,
     json: Json = False,
 ) -> None:
@@ -135,6 +137,8 @@ def train(
     Example:  ofa train --status runs/images
     """
     if status is not None:
+        if others := set(given_options(context)) - {"--status", "--json"}:
+            raise ConfigError(f"--status asks about a run and takes no {min(others)}")
         _show_status(status, json=json)
         return
     if not data or out is None:
@@ -144,9 +148,8 @@ def train(
     )
     flags = [*_net_flags(net, weights, epochs), *(set_ or []), *transfer]
     request = _request(data, recipe, budget, effort, config, flags)
-    request = request.model_copy(
-        update={"root": root, "on_bad_image": parse_on_bad_image(on_bad_image), "seed": seed}
-    )
+    bad_image = None if on_bad_image is None else parse_on_bad_image(on_bad_image)
+    request = request.model_copy(update={"root": root, "on_bad_image": bad_image, "seed": seed})
     _run(request, out, until="train", tensorboard=tensorboard, json=json)
 
 
@@ -178,7 +181,7 @@ def _request(
     data: str,
     recipe: str,
     budget: str | None,
-    effort: str,
+    effort: str | None,
     config: Path | None,
     flags: list[str],
 ) -> Request:
@@ -189,7 +192,7 @@ def _request(
     return Request(
         source=data,
         recipe=recipe,
-        config_text=None if config is None else config.read_text(),
+        config_text=read_config(config),
         flags=tuple(flags),
         budget_s=seconds,
         effort=effort,

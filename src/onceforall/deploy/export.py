@@ -16,7 +16,7 @@ from onceforall.deploy.model_folder import (
     read_model,
 )
 from onceforall.errors import ConfigError, VerificationError
-from onceforall.files import write_bytes, write_json
+from onceforall.files import check_writable, write_bytes, write_json
 from onceforall.supernets.published.config_write import config_from_blueprint
 from onceforall.supernets.static import StaticNet
 
@@ -38,7 +38,7 @@ def export_model(folder: Path, out: Path, *, form: str) -> float | None:
         forms that do not compute.
 
     Raises:
-        ConfigError: If the folder is no model, or the form unknown.
+        ConfigError: If the folder is no model, the form unknown, or ``out`` cannot be written.
         VerificationError: If the model was changed since it shipped, or the exported one computes
             something else; nothing is written.
     """
@@ -46,6 +46,7 @@ def export_model(folder: Path, out: Path, *, form: str) -> float | None:
         raise ConfigError(f"--format {form!r} is not one of {', '.join(FORMS)}")
     if not (folder / "card.json").is_file():
         raise ConfigError(f"{folder} has no card.json: not a model folder, or not finished")
+    check_writable(out)
     card, model = read_model(folder)
     side = card.resolution
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))

@@ -39,7 +39,7 @@ class Task:
         image_side: Side of the images in pixels.
         given: Settings that the user gave, as ``section.key`` and as ``section``.
         budget_s: Seconds of the whole command; None if the user gave none.
-        effort: What stands for a time without one.
+        effort: What stands for a time without one; None for ``balanced``.
         world_size: Processes that a launcher started; 1 if none did.
     """
 
@@ -50,7 +50,7 @@ class Task:
     image_side: int
     given: frozenset[str]
     budget_s: float | None
-    effort: str
+    effort: str | None
     world_size: int
 
 

@@ -21,6 +21,7 @@ from onceforall.data import (
     LoaderSettings,
     Mixing,
     Shard,
+    Splits,
     TrainBatches,
     default_augmentation,
     mix,
@@ -30,6 +31,7 @@ from onceforall.data import (
     split_train,
 )
 from onceforall.data.images.decode import image_size
+from onceforall.data.sources.folder import OnBadImage
 from onceforall.errors import DataError
 from onceforall.job.config import RunConfig
 from onceforall.job.sections import DataConfig
@@ -108,6 +110,27 @@ def training_images(bundle: DataBundle) -> Images:
     return bundle.train
 
 
+def splits_of(config: RunConfig, bundle: DataBundle) -> Splits:
+    """Return which training images are held out and which calibrate, as a run is configured.
+
+    Raises:
+        ConfigError: If there are not as many.
+        DataError: If there are no training images.
+    """
+    train, data = training_images(bundle), config.data
+    num_valid = 0 if bundle.valid is not None else data.num_valid
+    if len(train) == _IMAGENET_TRAIN:
+        return published_split(
+            _IMAGENET_TRAIN, num_valid=num_valid, num_calibration=data.num_calibration
+        )
+    return split_train(
+        train.labels,
+        num_valid=num_valid,
+        num_calibration=data.num_calibration,
+        seed=config.seed,
+    )
+
+
 def start_session(
     config: RunConfig,
     bundle: DataBundle,
@@ -131,20 +154,8 @@ def start_session(
     Raises:
         DataError: If there are no training images.
     """
-    train = training_images(bundle)
+    splits = splits_of(config, bundle)
     data, ranks = config.data, ranks or Ranks()
-    num_valid = 0 if bundle.valid is not None else data.num_valid
-    if len(train) == _IMAGENET_TRAIN:
-        splits = published_split(
-            _IMAGENET_TRAIN, num_valid=num_valid, num_calibration=data.num_calibration
-        )
-    else:
-        splits = split_train(
-            train.labels,
-            num_valid=num_valid,
-            num_calibration=data.num_calibration,
-            seed=config.seed,
-        )
     usual = default_augmentation(bundle)
     crop = data.crop or usual.crop
     settings = LoaderSettings(
@@ -201,7 +212,7 @@ def _change_batch(config: RunConfig, num_classes: int) -> ChangeBatch:
     return change
 
 
-def describe(bundle: DataBundle) -> dict[str, Any]:
+def describe(bundle: DataBundle, *, on_bad_image: OnBadImage = "refuse") -> dict[str, Any]:
     """Return facts about a data set for people and programs."""
     return {
         "name": bundle.name,
@@ -209,7 +220,7 @@ def describe(bundle: DataBundle) -> dict[str, Any]:
         "train": bundle.num_train,
         "valid": 0 if bundle.valid is None else len(bundle.valid),
         "test": bundle.num_test,
-        "image_side": image_side(bundle.test),
+        "image_side": image_side(bundle.test, on_bad_image=on_bad_image),
         "in_memory": bundle.is_resident,
         "mean": [round(value, 4) for value in bundle.mean],
         "std": [round(value, 4) for value in bundle.std],
@@ -218,10 +229,22 @@ def describe(bundle: DataBundle) -> dict[str, Any]:
     }
 
 
-def image_side(images: Images) -> int:
-    """Return the side of the images in pixels; of files, the median shorter side of a spread."""
+def image_side(images: Images, *, on_bad_image: OnBadImage = "refuse") -> int:
+    """Return the side of the images in pixels; of files, the median shorter side of a spread.
+
+    Raises:
+        DataError: If a file cannot be read, or none where such files are left out.
+    """
     if isinstance(images, ImageArrays):
         return max(images.images.shape[2:])
     step = max(1, len(images) // 32)
-    sides = sorted(min(image_size(images.path(i))) for i in range(0, len(images), step))
-    return sides[len(sides) // 2]
+    sides = []
+    for i in range(0, len(images), step):
+        try:
+            sides.append(min(image_size(images.path(i))))
+        except DataError:
+            if on_bad_image == "refuse":
+                raise
+    if not sides:
+        raise DataError(f"{images.root}: none of the images can be read")
+    return sorted(sides)[len(sides) // 2]

@@ -10,7 +10,7 @@ from typing import Any
 
 from onceforall.blueprint import Layer
 from onceforall.errors import ConfigError, MeasurementError
-from onceforall.files import read_json_file, write_json
+from onceforall.files import check_writable, read_json_file, write_json
 from onceforall.job.config import validated
 from onceforall.job.folder import RunFolder
 from onceforall.measure.latency.model import LatencyModel, build_latency_model
@@ -63,13 +63,20 @@ def build_table(
 
     Returns:
         The facts that :func:`table_facts` gives.
+
+    Raises:
+        ConfigError: If a name is wrong, or ``out`` cannot be written or has the journal's name.
     """
+    journal = out.with_suffix(".jsonl")
+    if out == journal:
+        raise ConfigError(f"{out} is the name of the measurements kept beside it: end it in .json")
+    check_writable(out)
     model = build_latency_model(
         spec_of(net),
         target=make_target(target, threads=threads),
         budget_s=budget_s,
         seed=seed,
-        journal=out.with_suffix(".jsonl"),
+        journal=journal,
         progress=progress,
     )
     write_json(out, model.to_json())

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from onceforall.arch import Arch
 from onceforall.arch_files import read_arch
+from onceforall.blueprint import Blueprint
 from onceforall.data import (
     DataBundle,
     EvalBatches,
@@ -32,6 +35,7 @@ from onceforall.measure.costs import count_macs, count_params
 from onceforall.supernets.static import StaticNet
 from onceforall.supernets.supernet import Supernet
 from onceforall.supernets.weights import load_saved_supernet
+from onceforall.training.ranks import Ranks, gather_rows, main_rank_first, sum_over_ranks
 from onceforall.zoo import (
     Preprocessing,
     find_entry,
@@ -41,7 +45,11 @@ from onceforall.zoo import (
     load_supernet,
 )
 
-_BATCH = 100
+_NUM_CALIBRATION = 2000
+_CALIBRATION_BATCH = 100
+_PUBLISHED_SIDE = 224
+# Processes of each rank that read image files for a GPU.
+_MOST_WORKERS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,20 +62,32 @@ class EvalRequest:
         weights: File of weights; by default the official ones of a published id.
         arch: JSON file of the subnet to run, in our spelling or the published one.
         resolution: Input side in pixels; by default the network's own.
-        seed: Seed of the subnet that is sampled where none is given.
-        num_calibration: Training images for batch-norm recalibration of a subnet.
+        seed: Seed of the calibration images, and of the subnet that is sampled where none is
+            given; None for 0. Only supernets take one.
+        num_calibration: Training images for batch-norm recalibration of a subnet; None for 2,000.
+            Only supernets take a number.
         mean: Per-channel mean that replaces the network's own; empty to keep it.
         std: Per-channel standard deviation, likewise.
+        batch_size: Images that are evaluated at once.
+        num_workers: Processes of each rank that read image files; None for what suits the device.
     """
 
     net: str
     weights: Path | None = None
     arch: Path | None = None
     resolution: int | None = None
-    seed: int = 0
-    num_calibration: int = 2000
+    seed: int | None = None
+    num_calibration: int | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    batch_size: int = 100
+    num_workers: int | None = None
+
+    def __post_init__(self) -> None:
+        _three("--mean", self.mean)
+        _three("--std", self.std)
+        if not all(value > 0 for value in self.std):
+            raise ConfigError(f"--std {','.join(map(str, self.std))} is not above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +104,10 @@ def evaluate_request(
     *,
     root: Path | None = None,
     on_bad_image: OnBadImage = "refuse",
+    device: torch.device | None = None,
+    ranks: Ranks | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Return ``{"top1", "top5", "images", "net", "arch", "resolution", "macs", "params"}``.
 
@@ -92,34 +115,58 @@ def evaluate_request(
     and recalibrated on training images of the data set; where it has none, on images without
     labels of the part that is evaluated, and ``"calibration"`` says so.
 
+    Several ranks share the batches and all return the same, to the bit: the batches are the same
+    ones on any number of ranks and workers.
+
+    Args:
+        request: What to evaluate.
+        source: Data set.
+        root: Folder of downloads.
+        on_bad_image: What happens to files that cannot be read.
+        device: Where to compute; the CPU by default.
+        ranks: This process among all that share the images.
+        progress: Told the images done and of all, of this process.
+        report: Told about every file that is left out.
+
     Raises:
-        ConfigError: If the network, arch or data set is not there or does not fit.
+        ConfigError: If the network, arch or data set is not there or does not fit, or an option
+            means nothing to them.
     """
-    bundle = open_dataset(source, root=root, on_bad_image=on_bad_image, max_resident_bytes=0)
-    subject = _subject(request)
-    arch = _arch(request, subject.net)
-    used = "its own"
-    if isinstance(subject.net, Supernet):
-        if arch is None:
-            raise ConfigError(f"{request.net} is a supernet and needs an arch")
-        plan = subject.net.blueprint(arch)
-        resolution = request.resolution or arch.resolution
-        images, used = _calibration_images(bundle, request.num_calibration, request.seed)
-        batches = _batches(bundle, images, subject, request, resolution)
-        model = specialize(
-            subject.net, arch, calibration=(x for x, _ in batches.batches(resolution))
-        )
-    else:
-        model, plan = subject.net, subject.net.plan
-        own = subject.preprocessing
-        resolution = request.resolution or (own.resolution if own else 224)
+    ranks, device = ranks or Ranks(), device or torch.device("cpu")
+    with main_rank_first(ranks):  # it downloads what is missing
+        bundle = open_dataset(source, root=root, on_bad_image=on_bad_image, max_resident_bytes=0)
+        subject = _subject(request)
+    if request.num_workers and bundle.is_resident:
+        raise ConfigError(f"--workers read image files; {bundle.name} is in memory")
+    arch = _arch(request, subject.net, ranks)
+    net, plan = subject.net, _plan(subject.net, arch)
     if plan.num_classes != bundle.num_classes:
         raise ConfigError(
             f"{request.net} has {plan.num_classes} classes, {bundle.name} has "
             f"{bundle.num_classes}; a folder may list its classes in classes.txt"
         )
-    test = _batches(bundle, bundle.test, subject, request, resolution)
-    accuracy = evaluate(model.eval(), _shown(test, resolution, progress))
+    own = subject.preprocessing
+    resolution = request.resolution or (
+        arch.resolution if arch else own.resolution if own else _PUBLISHED_SIDE
+    )
+    maker = _Maker(
+        bundle=bundle,
+        own=own,
+        request=request,
+        on_bad_image=on_bad_image,
+        report=report,
+        device=device,
+        ranks=ranks,
+    )
+    model: nn.Module = net.to(device)
+    used = "its own"
+    if isinstance(net, Supernet) and arch is not None:
+        model, used = maker.calibrated(net, arch, resolution)
+    accuracy = evaluate(
+        model.eval(),
+        maker.test_batches(resolution, progress),
+        add_up=lambda counts: sum_over_ranks(counts.to(device), ranks),
+    )
     return {
         "top1": accuracy.top1,
         "top5": accuracy.top5,
@@ -137,10 +184,12 @@ def _subject(request: EvalRequest) -> _Subject:
     """Return the network that a request names."""
     path = Path(request.net)
     weights = request.weights
+    saved = path / "checkpoints" / "supernet.safetensors" if path.is_dir() else path
+    if weights is not None and (path.is_dir() or saved.suffix == ".safetensors"):
+        raise ConfigError(f"{path} has weights of its own: --weights {weights} has no place")
     if (path / "card.json").is_file():
         card, model = read_model(path)
         return _Subject(net=model, preprocessing=_own(dict(card), card.resolution))
-    saved = path / "checkpoints" / "supernet.safetensors" if path.is_dir() else path
     if saved.suffix == ".safetensors" or path.is_dir():
         net, facts = load_saved_supernet(saved)
         return _Subject(net=net, preprocessing=_own(facts, net.space.resolutions[-1]))
@@ -170,15 +219,122 @@ def _own(facts: dict[str, Any], resolution: int) -> Preprocessing:
     )
 
 
-def _arch(request: EvalRequest, net: StaticNet | Supernet) -> Arch | None:
-    """Return the arch to run: the given one, or one drawn with the seed."""
+def _arch(request: EvalRequest, net: StaticNet | Supernet, ranks: Ranks) -> Arch | None:
+    """Return the arch to run: the given one, or one drawn with the seed; None of a static network.
+
+    Raises:
+        ConfigError: If an option means nothing to the network.
+    """
     if not isinstance(net, Supernet):
-        if request.arch is not None:
-            raise ConfigError(f"{request.net} is not a supernet: it has no arch to choose")
+        options = {
+            "an arch": request.arch, "a seed": request.seed, "calibration": request.num_calibration,
+        }  # fmt: skip
+        for name, value in options.items():
+            if value is not None:
+                raise ConfigError(f"{request.net} is not a supernet: {name} means nothing to it")
         return None
     if request.arch is None:
-        return net.space.sample(random.Random(request.seed))
+        return net.space.sample(random.Random(request.seed or 0))
+    if ranks.world_size > 1 and str(request.arch) == "-":
+        raise ConfigError("several processes cannot share standard input: give --arch a file")
     return read_arch(request.arch, net.space, resolution=request.resolution)
+
+
+def _plan(net: StaticNet | Supernet, arch: Arch | None) -> Blueprint:
+    if isinstance(net, StaticNet):
+        return net.plan
+    return net.blueprint(arch or net.space.largest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Maker:
+    """Makes batches as a network expects them, and calibrates with some of them."""
+
+    bundle: DataBundle
+    own: Preprocessing | None
+    request: EvalRequest
+    on_bad_image: OnBadImage
+    report: Callable[[str], None]
+    device: torch.device
+    ranks: Ranks
+
+    def calibrated(self, net: Supernet, arch: Arch, resolution: int) -> tuple[StaticNet, str]:
+        """Return a recalibrated copy of one subnet, and what it was recalibrated on."""
+        count, seed = self.request.num_calibration or _NUM_CALIBRATION, self.request.seed or 0
+        images, used = _calibration_images(self.bundle, count, seed)
+        # Statistics depend on which images are normalised together: always as many.
+        mine = share_of(images, _CALIBRATION_BATCH, self.ranks)
+        batches = () if mine is None else self.batches(mine, _CALIBRATION_BATCH).batches(resolution)
+        ranks = self.ranks
+        gather = partial(gather_rows, ranks=ranks) if ranks.world_size > 1 else None
+        return specialize(net, arch, calibration=(x for x, _ in batches), gather=gather), used
+
+    def test_batches(
+        self, resolution: int, progress: Callable[[int, int], None]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this rank's test batches."""
+        images = share_of(self.bundle.test, self.request.batch_size, self.ranks)
+        if images is None:
+            return
+        batches = self.batches(images, self.request.batch_size)
+        done = 0
+        for x, labels in batches.batches(resolution):
+            progress(done, batches.num_images)
+            yield x, labels
+            done += len(labels)
+        progress(done, batches.num_images)
+
+    def batches(self, images: Images, batch_size: int) -> EvalBatches:
+        """Return batches of ``images`` on the device."""
+        own, bundle = self.own, self.bundle
+        mean = _three("--mean", self.request.mean) or (own.mean if own else bundle.mean)
+        std = _three("--std", self.request.std) or (own.std if own else bundle.std)
+        if isinstance(images, ImageArrays):
+            return ResidentEvalBatches(
+                images,
+                mean=mean,
+                std=std,
+                batch_size=batch_size,
+                crop_ratio=own.resolution / own.resize if own else bundle.eval_crop_ratio,
+                device=self.device,
+            )
+        # The short side is resized to ceil(resolution / ratio): half a pixel keeps that exact.
+        ratio = own.resolution / (own.resize - 0.5) if own else bundle.eval_crop_ratio
+        return StreamedEvalBatches(
+            images,
+            mean=mean,
+            std=std,
+            batch_size=batch_size,
+            crop_ratio=min(ratio, 1.0),
+            device=self.device,
+            num_workers=self._num_workers(),
+            on_bad_image=self.on_bad_image,
+            report=self.report,
+            max_cache_bytes=0,  # every image is read once
+        )
+
+    def _num_workers(self) -> int:
+        if self.request.num_workers is not None:
+            return self.request.num_workers
+        # A GPU outruns one reader by far; on a processor the network itself needs the cores.
+        cores = (os.cpu_count() or 1) // self.ranks.world_size
+        return min(_MOST_WORKERS, cores) if self.device.type == "cuda" else 0
+
+
+def share_of(images: Images, batch_size: int, ranks: Ranks) -> Images | None:
+    """Return the images of every ``world_size``-th batch; None where this rank has none.
+
+    Batches stay whole, so that each is computed as it is by one process, to the bit.
+
+    Args:
+        images: All images.
+        batch_size: Images of a batch; only the last may have fewer.
+        ranks: This process among all.
+    """
+    if ranks.world_size == 1:
+        return images
+    mine = torch.arange(len(images)).split(batch_size)[ranks.rank :: ranks.world_size]
+    return images.subset(torch.cat(mine)) if mine else None
 
 
 def _calibration_images(bundle: DataBundle, count: int, seed: int) -> tuple[Images, str]:
@@ -191,21 +347,26 @@ def _calibration_images(bundle: DataBundle, count: int, seed: int) -> tuple[Imag
     return images, f"{len(images)} {part}"
 
 
-def _batches(
-    bundle: DataBundle, images: Images, subject: _Subject, request: EvalRequest, resolution: int
-) -> EvalBatches:
-    """Return batches of ``images``, made as the network expects them."""
-    own = subject.preprocessing
-    mean = _three("--mean", request.mean) or (own.mean if own else bundle.mean)
-    std = _three("--std", request.std) or (own.std if own else bundle.std)
-    if isinstance(images, ImageArrays):
-        ratio = own.resolution / own.resize if own else bundle.eval_crop_ratio
-        return ResidentEvalBatches(images, mean=mean, std=std, batch_size=_BATCH, crop_ratio=ratio)
-    # The short side is resized to ceil(resolution / ratio): half a pixel keeps that exact.
-    ratio = own.resolution / (own.resize - 0.5) if own else bundle.eval_crop_ratio
-    return StreamedEvalBatches(
-        images, mean=mean, std=std, batch_size=_BATCH, crop_ratio=min(ratio, 1.0)
-    )
+def named_device(name: str, ranks: Ranks) -> torch.device:
+    """Return the device of a name; ``cuda`` is a GPU of its own for each rank of a machine.
+
+    Raises:
+        ConfigError: If it is none of ``cpu``, ``cuda`` and ``cuda:N``, there is no such GPU, or
+            several ranks would share one.
+    """
+    kind, colon, number = name.partition(":")
+    if name == "cpu":
+        return torch.device("cpu")
+    if kind != "cuda" or bool(colon) != number.isdecimal():
+        raise ConfigError(f"--device {name!r} is not one of cpu, cuda, cuda:N")
+    if colon and ranks.world_size > 1:
+        raise ConfigError(f"--device {name} is one GPU for several processes: say cuda")
+    index = int(number) if colon else ranks.local_rank
+    if index >= torch.cuda.device_count():
+        raise ConfigError(
+            f"--device {name}: there are {torch.cuda.device_count()} GPUs, none with number {index}"
+        )
+    return torch.device("cuda", index)
 
 
 def _three(name: str, values: Sequence[float]) -> tuple[float, float, float] | None:
@@ -214,14 +375,3 @@ def _three(name: str, values: Sequence[float]) -> tuple[float, float, float] | N
     if len(values) != 3:
         raise ConfigError(f"{name} has {len(values)} values, not 3")
     return (values[0], values[1], values[2])
-
-
-def _shown(
-    batches: EvalBatches, resolution: int, progress: Callable[[int, int], None]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    done = 0
-    for images, labels in batches.batches(resolution):
-        progress(done, batches.num_images)
-        yield images, labels
-        done += len(labels)
-    progress(done, batches.num_images)

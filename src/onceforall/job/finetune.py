@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import partial
 from pathlib import Path
 
@@ -34,10 +35,13 @@ def finetune_model(
         The card of ``<name>-finetune<epochs>``.
 
     Raises:
-        ConfigError: If there is no such model, or it was fine-tuned as long with other settings.
+        ConfigError: If there is no such model, it was fine-tuned as long with other settings, or
+            the learning rate is not above 0.
         Interrupted: If it was asked to stop; the same call goes on.
         VerificationError: If the files are not proven; nothing is left of them then.
     """
+    if not 0 < learning_rate < math.inf:
+        raise ConfigError(f"learning rate {learning_rate:g} is not above 0")
     card = shipped_card(run, name)
     tuned = run.folder.models / f"{name}-finetune{epochs}"
     settings = FinetuneSettings(learning_rate=learning_rate, distill=distill)

@@ -28,6 +28,7 @@ from onceforall.job.local_ranks import local_ranks
 from onceforall.job.machine import usable_cores
 from onceforall.job.model_table import result_lines
 from onceforall.job.predict import predictor_step
+from onceforall.job.preflight import check_tools
 from onceforall.job.search import search_step
 from onceforall.job.shared_steps import SHARED_STEPS
 from onceforall.job.ship import models_step, read_failed
@@ -120,6 +121,8 @@ def run_all(
     if ranks.is_main:
         wait_for_all(ranks)
     steps = STEPS[: STEPS.index(until) + 1]
+    if ranks.is_main and "latency" in steps and not run.folder.latency(run.config).is_file():
+        check_tools(run.config.latency)
     _announce(run, steps, "plan", plan_text(run))
     shared = [step for step in steps if step in SHARED_STEPS]
     with _all_ranks(run, shared) as together:

@@ -69,23 +69,27 @@ def plan_config(
         device: Where to train.
 
     Raises:
-        ConfigError: If the time is too short for anything sensible.
+        ConfigError: If the time is too short for anything sensible, or an effort has no effect.
     """
+    ladder = _open_ladder(config, ladder, task)
     budget_s = task.budget_s or math.inf
+    is_open = math.isinf(budget_s) and (config.train.epochs is None or len(ladder) > 1)
+    if task.effort is not None and not is_open:
+        given = "a time is" if math.isfinite(budget_s) else "epochs and network are"
+        raise ConfigError(f"effort {task.effort!r} has no effect where {given} given")
+    usual_s = effort_seconds(
+        task.effort or "balanced", num_train=task.num_train, image_side=task.image_side
+    )
     if math.isinf(budget_s) and config.train.epochs is None:
-        budget_s = effort_seconds(task.effort, num_train=task.num_train, image_side=task.image_side)
+        budget_s = usual_s
     if config.train.epochs == 0 and not config.train.init:
         raise ConfigError("train.epochs 0 trains nothing: it needs trained weights (--init FILE)")
     cores = usable_cores() if device.type == "cpu" else 1
     cores = min(cores, max(1, config.train.batch_size // _FEWEST_IMAGES))
     wants_ranks = config.train.ranks == 0 and task.world_size == 1 and not config.train.threads
     num_processes = cores if wants_ranks else max(config.train.ranks, task.world_size)
-    ladder = _open_ladder(config, ladder, task)
-    choosing_s = budget_s
-    if math.isinf(budget_s) and len(ladder) > 1:  # the user gave the epochs: as if for an effort
-        choosing_s = effort_seconds(
-            task.effort, num_train=task.num_train, image_side=task.image_side
-        )
+    # Where the user gave the epochs: as if for an effort.
+    choosing_s = usual_s if math.isinf(budget_s) and len(ladder) > 1 else budget_s
     with _threads_of_a_process(config, device, num_processes):
         network, speed, why = choose_network(
             config,

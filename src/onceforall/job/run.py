@@ -32,7 +32,7 @@ def run(
     *,
     out: str | Path,
     budget: str | float | None = None,
-    effort: str = "balanced",
+    effort: str | None = None,
     recipe: str = "auto",
     net: str | Path | SupernetSpec | None = None,
     weights: str | Path | None = None,
@@ -40,7 +40,7 @@ def run(
     init: str | Path | None = None,
     limits: Mapping[str, float] | None = None,
     settings: Mapping[str, Any] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     device: str | torch.device | None = None,
     tell: Tell = lambda event: None,
 ) -> Done:
@@ -53,7 +53,7 @@ def run(
             your own (`onceforall.data.sources.own.write_own`), which are kept beside ``out``.
         out: Folder of the run.
         budget: Time of the whole call, ``"30m"`` or seconds; None for what ``effort`` means.
-        effort: ``quick``, ``balanced`` or ``best``.
+        effort: ``quick``, ``balanced`` (where nothing is said) or ``best``.
         recipe: Where settings come from.
         net: A stage table, a file of one, or a published supernet id; None for what suits images,
             time and machine.

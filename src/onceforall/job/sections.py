@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 
 class Section(BaseModel):
@@ -56,7 +56,7 @@ class DataConfig(Section):
     cutmix_alpha: float = Field(0.0, ge=0)
     num_workers: int = Field(0, ge=0)
     mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
 
 
 class SupernetConfig(Section):

@@ -13,18 +13,20 @@ import yaml
 
 from onceforall.artifacts import DataFacts, Request, RunSettings
 from onceforall.errors import ConfigError
-from onceforall.files import read_json
+from onceforall.files import check_writable, read_json
 from onceforall.job.choosing import Task
 from onceforall.job.clock import Clock
 from onceforall.job.config import RunConfig, resolve, validated
 from onceforall.job.context import Run, Tell
-from onceforall.job.data import image_side, open_data, open_source, training_images
+from onceforall.job.data import image_side, open_data, training_images
 from onceforall.job.folder import RunFolder
 from onceforall.job.machine import default_device, hardware
 from onceforall.job.planning import Planned, plan_config
+from onceforall.job.preflight import check_data, check_limits_kept
 from onceforall.job.recipes import ladder_for, named_recipe, transfer_recipe
 from onceforall.job.transfer import read_start
 from onceforall.job.weights import load_initial_weights, new_supernet
+from onceforall.measure.latency.targets import make_target
 from onceforall.search.limits import check_limits
 from onceforall.training.ranks import Ranks
 from onceforall.versions import versions
@@ -59,8 +61,9 @@ def plan_run(
     """
     folder = RunFolder(path=out)
     saved = folder.read_settings() if folder.settings.is_file() else None
-    if saved is not None and saved.request != request:
-        before, asked = saved.request.model_dump(), request.model_dump()
+    if saved is not None and saved.request.with_usual() != request.with_usual():
+        before = saved.request.with_usual().model_dump()
+        asked = request.with_usual().model_dump()
         changed = next(key for key in asked if before[key] != asked[key])
         raise ConfigError(
             f"{out} was started with {changed} {before[changed]!r}, not "
@@ -73,6 +76,8 @@ def plan_run(
         )
     if saved is None and out.is_dir() and any(out.iterdir()):
         raise ConfigError(f"output folder {out} is not empty and holds no run; use another --out")
+    if saved is None:
+        check_writable(folder.settings)
     started = time.monotonic() if started is None else started
     where = device or default_device(ranks)
     side_px = 0
@@ -126,18 +131,29 @@ def given_keys(request: Request) -> set[str]:
 
 def _resolved(request: Request) -> tuple[RunConfig, int]:
     """Return the configuration that a request asks for, and the side of its images in pixels."""
-    probe = open_source(request.source, root=request.root, on_bad_image=request.on_bad_image)
+    # For any data: names and settings are checked before the data set is opened, or downloaded.
+    first = named_recipe(
+        request.recipe, request.source, image_side=32, num_train=100, num_classes=2
+    )
+    config = resolve(first, file=request.config_text, flags=request.settings)
+    check_limits(config.search.limits)
+    make_target(config.latency.target, threads=config.latency.threads)
+    if config.data.source != request.source:
+        raise ConfigError(
+            f"data.source {config.data.source!r} is not the data set {request.source!r} that was "
+            "asked for"
+        )
+    probe = open_data(config.data)
     training_images(probe)  # a recipe needs some
-    side = image_side(probe.test)
+    side = image_side(probe.test, on_bad_image=config.data.on_bad_image)
     recipe = named_recipe(
         request.recipe,
         request.source,
         image_side=side,
         num_train=probe.num_train,
         num_classes=probe.num_classes,
-        seed=request.seed,
     )
-    init = resolve(recipe, file=request.config_text, flags=request.flags).train.init
+    init = resolve(recipe, file=request.config_text, flags=request.settings).train.init
     if request.recipe == "transfer" and not init:
         raise ConfigError("recipe transfer needs a trained network: --init FILE")
     # With weights at hand transfer is the first choice, unless the user names another network.
@@ -146,18 +162,16 @@ def _resolved(request: Request) -> tuple[RunConfig, int]:
     if request.recipe == "transfer" or (is_open and says_what_it_is):
         start = read_start(Path(init), num_classes=probe.num_classes)
         recipe = transfer_recipe(recipe, start, image_side=side, num_classes=probe.num_classes)
-    data = recipe.data.model_copy(
-        update={"root": request.root, "on_bad_image": request.on_bad_image}
-    )
-    recipe = recipe.model_copy(update={"data": data})
-    config = resolve(recipe, file=request.config_text, flags=request.flags)
-    check_limits(config.search.limits)
+    config = resolve(recipe, file=request.config_text, flags=request.settings)
     return config, side
 
 
 def _start(run: Run, request: Request, side: int) -> Run:
     """Choose network, processes and lengths from what is measured; write ``run.yaml``."""
+    check_data(run.config, run.bundle)
+    check_limits_kept(run.config, run.bundle.num_classes)
     plan = _planned(run, request, side)
+    check_limits_kept(plan.config, run.bundle.num_classes)  # the network may be another
     clock = dataclasses.replace(run.clock, budget_s=plan.budget_s)
     before = run.config.supernet.resolutions[-1]
     run = dataclasses.replace(run, config=plan.config, clock=clock, estimate=plan.estimate)

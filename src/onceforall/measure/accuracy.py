@@ -32,13 +32,18 @@ class Accuracy:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module | Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]
+    model: nn.Module | Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    add_up: Callable[[Tensor], Tensor] = lambda counts: counts,
 ) -> Accuracy:
     """Count correct answers.
 
     Args:
         model: Network in eval mode, or any callable from images to logits ``(B, num_classes)``.
         batches: Pairs of images ``(B, 3, H, W)`` and labels ``(B,)``, int64, on one device.
+        add_up: Given this process's float64 ``(4,)`` sums, returns those of all processes that
+            share the images; called once, also where there is no batch for this one.
 
     Raises:
         MeasurementError: If there is no image, or the model is in training mode.
@@ -51,10 +56,14 @@ def evaluate(
         counts = count_correct(model(x), labels)
         totals = counts if totals is None else totals + counts
         images += len(labels)
-    if totals is None or images == 0:
+    if totals is None:
+        totals = torch.zeros(3, dtype=torch.float64)
+    # Whole numbers in float64: the same sum in any order.
+    *sums, counted = add_up(torch.cat([totals, totals.new_tensor([images])])).tolist()
+    if counted == 0:
         raise MeasurementError("accuracy needs at least 1 image, got 0")
-    top1, top5, loss = (totals / images).tolist()
-    return Accuracy(top1=top1, top5=top5, loss=loss, images=images)
+    top1, top5, loss = (total / counted for total in sums)
+    return Accuracy(top1=top1, top5=top5, loss=loss, images=int(counted))
 
 
 def count_correct(logits_BK: Tensor, labels_B: Tensor) -> Tensor:

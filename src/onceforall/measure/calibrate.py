@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +26,7 @@ from onceforall.supernets.supernet import Supernet
 
 Estimator = Literal["published", "population"]
 Norm = nn.BatchNorm2d | ElasticBatchNorm2d
+Gather = Callable[[Tensor], Tensor]
 
 
 def recalibrate_bn(
@@ -34,6 +35,7 @@ def recalibrate_bn(
     *,
     arch: Arch | None = None,
     estimator: Estimator = "published",
+    gather: Gather | None = None,
 ) -> None:
     """Recompute the running statistics of every batch norm that runs.
 
@@ -54,6 +56,9 @@ def recalibrate_bn(
         batches: Image batches ``(B, 3, H, W)``, float, normalised, on the model's device.
         arch: The subnet to recalibrate, if ``model`` is a supernet.
         estimator: See above.
+        gather: Where several processes share the batches: given this one's ``(batches, numbers)``
+            float64 rows, returns those of all in the order of the batches. Statistics are then
+            what one process would find, to the bit.
 
     Raises:
         MeasurementError: If there is no batch, or none with two values per channel. Whatever is
@@ -64,11 +69,25 @@ def recalibrate_bn(
     """
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | ElasticBatchNorm2d)]
     forward = _forward_of(model, arch)
-    with _batch_statistics(model, norms) as collected, torch.no_grad():
-        num_batches = 0
+    collected: dict[Norm, _Sums] = {}
+    mine: list[dict[Norm, _Seen]] = []
+
+    def keep(norm: Norm, seen: _Seen) -> None:
+        if gather is None:
+            collected.setdefault(norm, _Sums()).add(seen)
+        else:
+            mine[-1][norm] = seen
+
+    with _batch_statistics(model, norms, keep), torch.no_grad():
         for images in batches:
+            mine.append({})
             forward(images)
-            num_batches += 1
+        num_batches = len(mine)
+        if gather is not None:
+            rows = gather(_to_rows(norms, mine))
+            num_batches = len(rows)
+            for norm, seen in _from_rows(norms, rows):
+                collected.setdefault(norm, _Sums()).add(seen)
         if num_batches == 0:
             raise MeasurementError("BN recalibration needs at least 1 batch of images, got 0")
         if any(sums.values == 0 for sums in collected.values()):
@@ -83,6 +102,16 @@ def recalibrate_bn(
             _running(norm)[1][: len(var_C)].copy_(var_C)
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one batch norm saw of one batch: mean, biased variance, images, values a channel."""
+
+    mean_C: Tensor
+    var_C: Tensor
+    images: int
+    values: int
+
+
 @dataclass(slots=True)
 class _Sums:
     """Running sums of one batch norm over the batches seen so far."""
@@ -94,13 +123,16 @@ class _Sums:
     value_mean: Tensor | float = 0.0  # sum of p_b * m_b
     value_square: Tensor | float = 0.0  # sum of p_b * (v_b + m_b**2)
 
-    def add(self, mean_C: Tensor, var_C: Tensor, images: int, values: int) -> None:
-        self.images += images
-        self.values += values
-        self.image_mean = self.image_mean + images * mean_C
-        self.image_var = self.image_var + images * var_C
-        self.value_mean = self.value_mean + values * mean_C
-        self.value_square = self.value_square + values * (var_C + mean_C * mean_C)
+    def add(self, seen: _Seen) -> None:
+        if seen.values == 1:  # without a variance
+            return
+        mean_C, var_C = seen.mean_C, seen.var_C
+        self.images += seen.images
+        self.values += seen.values
+        self.image_mean = self.image_mean + seen.images * mean_C
+        self.image_var = self.image_var + seen.images * var_C
+        self.value_mean = self.value_mean + seen.values * mean_C
+        self.value_square = self.value_square + seen.values * (var_C + mean_C * mean_C)
 
     def result(self, estimator: Estimator) -> tuple[Tensor, Tensor]:
         if estimator == "published":
@@ -111,14 +143,49 @@ class _Sums:
         return torch.as_tensor(mean), torch.as_tensor(var)
 
 
+def _to_rows(norms: Sequence[Norm], batches: Sequence[Mapping[Norm, _Seen]]) -> Tensor:
+    """Return ``(batches, numbers)``: channels, images, values, means and variances of each norm.
+
+    What a norm lacks is 0; in float64 every number survives.
+    """
+    widths = [len(_running(norm)[0]) for norm in norms]
+    rows = torch.zeros(len(batches), sum(3 + 2 * width for width in widths), dtype=torch.float64)
+    rows = rows.to(_running(norms[0])[0].device) if norms else rows
+    for row, seen in zip(rows, batches, strict=True):
+        start = 0
+        for norm, width in zip(norms, widths, strict=True):
+            if norm in seen:
+                one = seen[norm]
+                channels = len(one.mean_C)
+                row[start : start + 3] = row.new_tensor([channels, one.images, one.values])
+                row[start + 3 : start + 3 + channels] = one.mean_C
+                row[start + 3 + width : start + 3 + width + channels] = one.var_C
+            start += 3 + 2 * width
+    return rows
+
+
+def _from_rows(norms: Sequence[Norm], rows: Tensor) -> Iterator[tuple[Norm, _Seen]]:
+    """Yield what `_to_rows` was made of, batch by batch."""
+    for row in rows:
+        start = 0
+        for norm in norms:
+            running = _running(norm)[0]
+            channels, images, values = (int(x) for x in row[start : start + 3].tolist())
+            means, variances = row[start + 3 : start + 3 + 2 * len(running)].to(running).chunk(2)
+            if channels:
+                yield norm, _Seen(means[:channels], variances[:channels], images, values)
+            start += 3 + 2 * len(running)
+
+
 @contextlib.contextmanager
-def _batch_statistics(model: nn.Module, norms: list[Norm]) -> Iterator[dict[Norm, _Sums]]:
-    """Let every norm normalise by its batch and collect what it saw; restore all on exit.
+def _batch_statistics(
+    model: nn.Module, norms: list[Norm], keep: Callable[[Norm, _Seen], None]
+) -> Iterator[None]:
+    """Let every norm normalise by its batch and hand over what it saw; restore all on exit.
 
     With momentum 1 the running statistics after a batch *are* that batch's, computed by the same
     fused kernel that normalises; the kernel's unbiased variance is turned back into the biased.
     """
-    collected: dict[Norm, _Sums] = {}
     modes = [(module, module.training) for module in model.modules()]
     momenta = [norm.momentum for norm in norms]
     buffers = [[b.clone() for b in (*_running(norm), _tracked(norm))] for norm in norms]
@@ -128,10 +195,7 @@ def _batch_statistics(model: nn.Module, norms: list[Norm]) -> Iterator[dict[Norm
         channels, values = x.shape[1], _values(x)
         mean, var = _running(norm)
         biased = var[:channels] * ((values - 1) / values)
-        sums = collected.setdefault(norm, _Sums())  # type: ignore[arg-type]
-        if values == 1:
-            return
-        sums.add(mean[:channels].clone(), biased, x.shape[0], values)
+        keep(norm, _Seen(mean[:channels].clone(), biased, x.shape[0], values))  # type: ignore[arg-type]
 
     hooks = [norm.register_forward_hook(collect) for norm in norms]
     # In our networks nobody reads the input of a norm again, so it may hold the output: on a CPU
@@ -147,7 +211,7 @@ def _batch_statistics(model: nn.Module, norms: list[Norm]) -> Iterator[dict[Norm
             with torch.no_grad():  # momentum 1 forgets numbers, but 0 times infinity is none
                 _running(norm)[0].zero_()
                 _running(norm)[1].fill_(1)
-        yield collected
+        yield
     finally:
         for norm in norms:
             norm.__dict__.pop("forward", None)

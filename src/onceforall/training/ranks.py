@@ -210,6 +210,27 @@ def sum_over_ranks(values: Tensor, ranks: Ranks) -> Tensor:
     return values
 
 
+def gather_rows(rows: Tensor, ranks: Ranks) -> Tensor:
+    """Return the rows of all ranks, one of each in turn, on every rank.
+
+    Rank ``r`` of ``N`` has rows ``r``, ``r + N``, ... of the result; some may have one fewer.
+
+    Args:
+        rows: ``(count, numbers)``, as many numbers on each rank.
+        ranks: The processes of the run.
+    """
+    counts = [count for (count,) in gather_numbers([len(rows)], ranks, rows.device)]
+    if ranks.world_size == 1 or not any(counts):
+        return rows
+    mine = rows.new_zeros((max(counts), rows.shape[1]))
+    mine[: len(rows)] = rows
+    found = [torch.empty_like(mine) for _ in counts]
+    with _together(ranks):
+        dist.all_gather(found, mine)
+    turns = torch.stack(found, dim=1).flatten(end_dim=1)
+    return turns[: sum(counts)]
+
+
 def wait_for_all(ranks: Ranks) -> None:
     """Wait until every rank is here."""
     if ranks.world_size > 1:
@@ -217,6 +238,16 @@ def wait_for_all(ranks: Ranks) -> None:
             # NCCL would guess the GPU from the rank, which may be another process's.
             is_gpu = dist.get_backend() == "nccl"
             dist.barrier(device_ids=[torch.cuda.current_device()] if is_gpu else None)
+
+
+@contextlib.contextmanager
+def main_rank_first(ranks: Ranks) -> Iterator[None]:
+    """Let rank 0 do the block alone, then the others: what it downloads they find."""
+    if not ranks.is_main:
+        wait_for_all(ranks)
+    yield
+    if ranks.is_main:
+        wait_for_all(ranks)
 
 
 def open_store(world_size: int, *, port: int | None = None) -> tuple[TCPStore, int]:

@@ -93,3 +93,4 @@ _OPENERS: dict[str, Callable[[str, Path], DataBundle]] = {
 }
 
 BUILTIN_NAMES = tuple(_OPENERS)
+DOWNLOADED_NAMES = tuple(_FILES)

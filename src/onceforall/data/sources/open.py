@@ -8,7 +8,7 @@ from pathlib import Path
 
 from onceforall.data.bundle import DataBundle
 from onceforall.data.sources.arrays import open_npz
-from onceforall.data.sources.builtin import BUILTIN_NAMES, open_builtin
+from onceforall.data.sources.builtin import BUILTIN_NAMES, DOWNLOADED_NAMES, open_builtin
 from onceforall.data.sources.folder import OnBadImage, open_folder
 from onceforall.errors import ConfigError
 
@@ -28,7 +28,8 @@ def open_dataset(
     Args:
         spec: ``digits``, ``cifar10``, ``cifar100``, ``fashion_mnist``, the path of an ``.npz``
             file, or the path of a folder of class folders.
-        root: Where the downloads of named data sets are and go; None is the user's cache.
+        root: Where the downloads of named data sets are and go; None is the user's cache. Other
+            data sets have none.
         on_bad_image: Whether an unreadable image is an error or is left out.
         image_size: Largest size in pixels that the images are needed at. Folders that fit into
             ``max_resident_bytes`` at that size are decoded into memory; without it only folders
@@ -47,6 +48,9 @@ def open_dataset(
     """
     if image_size is not None and image_size < 1:
         raise ConfigError(f"image_size {image_size} is not at least 1")
+    if root is not None and spec not in DOWNLOADED_NAMES:
+        names = ", ".join(DOWNLOADED_NAMES)
+        raise ConfigError(f"root {root} is for downloads ({names}), {spec} is none")
     if spec in BUILTIN_NAMES:
         return open_builtin(spec, root=root)
     path = Path(spec).expanduser()

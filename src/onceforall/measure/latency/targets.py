@@ -260,10 +260,12 @@ def make_target(name: str, *, threads: int = 1) -> Target:
         threads: Processor threads of a run.
 
     Raises:
-        ConfigError: If there is no such target, or ``threads`` is below 1.
+        ConfigError: If there is no such target, or ``threads`` is below 1 or means nothing to it.
     """
     if threads < 1:
         raise ConfigError(f"threads {threads} is not at least 1")
+    if threads != 1 and name.startswith("torch-cuda"):
+        raise ConfigError(f"threads {threads} are of a processor, {name} measures a GPU")
     if name.startswith(SSH_PREFIX):
         return SshOrt(host=name.removeprefix(SSH_PREFIX), threads=threads)
     index = name.removeprefix(f"{_CUDA}:")

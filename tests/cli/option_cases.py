@@ -1,0 +1,239 @@
+"""The case of every option of the verbs that make something; those that look are beside."""
+
+from __future__ import annotations
+
+from tests.cli.looking_cases import BUILD, EVAL, LOOKING, MEASURING, STATIC
+from tests.cli.option_case import NO_RUN, Case, Command, add, swap, without
+from tests.cli.places import TINY
+
+# -- the job --------------------------------------------------------------------------------------
+
+RUN = ("run", "{images}", "--out", "{out}", *TINY)
+PLAN, TRAIN = (*RUN, "--until", "plan"), (*RUN, "--until", "train")
+OPEN_PLAN = without(PLAN, "--set", "train.epochs=1")
+FROM_START = (*TRAIN, "--init", "{supernet}")
+CIFAR = ("run", "cifar10", "--out", "{out}", *TINY, "--until", "plan", "--root", "{root_a}")
+DAMAGED = (
+    *("run", "{damaged}", "--out", "{out}", *TINY, "--until", "plan"),
+    *("--set", "data.num_valid=6", "--set", "data.num_calibration=6"),
+)
+
+JOB = {
+    "run DATA": swap(
+        PLAN, "{images}", "{images_b}", seen="data", wrong="a/b", says="no such folder"
+    ),
+    "run --out": swap(
+        PLAN, "{out}", "{out}/in", seen="files", wrong="{file}/run", says="cannot be written"
+    ),
+    "run --recipe": add(
+        PLAN, "--recipe", "imagenet-sandwich",
+        seen="config", wrong=("--recipe", "best"), says="recipe 'best' is not one of auto",
+    ),
+    "run --budget": add(
+        OPEN_PLAN, "--budget", "60s",
+        seen="budget", wrong=("--budget", "soon"), says="'soon' is not a time",
+    ),
+    "run --effort": add(
+        OPEN_PLAN, "--effort", "quick",
+        seen="budget", wrong=("--effort", "fast"), says="'fast' is not one of quick",
+    ),
+    "run --limit": add(
+        PLAN, "--limit", "macs=1e5", seen="config", wrong=("--limit", "speed=1"), says="'speed' is",
+    ),
+    "run --config": add(
+        PLAN, "--config", "{yaml}",
+        seen="config", wrong=("--config", "{file}"), says="is not a text file",
+    ),
+    "run --set": add(
+        PLAN, "--set", "search.caution=2",
+        seen="config", wrong=("--set", "train.epoch=3"), says="train.epochs?",
+    ),
+    "run --init": add(
+        TRAIN, "--init", "{supernet}",
+        seen="weights", wrong=("--init", "{nothing}"), says="is not a file",
+    ),
+    "run --reinit-head": Case(
+        base=FROM_START, other=(*FROM_START, "--reinit-head"), seen="weights"
+    ),
+    "run --freeze-backbone": Case(
+        base=FROM_START, other=(*FROM_START, "--freeze-backbone"), seen="weights"
+    ),
+    "run --head-factor": add(
+        TRAIN, "--head-factor", "5",
+        seen="weights", wrong=("--head-factor", "0"), says="train.head_factor 0",
+    ),
+    "run --root": Case(
+        base=CIFAR, other=(*CIFAR[:-1], "{root_b}"), seen="data",
+        wrong=(*PLAN, "--root", "{root_a}"), says="is for downloads",
+    ),
+    "run --on-bad-image": Case(
+        base=DAMAGED, other=(*DAMAGED, "--on-bad-image", "skip"), seen="status",
+        wrong=(*PLAN, "--on-bad-image", "maybe"), says="data.on_bad_image 'maybe'",
+    ),
+    "run --seed": add(
+        TRAIN, "--seed", "1", seen="weights", wrong=("--seed", "-1"), says="'--seed'"
+    ),
+    "run --tensorboard": add(TRAIN, "--tensorboard", seen="files"),
+    "run --until": Case(
+        base=PLAN, other=TRAIN, seen="files",
+        wrong=(*RUN, "--until", "lunch"), says="'lunch' is not one of",
+    ),
+    "run --json": add(PLAN, "--json", seen="is_json"),
+    "train --status": swap(
+        ("train", "--status", "{run}"), "{run}", "{run_b}", wrong="{nothing}", says=NO_RUN
+    ),
+    "train --json": add(("train", "--status", "{run}"), "--json", seen="is_json"),
+}  # fmt: skip
+
+# -- search ---------------------------------------------------------------------------------------
+
+SEARCH = ("search", "{run}", "--json")
+PUBLISHED = (
+    *("search", "--net", "ofa_mbv3_d234_e346_k357_w1.0", "--predictor", "{predictor}"),
+    *("--limit", "macs=2e8", "--json"),
+)
+
+SEARCHES = {
+    "search RUN": swap(SEARCH, "{run}", "{run_b}", wrong="{nothing}", says=NO_RUN),
+    "search --limit": add(
+        SEARCH, "--limit", "macs={macs}", wrong=("--limit", "macs=0"), says="not above 0"
+    ),
+    "search --net": swap(
+        PUBLISHED, "ofa_mbv3_d234_e346_k357_w1.0", "ofa_mbv3_d234_e346_k357_w1.2",
+        wrong="ofa_none", says="ofa_none",
+    ),
+    "search --predictor": swap(
+        PUBLISHED, "{predictor}", "{predictor_b}", wrong="{nothing}", says="nothing"
+    ),
+    "search --latency": add(
+        SEARCH, "--latency", "phone={table}",
+        seen="keys", wrong=("--latency", "phone={nothing}"), says="no such file",
+    ),
+    "search --budget": add(
+        PUBLISHED, "--budget", "0.3s",
+        seen="handed", wrong=("--budget", "0"), says="is not a time",
+    ),
+    "search --caution": add(SEARCH, "--caution", "3", wrong=("--caution", "-1"), says="--caution"),
+    "search --seed": add(
+        SEARCH, "--seed", "7", seen="handed", wrong=("--seed", "-1"), says="'--seed'"
+    ),
+    "search --json": Case(base=("search", "{run}"), other=SEARCH, seen="is_json"),
+}  # fmt: skip
+
+# -- models ---------------------------------------------------------------------------------------
+
+SPECIALIZE = ("specialize", "{copy}", "--arch", "{arch}", "--name", "mine", "--json")
+FINETUNE = (
+    *("finetune", "{copy}", "{model_name}", "--epochs", "1", "--learning-rate", "0.01", "--json"),
+)
+BASELINE = ("baseline", "{copy}", "--model", "{model_name}", "--budget", "0.5s", "--json")
+EXPORT = ("export", "{model}", "--out", "{out}/m")
+VERIFY = ("verify", "{run}", "--json")
+
+MODELS = {
+    "specialize RUN": swap(
+        SPECIALIZE, "{copy}", "{copy_b}", seen="shipped", wrong="{nothing}", says=NO_RUN
+    ),
+    "specialize --arch": swap(
+        SPECIALIZE, "{arch}", "{arch_b}", wrong="{nothing}", says="no such file"
+    ),
+    "specialize --name": swap(
+        SPECIALIZE, "mine", "yours", seen="files", wrong="a/b", says="is not a plain folder name"
+    ),
+    "specialize --json": Case(base=without(SPECIALIZE, "--json"), other=SPECIALIZE, seen="is_json"),
+    "finetune RUN": swap(
+        FINETUNE, "{copy}", "{copy_b}", "{model_name}", "{model_name_b}",
+        seen="tuned", wrong="{nothing}", says=NO_RUN,
+    ),
+    "finetune MODEL": swap(
+        FINETUNE, "{model_name}", "{model_name_2}", seen="tuned", wrong="x", says="'x' is not one"
+    ),
+    "finetune --epochs": swap(FINETUNE, "1", "2", seen="tuned", wrong="0", says="'--epochs'"),
+    "finetune --learning-rate": swap(
+        FINETUNE, "0.01", "0.3", seen="tuned", wrong="0", says="learning rate 0 is not above 0"
+    ),
+    "finetune --distill": add(FINETUNE, "--distill", seen="tuned"),
+    "finetune --json": Case(base=without(FINETUNE, "--json"), other=FINETUNE, seen="is_json"),
+    "baseline RUN": swap(
+        BASELINE, "{copy}", "{copy_b}", "{model_name}", "{model_name_b}",
+        seen="alone", wrong="{nothing}", says=NO_RUN,
+    ),
+    "baseline --model": swap(
+        BASELINE, "{model_name}", "{model_name_2}", seen="alone", wrong="x", says="'x' is not one"
+    ),
+    "baseline --budget": swap(
+        BASELINE, "0.5s", "0.7s", seen="alone", wrong="soon", says="'soon' is not a time"
+    ),
+    "baseline --json": Case(base=without(BASELINE, "--json"), other=BASELINE, seen="is_json"),
+    "export MODEL": swap(
+        EXPORT, "{model}", "{model_2}", seen="written", wrong="{nothing}", says="no card.json"
+    ),
+    "export --out": swap(
+        EXPORT, "{out}/m", "{out}/n", seen="files", wrong="{world}", says="is a folder, not a file"
+    ),
+    "export --format": add(
+        EXPORT, "--format", "config",
+        seen="written", wrong=("--format", "tflite"), says="'tflite' is not one of",
+    ),
+    "verify FOLDERS": swap(VERIFY, "{run}", "{run_b}", wrong="{nothing}", says="neither a model"),
+    "verify --json": Case(base=without(VERIFY, "--json"), other=VERIFY, seen="is_json"),
+    "report RUN": swap(
+        ("report", "{copy}"), "{copy}", "{copy_b}", seen="report", wrong="{nothing}", says=NO_RUN
+    ),
+}  # fmt: skip
+
+CASES = JOB | SEARCHES | MODELS | LOOKING | MEASURING
+
+
+def _of_train(name: str, case: Case) -> Case:
+    """Return the case of an option of ``ofa train`` that ``ofa run`` has too."""
+
+    def spelled(command: Command) -> Command:
+        ended = command.index("--until") if "--until" in command else len(command)
+        return ("train", *command[1:ended], *command[ended + 2 :])
+
+    return Case(
+        base=spelled(case.base),
+        other=spelled(case.other),
+        seen="request",
+        wrong=spelled(case.wrong) if case.wrong else (),
+        says=case.says,
+    )
+
+
+_OF_RUN_ALONE = ("--limit", "--until", "--json")
+CASES |= {
+    name.replace("run", "train", 1): _of_train(name, case)
+    for name, case in JOB.items()
+    if name.startswith("run ") and name.partition(" ")[2] not in _OF_RUN_ALONE
+}
+
+# Options that would be ignored in the company that they are in.
+IDLE = {
+    "a fresh head of a fresh network": ((*TRAIN, "--reinit-head"), "need --init"),
+    "a frozen backbone of a fresh network": ((*TRAIN, "--freeze-backbone"), "need --init"),
+    "effort beside a time": ((*OPEN_PLAN, "--budget", "60s", "--effort", "best"), "has no effect"),
+    "effort beside epochs": ((*PLAN, "--effort", "best"), "has no effect where epochs and network"),
+    "status of a training beside its options": (
+        ("train", "--status", "{run}", "--seed", "1"), "takes no --seed",
+    ),
+    "another data set in the settings": ((*PLAN, "--set", "data.source=digits"), "data.source"),
+    "an arch of a network that has one": ((*STATIC, "--arch", "{arch}"), "is not a supernet"),
+    "calibration of a network": ((*STATIC, "--calibration", "9"), "is not a supernet: calibration"),
+    "weights of a run": ((*EVAL, "--weights", "{weights}"), "has weights of its own"),
+    "threads of a GPU": (
+        (*BUILD, "--target", "torch-cuda", "--threads", "2"), "threads 2 are of a processor",
+    ),
+    "the name of the measurements": (
+        ("latency", "build", "{run}", "--out", "{out}/t.jsonl"), "end it in .json",
+    ),
+    "a bound that is no number": ((*SEARCH, "--limit", "macs=1e6,nan"), "is not of the form"),
+    "a mean that is no number": ((*STATIC, "--mean", "nan,0,0"), "finite numbers"),
+    "two bounds of a run": ((*PLAN, "--limit", "macs=1,2"), "has 2 bounds"),
+    "a GPU that is not there": ((*EVAL, "--device", "cuda:9"), "none with number 9"),
+    # What would stop a run after its training.
+    "a target in the settings": ((*PLAN, "--set", "latency.target=tpu"), "'tpu' is not one of"),
+    "more held out than there are": ((*PLAN, "--set", "data.num_valid=1000"), "num_valid 1000"),
+    "a limit that no subnet keeps": ((*PLAN, "--limit", "macs=10"), "macs=10 cannot be kept"),
+    "a deviation of nothing": ((*PLAN, "--set", "data.std=[0,1,1]"), "data.std.0 0"),
+}  # fmt: skip
