@@ -24,6 +24,7 @@ from onceforall.supernets.static import build
 
 SPECS = {
     "mobilenet_v3": mobilenet_v3(),
+    "mobilenet_v3 of one size": mobilenet_v3(resolutions=(64,)),
     "proxylessnas": proxylessnas(),
     "resnet50d": resnet50d(),
     "small_images": small_images(num_classes=10),

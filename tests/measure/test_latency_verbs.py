@@ -81,7 +81,7 @@ WRONG = {
     "no host": ("ssh:", "'ssh:' is not of the form ssh:USER@HOST"),
     "an option": ("ssh:-oProxyCommand=x", "is not of the form ssh:USER@HOST"),
     "no onnxruntime": ("ssh:board", "run there python3 -m pip install onnxruntime"),
-    "unknown": ("tpu", "openvino, ssh:USER@HOST"),
+    "unknown": ("tpu", "openvino, torch-cuda:N, ssh:USER@HOST"),
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -190,6 +191,15 @@ def resolve(recipe: RunConfig, *, file: str | None = None, flags: Sequence[str] 
             value = {part: value}
         _merge(values, value, "")
     return validated(values)
+
+
+def flag(key: str, value: object) -> str:
+    """Return ``section.key=value`` as :func:`resolve` reads it back, numbers to the last bit.
+
+    JSON would not do: YAML takes its ``1e-05`` for a string.
+    """
+    text = yaml.safe_dump({"": value}, default_flow_style=True, width=math.inf).strip()
+    return f"{key}={text.removeprefix('{').removesuffix('}').partition(':')[2].strip()}"
 
 
 def validated(values: Mapping[str, Any]) -> RunConfig:

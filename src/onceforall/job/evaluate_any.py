@@ -333,7 +333,8 @@ def share_of(images: Images, batch_size: int, ranks: Ranks) -> Images | None:
     """
     if ranks.world_size == 1:
         return images
-    mine = torch.arange(len(images)).split(batch_size)[ranks.rank :: ranks.world_size]
+    parts = torch.split(torch.arange(len(images)), batch_size)
+    mine = parts[ranks.rank :: ranks.world_size]
     return images.subset(torch.cat(mine)) if mine else None
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from onceforall.errors import ConfigError
+from onceforall.job.config import flag
 from onceforall.supernets.families import published_spec
 from onceforall.supernets.spec import MBConvSpec, ResNetSpec, SupernetSpec
 from onceforall.supernets.weights import spec_from_json, spec_to_json
@@ -33,7 +33,8 @@ def net_flags(net: str | Path | SupernetSpec) -> list[str]:
     path = Path(net)
     if path.suffix not in (".yaml", ".yml", ".json"):
         flags = _flags(spec_to_json(published_spec(str(net))), has_sides=True)
-        return [*flags, f"data.mean={list(IMAGENET_MEAN)}", f"data.std={list(IMAGENET_STD)}"]
+        moments = {"data.mean": list(IMAGENET_MEAN), "data.std": list(IMAGENET_STD)}
+        return [*flags, *(flag(key, value) for key, value in moments.items())]
     try:
         value = yaml.safe_load(path.read_text())
     except FileNotFoundError as error:
@@ -52,8 +53,8 @@ def net_flags(net: str | Path | SupernetSpec) -> list[str]:
 
 
 def _flags(table: dict[str, Any], *, has_sides: bool) -> list[str]:
-    flags = ["supernet.family=table", f"supernet.table={json.dumps(table)}"]
-    return flags + ([f"supernet.resolutions={table['resolutions']}"] if has_sides else [])
+    flags = ["supernet.family=table", flag("supernet.table", table)]
+    return flags + ([flag("supernet.resolutions", table["resolutions"])] if has_sides else [])
 
 
 def weights_flags(net: str, weights: str) -> list[str]:
@@ -70,4 +71,4 @@ def weights_flags(net: str, weights: str) -> list[str]:
     path = weights_file(net) if weights == "official" else Path(weights)
     if not path.is_file():
         raise ConfigError(f"--weights {weights!r} is neither a file nor official")
-    return [f"train.init={json.dumps(str(path))}"]
+    return [flag("train.init", str(path))]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from onceforall.data import DataBundle
 from onceforall.encoding import Encoding
-from onceforall.job.config import LatencyConfig, RunConfig
+from onceforall.job.config import RunConfig
 from onceforall.job.data import splits_of
+from onceforall.job.sections import LatencyConfig
 from onceforall.measure.cost_tables import compile_costs
 from onceforall.measure.latency.ssh import SshOrt
 from onceforall.measure.latency.targets import make_target

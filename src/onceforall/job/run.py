@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from onceforall.data import DataBundle
 from onceforall.data.sources.own import Own, write_own
 from onceforall.errors import ConfigError
 from onceforall.job.clock import parse_time
+from onceforall.job.config import flag
 from onceforall.job.context import Tell
 from onceforall.job.data import DataSession, image_side, open_source, start_session
 from onceforall.job.nets import net_flags, weights_flags
@@ -82,10 +82,10 @@ def run(
         data = images
     flags = [] if net is None else net_flags(net)
     flags += [] if weights is None else weights_flags(str(net), str(weights))
-    flags += [] if epochs is None else [f"train.epochs={epochs!r}"]
-    flags += [f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
-    flags += [] if init is None else [f"train.init={json.dumps(str(init))}"]
-    flags += [f"search.limits.{name}={bound!r}" for name, bound in (limits or {}).items()]
+    flags += [] if epochs is None else [flag("train.epochs", epochs)]
+    flags += [flag(key, value) for key, value in (settings or {}).items()]
+    flags += [] if init is None else [flag("train.init", str(init))]
+    flags += [flag(f"search.limits.{name}", bound) for name, bound in (limits or {}).items()]
     request = Request(
         source=str(data),
         flags=tuple(flags),

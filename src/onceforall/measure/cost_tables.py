@@ -262,13 +262,15 @@ def _merge(first: _Term, second: _Term, encoding: Encoding) -> _Term | None:
         return None
     spread = [_spread(term, columns) for term in (first, second)]
     values = {
-        name: np.ascontiguousarray(
+        # Not ascontiguousarray, which gives a table of no genes an axis.
+        name: np.array(
             np.broadcast_to(
                 np.maximum(spread[0][name], spread[1][name])
                 if name == "peak_activation_bytes"
                 else spread[0][name] + spread[1][name],
                 shape,
-            )
+            ),
+            order="C",
         )
         for name in first.values
     }

@@ -93,13 +93,13 @@ class MBConvSpec:
     resolutions: tuple[int, ...]
     stem_width: int
     stem_stride: int
-    stem_activation: Activation
+    stem_activation: Activation = "relu"
     stem_width_mults: tuple[float, ...] = ()
     fixed_block: FixedBlock | None = None
     stages: tuple[MBConvStage, ...]
-    expand_width: int
-    mix_width: int
-    head_activation: Activation
+    expand_width: int = 0
+    mix_width: int = 0
+    head_activation: Activation = "relu"
     width_mult: float = 1.0
     divisor: int = 8
     dropout: float = 0.0

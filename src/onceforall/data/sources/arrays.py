@@ -119,8 +119,8 @@ def _images(arrays: Mapping[str, NDArray[Any]], part: str) -> ImageArrays:
         )
     if labels.min() < 0:
         raise DataError(f"y_{part}: label {labels.min()} is negative")
-    planar = np.ascontiguousarray(
-        np.broadcast_to(pixels, (*pixels.shape[:3], 3)).transpose(0, 3, 1, 2)
+    planar = np.array(  # a copy, as the broadcast view may not be written to
+        np.broadcast_to(pixels, (*pixels.shape[:3], 3)).transpose(0, 3, 1, 2), order="C"
     )
     return ImageArrays(
         images=torch.from_numpy(planar),

@@ -73,6 +73,8 @@ def _arrays(data: Any) -> Arrays:
     """Return images ``(N, H, W, 3)`` uint8 and labels ``(N,)``."""
     if isinstance(data, tuple):
         images, labels = (np.asarray(part) for part in data)
+        if len(images) != labels.size:
+            raise DataError(f"there are {len(images)} images and {labels.size} labels")
         return images, labels.reshape(-1)
     pairs: Iterable[tuple[Any, Any]] = (data[i] for i in range(len(data)))
     found = [(_pixels(image), int(label)) for image, label in pairs]
