@@ -55,8 +55,8 @@ def observe(command: Command, places: dict[str, str], folder: Path) -> Observed:
 def _listening(handed: list[Any], places: dict[str, str]) -> Iterator[None]:
     """Note what functions that work are given, where results of two values may be the same."""
     import onceforall.job.evaluate_any
-    import onceforall.job.pipeline
     import onceforall.job.published_search
+    import onceforall.job.search
 
     def measured(spec: Any, **kwargs: Any) -> Any:
         """Hand back a table that was measured before: what is asked for is what counts here."""
@@ -81,7 +81,7 @@ def _listening(handed: list[Any], places: dict[str, str]) -> Iterator[None]:
     evaluate = onceforall.job.evaluate_any.evaluate
     with contextlib.ExitStack() as stack:
         for module, name, arguments in (
-            (onceforall.job.pipeline, "nsga2", ("seed",)),
+            (onceforall.job.search, "nsga2", ("seed",)),
             (onceforall.job.published_search, "evolve", ("seed", "max_seconds")),
         ):
             function = noting(getattr(module, name), *arguments)

@@ -11,6 +11,15 @@ from tests.cli.places import TINY
 RUN = ("run", "{images}", "--out", "{out}", *TINY)
 PLAN, TRAIN = (*RUN, "--until", "plan"), (*RUN, "--until", "train")
 OPEN_PLAN = without(PLAN, "--set", "train.epochs=1")
+# Without a network of its own, and with that of a run that is done.
+BARE = tuple(
+    word
+    for pair in zip(RUN[4::2], RUN[5::2], strict=True)
+    if not pair[1].startswith("supernet.")
+    for word in pair
+)
+BARE = (*RUN[:4], *BARE)
+NET = (*BARE, "--net", "{run}/checkpoints/supernet.json")
 FROM_START = (*TRAIN, "--init", "{supernet}")
 CIFAR = ("run", "cifar10", "--out", "{out}", *TINY, "--until", "plan", "--root", "{root_a}")
 DAMAGED = (
@@ -36,6 +45,17 @@ JOB = {
     "run --effort": add(
         OPEN_PLAN, "--effort", "quick",
         seen="budget", wrong=("--effort", "fast"), says="'fast' is not one of quick",
+    ),
+    "run --net": Case(
+        base=(*BARE, "--until", "plan"), other=(*NET, "--until", "plan"), seen="config",
+        wrong=(*BARE, "--until", "plan", "--net", "{nothing}.yaml"), says="no such file",
+    ),
+    "run --weights": add(
+        (*NET, "--until", "train"), "--weights", "{supernet}",
+        seen="weights", wrong=("--weights", "{nothing}"), says="is neither a file nor official",
+    ),
+    "run --epochs": add(
+        OPEN_PLAN, "--epochs", "2", seen="config", wrong=("--epochs", "-1"), says="'--epochs'",
     ),
     "run --limit": add(
         PLAN, "--limit", "macs=1e5", seen="config", wrong=("--limit", "speed=1"), says="'speed' is",
@@ -235,5 +255,12 @@ IDLE = {
     "a target in the settings": ((*PLAN, "--set", "latency.target=tpu"), "'tpu' is not one of"),
     "more held out than there are": ((*PLAN, "--set", "data.num_valid=1000"), "num_valid 1000"),
     "a limit that no subnet keeps": ((*PLAN, "--limit", "macs=10"), "macs=10 cannot be kept"),
+    "a policy for photographs": (
+        (*PLAN, "--set", "data.policy=randaugment"), "data.policy randaugment needs photographs",
+    ),
     "a deviation of nothing": ((*PLAN, "--set", "data.std=[0,1,1]"), "data.std.0 0"),
+    "a network of nothing": ((*PLAN, "--set", "supernet.widths=[]"), "supernet.widths []"),
+    "a divisor of nothing": ((*PLAN, "--set", "supernet.divisor=0"), "supernet.divisor 0"),
+    "epochs without end": ((*PLAN, "--set", "train.epochs=.inf"), "train.epochs inf"),
+    "a seed that no generator takes": ((*PLAN, "--seed", str(2**63)), "'--seed'"),
 }  # fmt: skip

@@ -130,7 +130,7 @@ def test_a_device_is_the_named_one_or_a_gpu(places: dict[str, str]) -> None:
 
     with (
         mock.patch("onceforall.job.evaluate_any.evaluate_request", evaluate_request),
-        mock.patch("onceforall.job.run.default_device", lambda ranks: torch.device("cuda", 3)),
+        mock.patch("onceforall.job.machine.default_device", lambda ranks: torch.device("cuda", 3)),
     ):
         for command in (case.base, case.other):
             assert ofa(*(word.format_map(places) for word in command)).status == 0

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from onceforall.data.batches.loaders import LoaderSettings, open_loaders
+from onceforall.data.batches.reading import ReadingPool
 from onceforall.data.batches.streaming import StreamedBatches, StreamedEvalBatches
 from onceforall.data.bundle import IMAGENET_MEAN, IMAGENET_STD
 from onceforall.data.images.augmentation import PUBLISHED_PHOTOS
-from onceforall.data.reading import ReadingPool
 from onceforall.data.sources.open import open_dataset
 from onceforall.data.splits import split_train
 from onceforall.errors import ConfigError

@@ -98,7 +98,11 @@ def test_gradients_are_averaged_whatever_their_layout(
     layout: torch.memory_format, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of three ranks with 1, 2 and 4 times the gradients: 7 / 3, to the bit, in few kernels."""
-    net = Supernet(dense_images(num_classes=3, widths=(8, 16))).to(dtype).to(memory_format=layout)
+    net = (
+        Supernet(dense_images(num_classes=3, widths=(8, 16), strides=(1, 2)))
+        .to(dtype)
+        .to(memory_format=layout)
+    )
     images = torch.randn(4, 3, 16, 16, dtype=dtype, generator=torch.Generator().manual_seed(0))
     arch = net.space.smallest
     net(images.contiguous(memory_format=layout), arch).sum().backward()

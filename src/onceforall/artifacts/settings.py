@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
@@ -29,7 +29,7 @@ class Request(Record):
 
     source: str
     root: str = ""
-    on_bad_image: Literal["refuse", "skip"] | None = None
+    on_bad_image: str | None = None
     config_text: str | None = None
     flags: tuple[str, ...] = ()
     budget_s: float | None = None

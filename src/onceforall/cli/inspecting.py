@@ -12,6 +12,7 @@ import typer
 
 from onceforall.cli.console import Screen, print_json
 from onceforall.cli.options import (
+    MAX_SEED,
     Data,
     Json,
     OnBadImage,
@@ -74,6 +75,7 @@ def evaluate(
         typer.Option(
             "--seed",
             min=0,
+            max=MAX_SEED,
             help="Of a supernet: seed of the subnet, where --arch names none, and of the "
             "calibration images; by default 0",
             show_default=False,

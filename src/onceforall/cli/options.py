@@ -12,6 +12,9 @@ import typer
 from onceforall.errors import ConfigError
 from onceforall.job.clock import parse_time
 
+# As in the configuration, which is not loaded before a verb needs it.
+MAX_SEED = 2**63 - 1
+
 Data = Annotated[
     str,
     typer.Argument(
@@ -70,10 +73,12 @@ HeadFactor = Annotated[
 TensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Write scalars to the run's tensorboard/ too")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of everything")]
 OptionalSeed = Annotated[
     int | None,
-    typer.Option("--seed", min=0, help="Seed of everything; by default 0", show_default=False),
+    typer.Option(
+        "--seed", min=0, max=MAX_SEED, help="Seed of everything; by default 0", show_default=False
+    ),
 ]
 Budget = Annotated[
     str | None,

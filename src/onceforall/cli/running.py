@@ -12,6 +12,7 @@ import typer
 
 from onceforall.cli.console import Screen, print_json, stop_on_signals
 from onceforall.cli.options import (
+    MAX_SEED,
     Budget,
     Config,
     Data,
@@ -36,7 +37,6 @@ from onceforall.cli.options import (
     given_options,
     parse_budget,
     parse_limits,
-    parse_on_bad_image,
     read_config,
     transfer_flags,
 )
@@ -95,8 +95,8 @@ def run(
     bounds = [f"search.limits.{name}={values[0]!r}" for name, values in limits.items()]
     flags = [*_net_flags(net, weights, epochs), *(set_ or []), *transfer, *bounds]
     request = _request(data, recipe, budget, effort, config, flags)
-    bad_image = None if on_bad_image is None else parse_on_bad_image(on_bad_image)
-    request = request.model_copy(update={"root": root, "on_bad_image": bad_image, "seed": seed})
+    said = {"root": root, "on_bad_image": on_bad_image, "seed": seed}
+    request = request.model_copy(update=said)
     _run(request, out, until=until, tensorboard=tensorboard, json=json)
 
 
@@ -148,8 +148,8 @@ def train(
     )
     flags = [*_net_flags(net, weights, epochs), *(set_ or []), *transfer]
     request = _request(data, recipe, budget, effort, config, flags)
-    bad_image = None if on_bad_image is None else parse_on_bad_image(on_bad_image)
-    request = request.model_copy(update={"root": root, "on_bad_image": bad_image, "seed": seed})
+    said = {"root": root, "on_bad_image": on_bad_image, "seed": seed}
+    request = request.model_copy(update=said)
     _run(request, out, until="train", tensorboard=tensorboard, json=json)
 
 
@@ -281,7 +281,13 @@ def search(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", min=0, help="Seed; 0, or that of the RUN", show_default=False),
+        typer.Option(
+            "--seed",
+            min=0,
+            max=MAX_SEED,
+            help="Seed; 0, or that of the RUN",
+            show_default=False,
+        ),
     ] = None,
     json: Json = False,
 ) -> None:

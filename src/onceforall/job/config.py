@@ -18,6 +18,7 @@ from pydantic import Field
 
 from onceforall.errors import ConfigError
 from onceforall.job.sections import (
+    MAX_SEED,
     DataConfig,
     EvaluateConfig,
     LatencyConfig,
@@ -48,7 +49,7 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     latency: LatencyConfig = LatencyConfig()
     search: SearchConfig = SearchConfig()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
 
     def spec(self, num_classes: int) -> SupernetSpec:
         """Return the stage table of the supernet."""

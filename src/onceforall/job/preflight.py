@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from onceforall.data import DataBundle
+from onceforall.data import DataBundle, ImageArrays
 from onceforall.encoding import Encoding
+from onceforall.errors import ConfigError
 from onceforall.job.config import RunConfig
 from onceforall.job.data import splits_of
 from onceforall.job.sections import LatencyConfig
@@ -15,8 +16,19 @@ from onceforall.search import Problem
 
 
 def check_data(config: RunConfig, bundle: DataBundle) -> None:
-    """Raise ConfigError if there are fewer images than are held out or calibrate batch norm."""
+    """Refuse what the images cannot give.
+
+    Raises:
+        ConfigError: If there are fewer than are held out or calibrate batch norm, or they are in
+            memory where files are needed, or the other way round.
+        DataError: If there are no training images.
+    """
     splits_of(config, bundle)
+    policy, is_resident = config.data.policy, isinstance(bundle.train, ImageArrays)
+    if policy != "none" and is_resident:
+        raise ConfigError(f"data.policy {policy} needs photographs in files, not small images")
+    if config.data.crop == "pad" and not is_resident:
+        raise ConfigError("data.crop pad is for small images, not for photographs in files")
 
 
 def check_limits_kept(config: RunConfig, num_classes: int) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+# The largest that every generator takes.
+MAX_SEED = 2**63 - 1
 
 
 class Section(BaseModel):
-    """Base of every part of a configuration: frozen, and unknown keys are errors."""
+    """Base of every part of a configuration: frozen, finite, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -92,19 +95,19 @@ class SupernetConfig(Section):
         "proxylessnas",
         "resnet50d",
     ]
-    resolutions: tuple[int, ...] = Field(min_length=1)
+    resolutions: tuple[PositiveInt, ...] = Field(min_length=1)
     table: dict[str, Any] | None = None
-    widths: tuple[int, ...] = (16, 32, 64)
-    strides: tuple[int, ...] = ()
-    width_mults: tuple[float, ...] = (0.5, 0.75, 1.0)
-    depths: tuple[int, ...] = (1, 2)
-    kernel_sizes: tuple[int, ...] = (3, 5, 7)
-    expand_ratios: tuple[float, ...] = (2, 3, 4)
-    stem_width: int = 16
+    widths: tuple[PositiveInt, ...] = Field((16, 32, 64), min_length=1)
+    strides: tuple[PositiveInt, ...] = ()
+    width_mults: tuple[PositiveFloat, ...] = (0.5, 0.75, 1.0)
+    depths: tuple[PositiveInt, ...] = Field((1, 2), min_length=1)
+    kernel_sizes: tuple[PositiveInt, ...] = Field((3, 5, 7), min_length=1)
+    expand_ratios: tuple[PositiveFloat, ...] = Field((2, 3, 4), min_length=1)
+    stem_width: int = Field(16, ge=1)
     stem_stride: int = Field(1, ge=1, le=4)
-    expand_width: int = 128
-    divisor: int = 8
-    width_mult: float = 1.0
+    expand_width: int = Field(128, ge=0)
+    divisor: int = Field(8, ge=1)
+    width_mult: float = Field(1.0, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
@@ -214,5 +217,5 @@ class SearchConfig(Section):
     limits: dict[str, float] = Field(default_factory=dict)
     num_models: int = Field(8, ge=1)
     num_candidates: int = Field(32, ge=1)
-    caution: float = Field(0.0, ge=0, allow_inf_nan=False)
+    caution: float = Field(0.0, ge=0)
     refine_evaluations: int = Field(0, ge=0)

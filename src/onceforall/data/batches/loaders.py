@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from onceforall.data.batches.protocols import CalibrationBatches, EvalBatches, TrainBatches
+from onceforall.data.batches.reading import ReadingPool
 from onceforall.data.batches.resident import ResidentBatches, ResidentEvalBatches
 from onceforall.data.batches.sharding import Shard
 from onceforall.data.batches.streaming import (
@@ -24,7 +25,6 @@ from onceforall.data.images.augmentation import (
     SMALL_IMAGES,
     Augmentation,
 )
-from onceforall.data.reading import ReadingPool
 from onceforall.data.sources.folder import OnBadImage
 from onceforall.data.splits import Splits
 from onceforall.errors import ConfigError

@@ -24,6 +24,7 @@ from onceforall.data.batches.readers import (
     TrainKey,
     TrainReader,
 )
+from onceforall.data.batches.reading import ReadingPool
 from onceforall.data.batches.sharding import Shard
 from onceforall.data.bundle import ImageFiles, Rgb
 from onceforall.data.images.augmentation import Augmentation
@@ -35,7 +36,6 @@ from onceforall.data.images.color import (
     ycc_to_rgb_matrix,
 )
 from onceforall.data.images.device_ops import cutout_, normalization, scale_and_shift, send
-from onceforall.data.reading import ReadingPool
 from onceforall.data.seeding import private_generator
 from onceforall.data.sources.folder import PHOTO_CROP_RATIO, OnBadImage
 from onceforall.errors import ConfigError, DataError

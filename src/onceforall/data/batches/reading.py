@@ -7,6 +7,7 @@ processes as were asked for, however many parts there are.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -98,7 +99,8 @@ class ReadingPool:
             )
         self._turn += 1
         self._plan.set(reader, steps, keys_of)
-        return _iterate_without_handler(self._loader)
+        with _naming_death():
+            return _iterate_without_handler(self._loader)
 
 
 class _Readers(Dataset[Any]):
@@ -136,8 +138,15 @@ def _as_it_is(batch: Any) -> Any:
 
 def _next(raws: Iterator[Any]) -> Any:
     """Return the next batch; a worker that died is one line."""
-    try:
+    with _naming_death():
         return next(raws)
+
+
+@contextlib.contextmanager
+def _naming_death() -> Iterator[None]:
+    """Say in one line that a worker died, wherever the loader noticed it."""
+    try:
+        yield
     except RuntimeError as error:
         if not any(sign in str(error) for sign in _DEATH_SIGNS):
             raise
