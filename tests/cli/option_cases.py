@@ -54,8 +54,8 @@ JOB = {
         (*NET, "--until", "train"), "--weights", "{supernet}",
         seen="weights", wrong=("--weights", "{nothing}"), says="is neither a file nor official",
     ),
-    "run --epochs": add(
-        OPEN_PLAN, "--epochs", "2", seen="config", wrong=("--epochs", "-1"), says="'--epochs'",
+    "run --epochs": swap(
+        (*OPEN_PLAN, "--epochs", "1"), "1", "2", seen="config", wrong="-1", says="'--epochs'",
     ),
     "run --limit": add(
         PLAN, "--limit", "macs=1e5", seen="config", wrong=("--limit", "speed=1"), says="'speed' is",

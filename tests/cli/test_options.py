@@ -192,7 +192,8 @@ def no_work() -> Iterator[None]:
         for name in (
             "torch.nn.Module.__call__",
             "onceforall.measure.latency.journal.measure_latency",
-            "onceforall.job.ship.measure_latency",
+            "onceforall.job.confirm.measure_latency",
+            "onceforall.job.prove.measure_latency",
             "onceforall.job.pipeline.nsga2",
             "onceforall.job.published_search.evolve",
         ):

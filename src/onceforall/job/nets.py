@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ def net_flags(net: str | Path | SupernetSpec) -> list[str]:
         moments = {"data.mean": list(IMAGENET_MEAN), "data.std": list(IMAGENET_STD)}
         return [*flags, *(flag(key, value) for key, value in moments.items())]
     try:
-        value = yaml.safe_load(path.read_text())
+        text = path.read_text()
+        # YAML would take the 1e-05 of a JSON file for a string.
+        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
