@@ -194,7 +194,7 @@ def no_work() -> Iterator[None]:
             "onceforall.measure.latency.journal.measure_latency",
             "onceforall.job.confirm.measure_latency",
             "onceforall.job.prove.measure_latency",
-            "onceforall.job.pipeline.nsga2",
+            "onceforall.job.search.nsga2",
             "onceforall.job.published_search.evolve",
         ):
             stack.enter_context(mock.patch(name, work))
