@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from onceforall.arch import Arch
 from onceforall.errors import ArchError
-from onceforall.genes import Gene
+from onceforall.genes import Gene, block_choices
 from onceforall.space import SearchSpace
 
 Rows = NDArray[np.uint8]
@@ -349,8 +349,7 @@ def only_choice(space: SearchSpace, gene: Gene) -> Any:
     if gene.axis == "width_mult":
         return space.width_sites[gene.stage][0] if gene.stage < len(space.width_sites) else None
     stage = space.stages[gene.stage]
-    names = {"depth": "depths", "kernel_size": "kernel_sizes", "expand_ratio": "expand_ratios"}
-    return getattr(stage, names[gene.axis])[0]
+    return stage.depths[0] if gene.axis == "depth" else block_choices(stage, gene.axis, gene.block)[0]
 
 
 def _position(lookup: Mapping[Any, int], value: Any, gene: Gene) -> int:

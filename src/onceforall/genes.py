@@ -23,6 +23,9 @@ class StageChoices:
         kernel_sizes: Depthwise kernel sides, ascending.
         expand_ratios: Expand ratios, ascending.
         width_mults: Width multipliers of the stage's output, ascending; empty when rigid.
+        block_kernel_sizes: Kernel sides of each block where blocks differ; ``kernel_sizes`` are
+            then all of them together.
+        block_expand_ratios: Likewise for expand ratios.
     """
 
     num_blocks: int
@@ -30,8 +33,18 @@ class StageChoices:
     kernel_sizes: tuple[int, ...]
     expand_ratios: tuple[float, ...]
     width_mults: tuple[float, ...] = ()
+    block_kernel_sizes: tuple[tuple[int, ...], ...] = ()
+    block_expand_ratios: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
+        for name, of_blocks in (
+            ("kernel_sizes", self.block_kernel_sizes),
+            ("expand_ratios", self.block_expand_ratios),
+        ):
+            if len(of_blocks) not in (0, self.num_blocks):
+                raise ArchError(f"block_{name} has {len(of_blocks)} of {self.num_blocks} blocks")
+            for options in of_blocks:
+                check_ascending(f"block_{name}", options)
         for name in ("depths", "kernel_sizes", "expand_ratios"):
             check_ascending(name, getattr(self, name))
         if self.width_mults:
@@ -67,9 +80,11 @@ def check_ascending(name: str, options: Sequence[Choice]) -> None:
         raise ArchError(f"{name} must be ascending, distinct and positive, got {options!r}")
 
 
-def block_choices(stage: StageChoices, axis: Axis) -> tuple[Choice, ...]:
-    """Return what each block of a stage chooses from."""
-    return stage.kernel_sizes if axis == "kernel_size" else stage.expand_ratios
+def block_choices(stage: StageChoices, axis: Axis, block: int) -> tuple[Choice, ...]:
+    """Return what a block of a stage chooses from."""
+    if axis == "kernel_size":
+        return stage.block_kernel_sizes[block] if stage.block_kernel_sizes else stage.kernel_sizes
+    return stage.block_expand_ratios[block] if stage.block_expand_ratios else stage.expand_ratios
 
 
 def choice_of(arch: Arch, gene: Gene) -> Any:

@@ -72,7 +72,7 @@ class SearchSpace:
         ]
         for axis in ("kernel_size", "expand_ratio"):
             genes += [
-                Gene(axis=axis, stage=i, block=block, choices=block_choices(stage, axis))
+                Gene(axis=axis, stage=i, block=block, choices=block_choices(stage, axis, block))
                 for i, stage in enumerate(self.stages)
                 for block in range(stage.depths[-1])
             ]
@@ -84,8 +84,12 @@ class SearchSpace:
         count = len(self.resolutions) * max(1, len(self.stem_depths))
         count *= math.prod(len(choices) for choices in self.width_sites)
         for stage in self.stages:
-            per_block = len(stage.kernel_sizes) * len(stage.expand_ratios)
-            count *= sum(per_block**depth for depth in stage.depths)
+            per_block = [
+                len(block_choices(stage, "kernel_size", block))
+                * len(block_choices(stage, "expand_ratio", block))
+                for block in range(stage.depths[-1])
+            ]
+            count *= sum(math.prod(per_block[:depth]) for depth in stage.depths)
         return count
 
     # -- membership -----------------------------------------------------------------------------
@@ -121,8 +125,10 @@ class SearchSpace:
             for block in range(arch.depth[i]):
                 where = f"stage {i} block {block}:"
                 kernel, ratio = arch.kernel_size[i][block], arch.expand_ratio[i][block]
-                checks.append((f"{where} kernel_size", kernel, stage.kernel_sizes))
-                checks.append((f"{where} expand_ratio", ratio, stage.expand_ratios))
+                kernels = block_choices(stage, "kernel_size", block)
+                ratios = block_choices(stage, "expand_ratio", block)
+                checks.append((f"{where} kernel_size", kernel, kernels))
+                checks.append((f"{where} expand_ratio", ratio, ratios))
         for name, value, allowed in checks:
             if value not in allowed:
                 return f"{name} {value} is not one of {tuple(allowed)}"
@@ -171,7 +177,7 @@ class SearchSpace:
         def blocks(axis: Axis) -> tuple[tuple[Any, ...], ...]:
             return tuple(
                 tuple(
-                    pick(axis, i, block, block_choices(stage, axis))
+                    pick(axis, i, block, block_choices(stage, axis, block))
                     for block in range(stage.num_blocks)
                 )
                 for i, stage in enumerate(self.stages)
@@ -379,6 +385,12 @@ class SearchSpace:
                     kernel_sizes=change("kernel_size", stage.kernel_sizes),
                     expand_ratios=change("expand_ratio", stage.expand_ratios),
                     width_mults=change("width_mult", stage.width_mults),
+                    block_kernel_sizes=tuple(
+                        change("kernel_size", options) for options in stage.block_kernel_sizes
+                    ),
+                    block_expand_ratios=tuple(
+                        change("expand_ratio", options) for options in stage.block_expand_ratios
+                    ),
                 )
                 for stage in self.stages
             ),

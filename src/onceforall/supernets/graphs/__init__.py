@@ -1,0 +1,1 @@
+"""Networks of any shape: traced, analysed, made elastic, and plain again."""

@@ -1,0 +1,566 @@
+"""From a module to a program: nodes without side effects, and what is made of weights alone.
+
+``torch.export`` (non-strict, in eval mode) gives ATen operators. They are normalised here: an
+operator that works in place becomes its functional twin, the many spellings of a reshape become
+one, and whatever depends on no image is computed apart. The batch has a prime size while it is
+traced, so every literal that is a multiple of it counts images.
+"""
+
+from __future__ import annotations
+
+import logging
+import operator
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from onceforall.errors import BlueprintError
+from onceforall.graph import Batch, Computed, DType, Node, NormInfo, Ref, Weight
+from onceforall.supernets.graphs.operators import (
+    CONVOLUTIONS,
+    CREATORS,
+    NORMALISED,
+    SAME,
+    creator_value,
+    functional_name,
+    is_in_place,
+    is_view,
+    overload_of,
+    run_constant,
+)
+from onceforall.supernets.graphs.shapes import normalised
+
+_PRIMES = (211, 223, 227, 229, 233, 239, 241, 251, 257, 263, 269, 271, 277, 281, 283, 293, 307)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """A traced network.
+
+    Attributes:
+        nodes: Operations on images, in order; node 0 is the batch.
+        computed: Operations on weights alone, in order, some of them in place.
+        output: Index of the node that gives the logits.
+        tensors: Every tensor that is used, by key: parameters, buffers, folded constants.
+        norms: Batch norms by path.
+        side: Side of the image, in pixels.
+    """
+
+    nodes: tuple[Node, ...]
+    computed: tuple[Node, ...]
+    output: int
+    tensors: Mapping[str, Tensor]
+    norms: Mapping[str, NormInfo]
+    side: int
+
+
+def trace(model: nn.Module, example_input: Tensor) -> Program:
+    """Return the program of a network; the network is as it was afterwards.
+
+    Args:
+        model: Any module that maps images ``(B, 3, H, W)`` to logits ``(B, K)``.
+        example_input: A batch of images; its sides and number format count, its values do not.
+
+    Raises:
+        BlueprintError: Naming the operation that cannot be traced, and why.
+    """
+    if example_input.ndim != 4 or example_input.shape[2] != example_input.shape[3]:
+        raise BlueprintError(
+            f"example_input has shape {tuple(example_input.shape)}, not (B, C, side, side)"
+        )
+    prime = _prime(model, example_input)
+    shape = (prime, *example_input.shape[1:])
+    images = torch.empty(shape, dtype=example_input.dtype, device=example_input.device)
+    with in_eval_mode(model):
+        exported = _export(model, images)
+        return _Tracer(model, exported, prime, example_input.shape[-1]).program()
+
+
+def _prime(model: nn.Module, example: Tensor) -> int:
+    """Return a batch size that divides no size of the network."""
+    sizes = {*example.shape[1:]}
+    for tensor in (*model.parameters(), *model.buffers()):
+        sizes.update(tensor.shape)
+    for prime in _PRIMES:
+        if not any(size and size % prime == 0 for size in sizes):
+            return prime
+    raise BlueprintError("no batch size is free to trace this network with")
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a network in eval mode, without the fused attention that training does not have."""
+    modes = [(part, part.training) for part in model.modules()]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    try:
+        model.eval()
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for part, training in modes:
+            part.training = training
+
+
+def _export(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
+    log = logging.getLogger("torch")
+    level = log.level
+    try:
+        log.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.export(model, (images,), strict=False)
+    except Exception as error:  # the exporter raises whatever the network's own code does
+        first = " ".join(str(error).split("\n\n")[0].split())[:300]
+        raise BlueprintError(
+            f"{type(model).__name__} cannot be traced: {type(error).__name__}: {first}"
+        ) from error
+    finally:
+        log.setLevel(level)
+
+
+@dataclass(slots=True)
+class _Value:
+    """What a node of the exported graph stands for.
+
+    Attributes:
+        ref: How others refer to it.
+        base: Number of the memory that it lies in, which views share.
+    """
+
+    ref: Any
+    base: int
+
+
+@dataclass(slots=True)
+class _Tracer:
+    """Walks an exported graph once.
+
+    Attributes:
+        values: What every node walked so far stands for; a list where it gives several tensors.
+        folded: The tensor of each computed constant.
+        trained: Memory that holds parameters, or what was made of them.
+        owned: Memory of the network's own tensors, by the tensor's name.
+        read_by: Memory of constants that an operation on images has read, and which.
+        done: Nodes walked so far.
+    """
+
+    model: nn.Module
+    exported: torch.export.ExportedProgram
+    prime: int
+    side: int
+    nodes: list[Node] = field(default_factory=list)
+    computed: list[Node] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    norms: dict[str, NormInfo] = field(default_factory=dict)
+    values: dict[fx.Node, Any] = field(default_factory=dict)
+    folded: list[Tensor] = field(default_factory=list)
+    trained: set[int] = field(default_factory=set)
+    owned: dict[int, str] = field(default_factory=dict)
+    read_by: dict[int, str] = field(default_factory=dict)
+    done: set[fx.Node] = field(default_factory=set)
+    bases: int = 0
+
+    def program(self) -> Program:
+        """Return the program."""
+        self._inputs()
+        output: Any = None
+        for node in self._flat(self.exported.graph):
+            if node.op == "output":
+                output = node.args[0]
+            else:
+                self._operation(node)
+            self.done.add(node)
+        return Program(
+            nodes=tuple(self.nodes),
+            computed=tuple(self.computed),
+            output=self._output(output),
+            tensors=self.tensors,
+            norms=self.norms,
+            side=self.side,
+        )
+
+    # -- inputs and outputs ---------------------------------------------------------------------
+
+    def _inputs(self) -> None:
+        signature = self.exported.graph_signature
+        state = {**self.exported.state_dict, **self.exported.constants}
+        names = {id(tensor): name for name, tensor in reversed(_named_tensors(self.model))}
+        sources = {
+            **signature.inputs_to_parameters,
+            **signature.inputs_to_buffers,
+            **signature.inputs_to_lifted_tensor_constants,
+        }
+        if signature.buffers_to_mutate:
+            name = next(iter(signature.buffers_to_mutate.values()))
+            raise BlueprintError(f"buffer {name} is written to in eval mode")
+        for node in self.exported.graph.nodes:
+            if node.op != "placeholder":
+                continue
+            if node.name in sources:
+                tensor = state[sources[node.name]]
+                self._own(node, names.get(id(tensor), sources[node.name]), tensor)
+            elif self.nodes:
+                raise BlueprintError(f"input {node.name}: a network has one input, this has more")
+            else:
+                self._append(node, "input", ())
+            self.done.add(node)
+
+    def _own(self, node: fx.Node, name: str, tensor: Tensor) -> None:
+        self.tensors.setdefault(name, tensor)
+        base = next((b for b, owner in self.owned.items() if owner == name), None)
+        if base is None:
+            base = self._new_base()
+        self.owned[base] = name
+        if isinstance(tensor, nn.Parameter):
+            self.trained.add(base)
+        self.values[node] = _Value(Weight(name), base)
+
+    def _output(self, output: Any) -> int:
+        while isinstance(output, list | tuple) and len(output) == 1:
+            output = output[0]
+        if isinstance(output, list | tuple):
+            raise BlueprintError(f"a network has one output, this one has {len(output)}")
+        ref = self.values[output].ref if isinstance(output, fx.Node) else None
+        if not isinstance(ref, Ref):
+            raise BlueprintError("the output does not depend on the images")
+        shape = output.meta["val"].shape
+        if len(shape) != 2 or shape[0] != self.prime:
+            raise BlueprintError(
+                f"node {output.name}: the output has shape {tuple(shape)[1:]} for one image; "
+                "logits (K,) are needed"
+            )
+        return ref.index
+
+    def _flat(self, graph: fx.Graph) -> Iterator[fx.Node]:
+        """Yield the operations in order, those of regions without autocast in their place."""
+        for node in graph.nodes:
+            if node.op == "get_attr":
+                self._attribute(node)
+            elif node.op == "call_function" and str(node.target) == "wrap_with_autocast":
+                yield from self._region(node)
+            elif node.op != "placeholder":
+                yield node
+
+    def _region(self, node: fx.Node) -> Iterator[fx.Node]:
+        """Yield the operations of a region with autocast settings of its own."""
+        place = next(i for i, arg in enumerate(node.args) if _is_module(arg))
+        module = getattr(self.exported.graph_module, str(node.args[place].target))  # type: ignore[union-attr]
+        inputs = [each for each in module.graph.nodes if each.op == "placeholder"]
+        for inner, given in zip(inputs, node.args[place + 1 :], strict=True):
+            self.values[inner] = self.values[given]  # type: ignore[index]
+        for each in self._flat(module.graph):
+            if each.op != "output":
+                yield each
+                continue
+            results = each.args[0]
+            if isinstance(results, list | tuple):
+                self.values[node] = [self.values[result] for result in results]  # type: ignore[index]
+            else:
+                self.values[node] = self.values[results]  # type: ignore[index]
+
+    def _attribute(self, node: fx.Node) -> None:
+        found: Any = self.exported.graph_module
+        for part in str(node.target).split("."):
+            found = getattr(found, part, None)
+        if isinstance(found, Tensor):
+            self._own(node, f"constants.{node.name}", found)
+
+    # -- operations -----------------------------------------------------------------------------
+
+    def _operation(self, node: fx.Node) -> None:
+        if node.target is operator.getitem:
+            source, index = node.args
+            self.values[node] = self.values[source][index]  # type: ignore[index]
+            return
+        name = overload_of(node.target)
+        if name is None:
+            raise BlueprintError(
+                f"node {node.name}: {node.target} is not an operator of PyTorch's core"
+            )
+        if name.startswith("_assert") or node.meta.get("val") is None:
+            return
+        if name == "to.device":  # a network runs on one device; the number format is what counts
+            node.args, name = (node.args[0], node.args[2]), "to.dtype"
+        if name in SAME:
+            self.values[node] = self.values[node.args[0]]  # type: ignore[index]
+            return
+        sources = [self.values[each] for each in node.all_input_nodes]
+        if any(isinstance(source, list) for source in sources):
+            raise BlueprintError(f"node {node.name}: {name} reads a list of tensors")
+        if name in CREATORS:
+            self._created(node, name)
+        elif not any(isinstance(source.ref, Ref) for source in sources):
+            self._constant(node, name)
+        elif name in NORMALISED:
+            self._normalised(node, name)
+        elif is_in_place(name):
+            self._in_place(node, name)
+        else:
+            self._on_images(node, name)
+
+    def _on_images(self, node: fx.Node, name: str) -> None:
+        if name == "batch_norm.default":
+            self._batch_norm(node)
+            return
+        if isinstance(node.meta["val"], list | tuple):
+            raise BlueprintError(f"node {node.name}: {name} gives several tensors")
+        args = tuple(self._argument(arg, node) for arg in node.args)
+        kwargs = tuple((key, self._argument(value, node)) for key, value in node.kwargs.items())
+        if name in ("contiguous.default", "clone.default"):
+            args, kwargs = args[:1], ()
+        elif name in CONVOLUTIONS:
+            args, kwargs = _convolution(args, dict(kwargs), len(node.meta["val"].shape) - 2), ()
+        self._append(node, name, args, kwargs, view_of=node.args[0] if is_view(name) else None)
+
+    def _normalised(self, node: fx.Node, name: str) -> None:
+        """Append the nodes that stand for one spelling of a shape operation."""
+        results = node.meta["val"]
+        many = isinstance(results, list | tuple)
+        source: Any = node.args[0]
+        parts = list(source) if isinstance(source, list | tuple) else [source]
+        shapes = [tuple(part.meta["val"].shape) for part in parts]
+        made: list[_Value] = []
+        for i, result in enumerate(results if many else [results]):
+            refs = [self._argument(part, node, whole=len(parts) > 1) for part in parts]
+            if name == "stack.default":
+                refs = [self._stacked(node, part, ref) for part, ref in zip(parts, refs, strict=True)]
+            current: Any = tuple(refs) if isinstance(source, list | tuple) else refs[0]
+            suffix = f"_{i}" if many else ""
+            for op, args, shape in normalised(name, node, shapes, tuple(result.shape), i):
+                self._put(node, op, (current, *self._literal(args)), shape=shape, suffix=suffix)
+                current = Ref(len(self.nodes) - 1)
+            base = self.values[parts[0]].base if is_view(name) else self._new_base()
+            made.append(_Value(current, base))
+        self.values[node] = made if many else made[0]
+
+    def _stacked(self, node: fx.Node, part: fx.Node, ref: Any) -> Ref:
+        """Append a reshape that gives an operand of a stack its new dimension."""
+        shape = list(part.meta["val"].shape)
+        dim = int(node.args[1] if len(node.args) > 1 else 0)  # type: ignore[arg-type]
+        shape.insert(dim % (len(shape) + 1), 1)
+        self._put(
+            node, "reshape", (ref, self._literal(shape)), shape=tuple(shape), suffix=f"_{part.name}"
+        )
+        return Ref(len(self.nodes) - 1)
+
+    def _batch_norm(self, node: fx.Node) -> None:
+        x, *tensors = node.args[:5]
+        found = [None if t is None else self.values[t].ref for t in tensors]  # type: ignore[index]
+        names = [ref.name if isinstance(ref, Weight) else None for ref in found]
+        prefix = (names[2] or "").rpartition(".")[0]
+        own = [f"{prefix}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
+        if names != own and (found[:2] != [None, None] or names[2:] != own[2:]):
+            raise BlueprintError(
+                f"node {node.name}: a batch norm whose tensors are not weight, bias, running_mean "
+                "and running_var of one module"
+            )
+        self.norms[prefix] = NormInfo(
+            name=prefix,
+            channels=self.tensors[own[2]].shape[0],
+            eps=float(node.args[7]),  # type: ignore[arg-type]
+            momentum=float(node.args[6] or 0.0),  # type: ignore[arg-type]
+            affine=names[0] is not None,
+        )
+        self._append(node, "batch_norm", (self._argument(x, node),), module=prefix)
+
+    # -- what depends on no image ---------------------------------------------------------------
+
+    def _created(self, node: fx.Node, name: str) -> None:
+        """Compute a tensor that takes no more than its shape from another."""
+        result = node.meta["val"]
+        shape = tuple(self._literal(tuple(result.shape)))
+        sizes = tuple(1 if isinstance(size, Batch) else size for size in shape)
+        if any(isinstance(size, Batch) and size.times != 1 for size in shape):
+            raise BlueprintError(f"node {node.name}: {name} mixes images with something else")
+        value = creator_value(name, node.args)
+        dtype = DType(str(result.dtype).removeprefix("torch."))
+        self._compute(node, "full.default", (sizes, value), (("dtype", dtype),), self._new_base())
+
+    def _constant(self, node: fx.Node, name: str) -> None:
+        """Compute what is made of the network's tensors alone."""
+        args = tuple(self._argument(arg, node, constant=True) for arg in node.args)
+        kwargs = tuple(
+            (key, self._argument(value, node, constant=True)) for key, value in node.kwargs.items()
+        )
+        if isinstance(node.meta["val"], list | tuple):
+            raise BlueprintError(f"node {node.name}: {name} of weights gives several tensors")
+        sources = [self.values[each] for each in node.all_input_nodes]
+        in_place = is_in_place(name)
+        base = sources[0].base if sources and (in_place or is_view(name)) else self._new_base()
+        if in_place and base in self.owned:
+            raise BlueprintError(f"node {node.name} writes to {self.owned[base]} in eval mode")
+        if in_place and base in self.read_by:
+            raise BlueprintError(
+                f"node {node.name} overwrites a constant that {self.read_by[base]} has read"
+            )
+        if any(source.base in self.trained for source in sources):
+            self.trained.add(base)
+        self._compute(node, name, args, kwargs, base)
+        if in_place:
+            self.values[node] = _Value(sources[0].ref, base)
+
+    def _compute(
+        self, node: fx.Node, op: str, args: tuple[Any, ...], kwargs: tuple[Any, ...], base: int
+    ) -> None:
+        constant = Node(name=node.name, op=op, args=args, kwargs=kwargs, module=_module(node))
+        with torch.no_grad():
+            result = run_constant(constant, self.tensors, self.folded)
+        self.folded.append(result)
+        self.computed.append(replace(constant, shape=tuple(result.shape)))
+        self.values[node] = _Value(Computed(len(self.computed) - 1), base)
+
+    # -- arguments ------------------------------------------------------------------------------
+
+    def _argument(
+        self, value: Any, node: fx.Node, *, constant: bool = False, whole: bool = False
+    ) -> Any:
+        """Return an argument of a node.
+
+        Args:
+            value: What the exported graph has.
+            node: The node it is of.
+            constant: The node depends on no image; a batch counts 1.
+            whole: A constant operand needs the batch in its shape.
+        """
+        if isinstance(value, fx.Node):
+            seen = self.values[value]
+            if constant or isinstance(seen.ref, Ref):
+                return seen.ref
+            self.read_by[seen.base] = node.name
+            return self._operand(value, seen, whole=whole)
+        if isinstance(value, list | tuple):
+            return tuple(self._argument(v, node, constant=constant, whole=whole) for v in value)
+        if isinstance(value, torch.dtype):
+            return DType(str(value).removeprefix("torch."))
+        if isinstance(value, torch.device | torch.layout | torch.memory_format):
+            return None
+        if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+            raise BlueprintError(f"node {node.name}: a size depends on the values of images")
+        literal = self._literal(value)
+        return 1 if constant and isinstance(literal, Batch) else literal
+
+    def _literal(self, value: Any) -> Any:
+        """Return literals with multiples of the traced batch marked."""
+        if isinstance(value, tuple | list):
+            return tuple(self._literal(item) for item in value)
+        is_count = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**40
+        return Batch(value // self.prime) if is_count and value % self.prime == 0 else value
+
+    def _operand(self, value: fx.Node, seen: _Value, *, whole: bool) -> Any:
+        """Fold a constant that nothing trained is part of; give it a batch where it needs one."""
+        ref = seen.ref
+        if isinstance(ref, Computed) and seen.base not in self.trained:
+            name = f"constants.{value.name}"
+            self.tensors[name] = self.folded[ref.index].detach().clone()
+            ref = Weight(name)
+        shape = tuple(value.meta["val"].shape)
+        if whole and any(size and size % self.prime == 0 for size in shape):
+            self._put(
+                value, "expand", (ref, self._literal(shape)), shape=shape, suffix="_expanded"
+            )
+            return Ref(len(self.nodes) - 1)
+        return ref
+
+    # -- operators in place ---------------------------------------------------------------------
+
+    def _in_place(self, node: fx.Node, name: str) -> None:
+        """Append the functional twin, and let later readers of the target read its result."""
+        target: fx.Node = node.args[0]  # type: ignore[assignment]
+        value = self.values[target]
+        if not isinstance(value.ref, Ref):
+            raise BlueprintError(f"node {node.name} writes images into a constant")
+        for other, seen in self.values.items():
+            if isinstance(seen, list) or seen.base != value.base or seen.ref == value.ref:
+                continue
+            if any(user is not node and user not in self.done for user in other.users):
+                raise BlueprintError(
+                    f"node {node.name} overwrites {target.name}, whose memory {other.name} shares "
+                    "and which is read afterwards"
+                )
+        old = value.ref
+        twin = functional_name(name)
+        if twin is None:
+            raise BlueprintError(f"node {node.name}: {name} has no twin that is not in place")
+        self._on_images(node, twin)
+        made = self.values[node]
+        for seen in self.values.values():
+            if isinstance(seen, _Value) and seen.ref == old:
+                seen.ref = made.ref
+        made.base = value.base
+
+    # -- appending ------------------------------------------------------------------------------
+
+    def _append(
+        self,
+        node: fx.Node,
+        op: str,
+        args: tuple[Any, ...],
+        kwargs: tuple[tuple[str, Any], ...] = (),
+        *,
+        module: str | None = None,
+        view_of: Any = None,
+    ) -> None:
+        self._put(node, op, args, kwargs, shape=tuple(node.meta["val"].shape), module=module)
+        base = self._new_base() if view_of is None else self.values[view_of].base
+        self.values[node] = _Value(Ref(len(self.nodes) - 1), base)
+
+    def _put(
+        self,
+        node: fx.Node,
+        op: str,
+        args: tuple[Any, ...],
+        kwargs: tuple[tuple[str, Any], ...] = (),
+        *,
+        shape: tuple[int, ...],
+        suffix: str = "",
+        module: str | None = None,
+    ) -> None:
+        self.nodes.append(
+            Node(
+                name=f"{node.name}{suffix}",
+                op=op,
+                args=args,
+                kwargs=kwargs,
+                shape=self._literal(shape),
+                module=_module(node) if module is None else module,
+            )
+        )
+
+    def _new_base(self) -> int:
+        self.bases += 1
+        return self.bases
+
+
+def _named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+
+
+def _convolution(args: tuple[Any, ...], named: dict[str, Any], dims: int) -> tuple[Any, ...]:
+    """Return all arguments of a convolution: x, weight, bias, stride, padding, dilation, groups."""
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    default = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+    found = {**default, **dict(zip(names, args, strict=False)), **named}
+    for name in ("stride", "padding", "dilation"):
+        if not isinstance(found[name], tuple | str):
+            found[name] = (found[name],)
+        if len(found[name]) == 1:
+            found[name] = found[name] * dims
+    return tuple(found[name] for name in names)
+
+
+def _is_module(value: Any) -> bool:
+    return isinstance(value, fx.Node) and value.op == "get_attr"
+
+
+def _module(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack")
+    return str(list(stack.values())[-1][0]) if stack else ""
