@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,11 +24,14 @@ from onceforall.encoding import Encoding, Place, Rows, only_choice
 from onceforall.errors import ConfigError
 from onceforall.genes import Axis, Gene
 from onceforall.measure.costs import layer_macs, layer_params, layer_peak_bytes, output_channels
+from onceforall.measure.graph_tables import GraphTerm, graph_terms
 from onceforall.space import SearchSpace
+from onceforall.supernets.graphs.spec import GraphSpec
 from onceforall.supernets.slots import Slot
 from onceforall.supernets.spec import SupernetSpec
 
 LayerCost = Callable[[Layer, int], float]
+GraphCost = Callable[[Encoding], Sequence[GraphTerm]]
 EXACT_COSTS = ("macs", "params", "peak_activation_bytes")
 
 # Entries of one merged table: 8 bytes each, so that a group's table stays in the nearest caches.
@@ -119,6 +122,7 @@ def compile_costs(
     space: SearchSpace | None = None,
     layer_costs: Mapping[str, LayerCost] | None = None,
     layer_costs_at: Mapping[str, Callable[[int], LayerCost]] | None = None,
+    graph_costs: Mapping[str, GraphCost] | None = None,
 ) -> CostTable:
     """Return the gather tables of a supernet's costs.
 
@@ -129,9 +133,11 @@ def compile_costs(
             to a number, and is called once for each distinct pair and resolution.
         layer_costs_at: Further costs whose layers cost something else at every resolution (a
             latency table for each): each maps a resolution in pixels to its layer cost.
+        graph_costs: Further costs of a traced network: each maps the encoding to its terms.
 
     Returns:
-        Tables of ``macs``, ``params``, ``peak_activation_bytes`` and the further costs.
+        Tables of ``macs``, ``params``, ``peak_activation_bytes`` and the further costs. A traced
+        network with too many branches has no table of its peak memory.
 
     Raises:
         ConfigError: If a further cost has the name of an exact one.
@@ -141,10 +147,17 @@ def compile_costs(
     if taken := sorted(set(further) & set(EXACT_COSTS) | set(same) & set(layer_costs_at or {})):
         raise ConfigError(f"cost name {taken[0]!r} is taken; {', '.join(EXACT_COSTS)} are built in")
     encoding = Encoding(space or spec.space)
+    if isinstance(spec, GraphSpec):
+        return _table(encoding, list(_graph_groups(spec, encoding, graph_costs or {})))
     compiler = _Compiler(encoding=encoding, slots=spec.slots, further=further, seen={})
+    terms = [compiler.term(position) for position in range(len(spec.slots))]
+    return _table(encoding, terms)
+
+
+def _table(encoding: Encoding, terms: Sequence[_Term]) -> CostTable:
+    """Merge terms that share genes and lay them one after the other."""
     groups: list[_Term] = []
-    for position in range(len(spec.slots)):
-        term = compiler.term(position)
+    for term in terms:
         merged = _merge(groups[-1], term, encoding) if groups else None
         groups[-1:] = [merged] if merged is not None else [*groups[-1:], term]
     strides = np.zeros((len(groups), encoding.num_genes), dtype=np.float32)
@@ -160,9 +173,32 @@ def compile_costs(
         starts=starts,
         tables={
             name: np.concatenate([group.values[name].ravel() for group in groups])
-            for name in (*EXACT_COSTS, *further)
+            for name in groups[0].values
         },
     )
+
+
+def _graph_groups(
+    spec: GraphSpec, encoding: Encoding, further: Mapping[str, GraphCost]
+) -> Iterator[_Term]:
+    """Yield the terms of a graph's costs, those of the same genes together."""
+    terms = graph_terms(spec, encoding)
+    for name, cost in further.items():
+        terms += [replace(term, cost=name) for term in cost(encoding)]
+    names = dict.fromkeys([*(n for n in EXACT_COSTS if any(t.cost == n for t in terms)), *further])
+    by_genes: dict[tuple[int, ...], list[GraphTerm]] = {}
+    for term in terms:
+        by_genes.setdefault(term.columns, []).append(term)
+    for columns, same in sorted(by_genes.items()):
+        shape = same[0].values.shape
+        values: dict[str, NDArray[Any]] = {
+            name: np.zeros(shape, dtype=np.int64 if name in EXACT_COSTS else np.float64)
+            for name in names
+        }
+        for term in same:
+            reduce = np.maximum if term.cost == "peak_activation_bytes" else np.add
+            values[term.cost] = reduce(values[term.cost], term.values)
+        yield _Term(columns=columns, values=values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+from torch import nn
+
 from onceforall.blueprint import (
     Blueprint,
     Bottleneck,
@@ -31,6 +34,10 @@ from onceforall.blueprint import (
     Residual,
     output_size,
 )
+from onceforall.graph import Graph
+from onceforall.measure.graph_costs import graph_at, graph_macs, graph_params, graph_peak_bytes
+from onceforall.supernets.graphs.elasticize import traced_graph
+from onceforall.supernets.static import StaticNet
 
 BYTES_PER_NUMBER = 4
 
@@ -50,32 +57,58 @@ class Operation:
     live_numbers: int
 
 
-def count_macs(plan: Blueprint, *, resolution: int) -> int:
+def count_macs(plan: Blueprint | Graph | nn.Module, *, resolution: int) -> int:
     """Return the exact multiply-accumulates of one image.
 
     Args:
-        plan: Static network.
+        plan: Static network: its blueprint or graph, or any module, which is traced.
         resolution: Side of the square input, in pixels.
+
+    Raises:
+        BlueprintError: If a module cannot be traced, or a graph is for another resolution.
     """
+    plan = _plan_of(plan, resolution)
+    if isinstance(plan, Graph):
+        return graph_macs(graph_at(plan, resolution))
     return sum(layer_macs(layer, size) for layer, size, _ in sized_layers(plan, resolution))
 
 
-def count_params(plan: Blueprint) -> int:
+def count_params(plan: Blueprint | Graph | nn.Module) -> int:
     """Return the exact number of parameters; running statistics are not parameters."""
+    if isinstance(plan, nn.Module):
+        return sum(parameter.numel() for parameter in plan.parameters())
+    if isinstance(plan, Graph):
+        return graph_params(plan)
     return sum(layer_params(layer) for layer in plan.layers)
 
 
-def peak_activation_bytes(plan: Blueprint, *, resolution: int) -> int:
+def peak_activation_bytes(plan: Blueprint | Graph | nn.Module, *, resolution: int) -> int:
     """Return the largest number of activation bytes alive at once (fp32, batch 1).
 
     Args:
-        plan: Static network.
+        plan: Static network: its blueprint or graph, or any module, which is traced.
         resolution: Side of the square input, in pixels.
+
+    Raises:
+        BlueprintError: If a module cannot be traced, or a graph is for another resolution.
     """
+    plan = _plan_of(plan, resolution)
+    if isinstance(plan, Graph):
+        return graph_peak_bytes(graph_at(plan, resolution))
     return max(
         layer_peak_bytes(layer, size, channels)
         for layer, size, channels in sized_layers(plan, resolution)
     )
+
+
+def _plan_of(plan: Blueprint | Graph | nn.Module, resolution: int) -> Blueprint | Graph:
+    if not isinstance(plan, nn.Module):
+        return plan
+    if isinstance(plan, StaticNet):
+        return plan.plan
+    parameter = next(plan.parameters(), None)
+    images = torch.empty(1, 3, resolution, resolution)
+    return traced_graph(plan, images if parameter is None else images.to(parameter))
 
 
 def layer_macs(layer: Layer, size: int) -> int:

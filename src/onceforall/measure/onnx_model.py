@@ -1,6 +1,6 @@
 """ONNX models: written straight from blueprints, or exported by PyTorch.
 
-``blueprint_to_onnx`` writes the graph of our own networks node by node, batch norm folded into the
+``blueprint_to_onnx`` writes our own and traced networks node by node, batch norm folded into the
 convolutions. It takes milliseconds, gives the same bytes for the same weights, and is what
 latency is measured on and what ships. ``to_onnx`` exports any other module with PyTorch's exporter.
 Every model has the input ``images`` and the output ``logits``, both float32.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import logging
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,11 @@ from onceforall.blueprint import (
     Residual,
 )
 from onceforall.errors import BlueprintError, MissingExtraError
+from onceforall.graph import Graph
+from onceforall.measure.graph_costs import graph_at
+from onceforall.measure.graph_onnx import NotWritableError, add_graph
+from onceforall.measure.onnx_graph import OnnxGraph
+from onceforall.supernets.graphs.network import GraphNet, build_graph
 from onceforall.supernets.static import StaticNet
 from onceforall.supernets.units import (
     bottleneck_units,
@@ -54,45 +59,67 @@ _HARD_SIGMOID = {"alpha": 1 / 6, "beta": 0.5}
 
 
 def blueprint_to_onnx(
-    plan: Blueprint,
-    weights: StaticNet | None = None,
+    plan: Blueprint | Graph,
+    weights: StaticNet | GraphNet | None = None,
     *,
     resolution: int,
     batch_size: int | None = None,
 ) -> bytes:
-    """Return the ONNX model of a blueprint, batch norm folded.
+    """Return the ONNX model of a network, batch norm folded.
 
     Args:
-        plan: Network to write. It may be a part of one: then the input has the channels of the
-            first layer, and the output is whatever the last layer gives.
-        weights: Plain network of the same blueprint, in eval mode; None for fixed random weights
-            (good for measuring latency).
+        plan: Network to write. A blueprint may be a part of one: then the input has the channels
+            of the first layer, and the output is whatever the last layer gives.
+        weights: Its plain network, in eval mode; None for fixed random weights (good for
+            measuring latency).
         resolution: Side of the square input, in pixels.
         batch_size: Fixed batch size; None leaves it free.
 
     Raises:
-        BlueprintError: If the weights do not fit the blueprint.
+        BlueprintError: If the weights do not fit the plan.
         MissingExtraError: If onnx is not installed.
     """
-    onnx = import_extra("onnx", "onnx")
+    graph = OnnxGraph(import_extra("onnx", "onnx"))
+    batch: int | str = "batch" if batch_size is None else batch_size
+    if isinstance(plan, Graph):
+        net = _graph_net(plan, weights)
+        try:
+            with torch.no_grad():
+                logits = add_graph(graph, graph_at(plan, resolution), net, INPUT_NAME)
+        except NotWritableError:
+            return to_onnx(net, resolution=resolution, dynamic_batch=batch_size is None)
+        channels, out_shape = int(plan.nodes[0].shape[1]), [batch, plan.num_classes]
+        return _model(graph, logits, [batch, channels, resolution, resolution], out_shape)
     modules: list[nn.Module | None] = [None] * len(plan.layers)
-    if weights is not None:
+    if isinstance(weights, StaticNet):
         modules = [*weights.stem, *weights.blocks, *weights.head]
         if len(modules) != len(plan.layers):
             raise BlueprintError(
                 f"the weights have {len(modules)} layers where the blueprint has {len(plan.layers)}"
             )
-    graph = _Graph(onnx)
     x = INPUT_NAME
     with torch.no_grad():
         for layer, module in zip(plan.layers, modules, strict=True):
             x = _add_layer(graph, layer, module, x)
-    x = graph.rename(x, OUTPUT_NAME)
-    batch: int | str = "batch" if batch_size is None else batch_size
-    shape = [batch, input_channels(plan), resolution, resolution]
-    float32 = onnx.TensorProto.FLOAT
     last = plan.layers[-1] if plan.layers else None
-    out_shape = [batch, last.out_features] if isinstance(last, Linear) else [None] * 4
+    shape = [batch, last.out_features] if isinstance(last, Linear) else [None] * 4
+    return _model(graph, x, [batch, input_channels(plan), resolution, resolution], shape)
+
+
+def _graph_net(plan: Graph, weights: nn.Module | None) -> GraphNet:
+    """Return the plain module of a graph, with fixed random weights where none are given."""
+    if isinstance(weights, GraphNet):
+        return weights
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build_graph(plan).eval()
+
+
+def _model(graph: OnnxGraph, logits: str, shape: list[Any], out_shape: list[Any]) -> bytes:
+    """Return the bytes of a model."""
+    onnx = graph.onnx
+    float32 = onnx.TensorProto.FLOAT
+    graph.rename(logits, OUTPUT_NAME)
     body = onnx.helper.make_graph(
         graph.nodes,
         "onceforall",
@@ -193,41 +220,7 @@ def import_extra(package: str, extra: str) -> Any:
         raise MissingExtraError(package, extra) from error
 
 
-class _Graph:
-    """Nodes and weights of a graph under construction; values are named ``v0, v1, ...``."""
-
-    def __init__(self, onnx: Any) -> None:
-        self.onnx = onnx
-        self.nodes: list[Any] = []
-        self.weights: list[Any] = []
-        self.random = np.random.default_rng(0)
-
-    def node(
-        self, op: str, inputs: Sequence[str], attributes: Mapping[str, Any] | None = None
-    ) -> str:
-        """Append a node and return the name of its output."""
-        output = f"v{len(self.nodes)}"
-        name = f"{op}_{len(self.nodes)}"
-        self.nodes.append(
-            self.onnx.helper.make_node(op, inputs, [output], name=name, **(attributes or {}))
-        )
-        return output
-
-    def constant(self, values: NDArray[Any]) -> str:
-        """Add a weight and return its name."""
-        name = f"w{len(self.weights)}"
-        self.weights.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
-        return name
-
-    def rename(self, value: str, name: str) -> str:
-        """Give the output of the last node a new name; an empty graph gets a node."""
-        if not self.nodes or self.nodes[-1].output[0] != value:
-            self.node("Identity", [value])
-        self.nodes[-1].output[0] = name
-        return name
-
-
-def _add_layer(graph: _Graph, layer: Layer, module: nn.Module | None, x: str) -> str:
+def _add_layer(graph: OnnxGraph, layer: Layer, module: nn.Module | None, x: str) -> str:
     """Append one layer to the graph and return the name of its output."""
     match layer:
         case Conv():
@@ -251,7 +244,7 @@ def _add_layer(graph: _Graph, layer: Layer, module: nn.Module | None, x: str) ->
             return x
 
 
-def _add_conv(graph: _Graph, layer: Conv, module: nn.Module | None, x: str) -> str:
+def _add_conv(graph: OnnxGraph, layer: Conv, module: nn.Module | None, x: str) -> str:
     weight, bias = _folded(graph, layer, module)
     attributes = {
         **_window(layer.kernel_size, layer.stride, [layer.kernel_size // 2] * 4),
@@ -262,7 +255,7 @@ def _add_conv(graph: _Graph, layer: Conv, module: nn.Module | None, x: str) -> s
     return graph.node("Add", [y, x]) if layer.residual else y
 
 
-def _add_mbconv(graph: _Graph, layer: MBConv, module: nn.Module | None, x: str) -> str:
+def _add_mbconv(graph: OnnxGraph, layer: MBConv, module: nn.Module | None, x: str) -> str:
     expand, depthwise, project = mbconv_units(layer)
     y = x
     if layer.has_expansion:
@@ -283,7 +276,7 @@ def _add_mbconv(graph: _Graph, layer: MBConv, module: nn.Module | None, x: str) 
     return graph.node("Add", [y, x]) if layer.residual else y
 
 
-def _add_fused(graph: _Graph, layer: FusedMBConv, module: nn.Module | None, x: str) -> str:
+def _add_fused(graph: OnnxGraph, layer: FusedMBConv, module: nn.Module | None, x: str) -> str:
     expand, project = fused_units(layer)
     y = _add_conv(graph, expand, _part(module, "expand"), x)
     y = _add_conv(graph, project, _part(module, "point_linear"), y)
@@ -291,7 +284,7 @@ def _add_fused(graph: _Graph, layer: FusedMBConv, module: nn.Module | None, x: s
 
 
 def _add_shortcut_block(
-    graph: _Graph,
+    graph: OnnxGraph,
     layer: Bottleneck | Residual,
     units: Sequence[Conv],
     module: nn.Module | None,
@@ -309,7 +302,7 @@ def _add_shortcut_block(
     return _add_activation(graph, layer.activation, graph.node("Add", [y, shortcut]))
 
 
-def _add_linear(graph: _Graph, layer: Linear, module: nn.Module | None, x: str) -> str:
+def _add_linear(graph: OnnxGraph, layer: Linear, module: nn.Module | None, x: str) -> str:
     if module is None:
         weight = _random(graph, (layer.out_features, layer.in_features))
         bias = np.zeros(layer.out_features, np.float32)
@@ -323,7 +316,7 @@ def _add_linear(graph: _Graph, layer: Linear, module: nn.Module | None, x: str) 
     return graph.node("Gemm", inputs, {"transB": 1})
 
 
-def _add_activation(graph: _Graph, activation: Activation, x: str) -> str:
+def _add_activation(graph: OnnxGraph, activation: Activation, x: str) -> str:
     match activation:
         case "relu":
             return graph.node("Relu", [x])
@@ -345,7 +338,7 @@ def _add_activation(graph: _Graph, activation: Activation, x: str) -> str:
 
 
 def _folded(
-    graph: _Graph, layer: Conv, module: nn.Module | None
+    graph: OnnxGraph, layer: Conv, module: nn.Module | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return filter and bias of a convolution with its batch norm folded in."""
     shape = (
@@ -381,7 +374,7 @@ def _array(tensor: Any) -> NDArray[np.float32]:
     return array
 
 
-def _random(graph: _Graph, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _random(graph: OnnxGraph, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Return He-scaled weights: activations keep their size, so nothing under- or overflows."""
     fan_in = int(np.prod(shape[1:]))
     values: NDArray[np.float32] = graph.random.standard_normal(shape, dtype=np.float32)

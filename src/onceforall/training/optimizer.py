@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from onceforall.ops.norm import ElasticBatchNorm2d
-
 
 def make_optimizer(
     net: nn.Module,
@@ -19,7 +17,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return Nesterov SGD: decayed weights, everything else, and both again for the head.
 
-    Norm parameters and biases are not decayed. Parameters without a gradient are skipped, so
+    Norm parameters and biases (all vectors) are not decayed. Parameters without a gradient are skipped, so
     layers that no subnet of a step used keep their value and momentum.
 
     Args:
@@ -39,9 +37,9 @@ def make_optimizer(
     }
     for module in net.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            is_norm = isinstance(module, ElasticBatchNorm2d | nn.BatchNorm2d)
+            is_vector = parameter.ndim < 2  # biases, and scales and shifts of norms
             is_kept = isinstance(module, nn.ParameterDict) and not decay_transforms
-            decay = 0.0 if is_norm or is_kept or name == "bias" else weight_decay
+            decay = 0.0 if is_vector or is_kept else weight_decay
             factor = head_factor if id(parameter) in in_head else 1.0
             parts[decay, factor].append(parameter)
     groups = [

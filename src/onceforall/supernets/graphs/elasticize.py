@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from onceforall.errors import BlueprintError
-from onceforall.graph import Computed, Node, Ref, Weight, WeightInfo, Width
+from onceforall.graph import Computed, Graph, Node, Ref, Weight, WeightInfo, Width
 from onceforall.supernets.graphs.blocks import Block, find_stages
 from onceforall.supernets.graphs.channels import (
     Channels,
@@ -179,6 +180,23 @@ def graph_spec(
             f"{name or type(model).__name__} has nothing that can be elastic{': ' + why if why else ''}"
         )
     return spec, program
+
+
+def traced_graph(model: nn.Module, example_input: Tensor) -> Graph:
+    """Return a network as a graph; nothing of it is elastic.
+
+    Raises:
+        BlueprintError: If it cannot be traced; naming the node.
+    """
+    program = trace(model, example_input)
+    found, shapes = Channels(), constant_shapes(program)
+    groups = Groups(
+        sizes=(), channels=(), group_of=np.zeros(0, dtype=np.int64), makers=(), nodes=(),
+        unit_of=np.zeros(0, dtype=np.int64), widths={}, vectors={},
+    )  # fmt: skip
+    rigid = ElasticChoices(ratios=(1.0,), depth=False)
+    spec = _assembled([program], found, groups, [], {}, shapes, rigid)
+    return spec.blueprint(spec.space.largest)
 
 
 def _resized(example: Tensor, side: int) -> Tensor:
