@@ -17,7 +17,7 @@ LAYERS = [
     ["published_archs"],
     ["genes"],
     ["space"],
-    ["blueprint", "arch_files"],
+    ["blueprint", "graph", "arch_files"],
     ["artifacts"],
     ["encoding", "pareto"],
     ["features"],
@@ -34,6 +34,7 @@ LAYERS = [
 JOB = [
     "clock",
     "sections",
+    "factories",
     "config",
     "machine",
     "transfer",
@@ -70,7 +71,9 @@ JOB = [
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 JOB_RANK = {name: rank for rank, name in enumerate(JOB)}
-PURE = ["errors", "files", "records", "arch", "genes", "space", "blueprint", "published_archs"]
+PURE = [
+    "errors", "files", "records", "arch", "genes", "space", "blueprint", "graph", "published_archs",
+]  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -349,7 +349,9 @@ def only_choice(space: SearchSpace, gene: Gene) -> Any:
     if gene.axis == "width_mult":
         return space.width_sites[gene.stage][0] if gene.stage < len(space.width_sites) else None
     stage = space.stages[gene.stage]
-    return stage.depths[0] if gene.axis == "depth" else block_choices(stage, gene.axis, gene.block)[0]
+    return (
+        stage.depths[0] if gene.axis == "depth" else block_choices(stage, gene.axis, gene.block)[0]
+    )
 
 
 def _position(lookup: Mapping[Any, int], value: Any, gene: Gene) -> int:

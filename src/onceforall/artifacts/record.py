@@ -11,9 +11,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from onceforall.arch import Arch
-from onceforall.blueprint import Blueprint, blueprint_from_json, blueprint_to_json
+from onceforall.blueprint import Blueprint, blueprint_from_json
 from onceforall.errors import CheckpointError, OnceForAllError
 from onceforall.files import append_jsonl, read_jsonl, write_json, write_text
+from onceforall.graph import Graph, graph_from_json
+from onceforall.records import record_to_json
 
 
 def _arch(value: Any) -> Arch:
@@ -23,9 +25,12 @@ def _arch(value: Any) -> Arch:
         raise ValueError(str(error)) from error
 
 
-def _blueprint(value: Any) -> Blueprint:
+def _blueprint(value: Any) -> Blueprint | Graph:
     try:
-        return value if isinstance(value, Blueprint) else blueprint_from_json(value)
+        if isinstance(value, Blueprint | Graph):
+            return value
+        is_graph = isinstance(value, dict) and value.get("type") == "Graph"
+        return graph_from_json(value) if is_graph else blueprint_from_json(value)
     except OnceForAllError as error:
         raise ValueError(str(error)) from error
 
@@ -36,9 +41,9 @@ ArchField = Annotated[
     pydantic.PlainSerializer(lambda arch: arch.to_json()),
 ]
 BlueprintField = Annotated[
-    Blueprint,
+    Blueprint | Graph,
     pydantic.PlainValidator(_blueprint),
-    pydantic.PlainSerializer(blueprint_to_json),
+    pydantic.PlainSerializer(record_to_json),
 ]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Milliseconds = Annotated[float, Field(gt=0)]

@@ -17,6 +17,7 @@ from onceforall.deploy.model_folder import (
 )
 from onceforall.errors import ConfigError, VerificationError
 from onceforall.files import check_writable, write_bytes, write_json
+from onceforall.supernets.nets import PlainNet
 from onceforall.supernets.published.config_write import config_from_blueprint
 from onceforall.supernets.static import StaticNet
 
@@ -48,10 +49,15 @@ def export_model(folder: Path, out: Path, *, form: str) -> float | None:
         raise ConfigError(f"{folder} has no card.json: not a model folder, or not finished")
     check_writable(out)
     card, model = read_model(folder)
+    if form in ("published", "config") and not isinstance(model, StaticNet):
+        raise ConfigError(
+            f"--format {form} is for published families; {folder.name} is {type(model).__name__}"
+        )
     side = card.resolution
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     if form == "config":
         # The published files leave these to a second file; without them nobody can evaluate.
+        assert isinstance(model, StaticNet)  # others were refused
         inputs = card.model_dump(mode="json", include={"resolution", "mean", "std", "crop_ratio"})
         write_json(out, {**config_from_blueprint(model.plan), **inputs})
         return None
@@ -79,7 +85,7 @@ def _check(error: float, form: str, folder: Path) -> None:
 Written = tuple[bytes, Callable[[Tensor], Tensor]]
 
 
-def _torchscript(model: StaticNet, images: Tensor) -> Written:
+def _torchscript(model: PlainNet, images: Tensor) -> Written:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # PyTorch deprecates TorchScript; whoever asks for it knows.
@@ -89,7 +95,7 @@ def _torchscript(model: StaticNet, images: Tensor) -> Written:
     return buffer.getvalue(), again
 
 
-def _pt2(model: StaticNet, images: Tensor) -> Written:
+def _pt2(model: PlainNet, images: Tensor) -> Written:
     buffer = io.BytesIO()
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
@@ -98,13 +104,14 @@ def _pt2(model: StaticNet, images: Tensor) -> Written:
     return buffer.getvalue(), again
 
 
-def _published(model: StaticNet, images: Tensor) -> Written:
+def _published(model: PlainNet, images: Tensor) -> Written:
+    assert isinstance(model, StaticNet)  # others were refused
     buffer = io.BytesIO()
     torch.save({"state_dict": model.published_state_dict()}, buffer)
     return buffer.getvalue(), model
 
 
-_WRITERS: dict[str, Callable[[StaticNet, Tensor], Written]] = {
+_WRITERS: dict[str, Callable[[PlainNet, Tensor], Written]] = {
     "torchscript": _torchscript,
     "pt2": _pt2,
     "published": _published,

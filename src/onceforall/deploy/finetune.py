@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from onceforall.supernets.nets import ElasticNet, PlainNet
 from onceforall.supernets.single import SingleArchNet
-from onceforall.supernets.static import StaticNet
-from onceforall.supernets.supernet import Supernet
 from onceforall.training.engine import train
 from onceforall.training.plan import Phase, Plan
 from onceforall.training.settings import Callbacks, TrainData, TrainOptions
@@ -57,7 +56,7 @@ def finetune_plan(
 
 
 def finetune(
-    model: StaticNet,
+    model: PlainNet,
     plan: Plan,
     data: TrainData,
     *,
@@ -66,7 +65,7 @@ def finetune(
     folder: Path,
     options: TrainOptions,
     callbacks: Callbacks | None = None,
-    teacher: Supernet | None = None,
+    teacher: ElasticNet | None = None,
 ) -> None:
     """Fine-tune ``model`` in place; the same call goes on after an interruption.
 
@@ -81,7 +80,7 @@ def finetune(
         folder: Folder of checkpoints.
         options: How to run.
         callbacks: Whom to tell and ask.
-        teacher: Supernet whose largest subnet teaches, if the plan distils.
+        teacher: ElasticNet whose largest subnet teaches, if the plan distils.
 
     Raises:
         Interrupted: If it was asked to stop; a checkpoint is there.

@@ -12,7 +12,7 @@ from onceforall.artifacts import Card
 from onceforall.data.images.device_ops import normalize
 from onceforall.data.images.pixels import read_centre
 from onceforall.deploy.model_folder import read_model
-from onceforall.supernets.static import StaticNet
+from onceforall.supernets.nets import PlainNet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -24,7 +24,7 @@ class LoadedModel:
         card: What it is and what was measured.
     """
 
-    net: StaticNet
+    net: PlainNet
     card: Card
 
     def read(self, *images: str | Path) -> Tensor:

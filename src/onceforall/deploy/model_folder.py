@@ -22,13 +22,12 @@ from torch import Tensor
 
 from onceforall.arch import Arch
 from onceforall.artifacts import Card, ShippedFile
-from onceforall.blueprint import Blueprint
 from onceforall.errors import CheckpointError, ConfigError, OnceForAllError, VerificationError
 from onceforall.files import remove_partial_files, write_bytes, write_json
 from onceforall.measure.costs import count_macs, count_params
 from onceforall.measure.onnx_model import blueprint_to_onnx, ort_session
-from onceforall.supernets.static import StaticNet, memory_format
-from onceforall.supernets.supernet import Supernet
+from onceforall.supernets.nets import ElasticNet, NetPlan, PlainNet
+from onceforall.supernets.static import memory_format
 from onceforall.supernets.weights import load_plain, save_plain
 
 MAX_RELATIVE_ERROR = 1e-4
@@ -83,7 +82,7 @@ class Checks:
         return None
 
 
-def export_files(folder: Path, model: StaticNet, plan: Blueprint, arch: Arch) -> None:
+def export_files(folder: Path, model: PlainNet, plan: NetPlan, arch: Arch) -> None:
     """Write the model's files, all but the card.
 
     Args:
@@ -98,7 +97,7 @@ def export_files(folder: Path, model: StaticNet, plan: Blueprint, arch: Arch) ->
 
 
 def check_files(
-    folder: Path, model: StaticNet, *, net: Supernet, arch: Arch, images: Tensor
+    folder: Path, model: PlainNet, *, net: ElasticNet, arch: Arch, images: Tensor
 ) -> Checks:
     """Compare supernet, plain network and both files on ``images``, on the processor.
 
@@ -122,7 +121,7 @@ def check_files(
     return _compare(folder, model.plan, images=images, expected=expected, plain=plain)
 
 
-def check_plain_files(folder: Path, model: StaticNet, *, images: Tensor) -> Checks:
+def check_plain_files(folder: Path, model: PlainNet, *, images: Tensor) -> Checks:
     """Compare a network that is no longer part of a supernet with its files, on ``images``."""
     images = images.contiguous(memory_format=memory_format(model))
     with torch.no_grad():
@@ -131,13 +130,13 @@ def check_plain_files(folder: Path, model: StaticNet, *, images: Tensor) -> Chec
 
 
 def _compare(
-    folder: Path, plan: Blueprint, *, images: Tensor, expected: Tensor, plain: Tensor
+    folder: Path, plan: NetPlan, *, images: Tensor, expected: Tensor, plain: Tensor
 ) -> Checks:
     """Compare logits, and those of both files, with the expected ones.
 
     Args:
         folder: Folder of the files.
-        plan: Blueprint of the model.
+        plan: NetPlan of the model.
         images: Images; their layout is the one that the weights of the file get.
         expected: Logits that are right.
         plain: Logits of the plain network.
@@ -189,12 +188,12 @@ def remove_unfinished(folder: Path) -> None:
         folder.rmdir()
 
 
-def write_card(folder: Path, plan: Blueprint, checks: Checks, facts: Mapping[str, Any]) -> Card:
+def write_card(folder: Path, plan: NetPlan, checks: Checks, facts: Mapping[str, Any]) -> Card:
     """Write ``card.json``, which makes the model complete, and return it.
 
     Args:
         folder: Folder of the model.
-        plan: Blueprint of the model.
+        plan: NetPlan of the model.
         checks: What was compared.
         facts: Everything else the card says (figures, classes, provenance).
 
@@ -216,7 +215,7 @@ def _shipped_file(path: Path) -> ShippedFile:
     )
 
 
-def read_model(folder: Path) -> tuple[Card, StaticNet]:
+def read_model(folder: Path) -> tuple[Card, PlainNet]:
     """Return the card of a shipped model and its plain network, whose files are as they shipped.
 
     Raises:

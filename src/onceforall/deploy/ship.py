@@ -11,7 +11,6 @@ from torch import Tensor
 
 from onceforall.arch import Arch
 from onceforall.artifacts import Card
-from onceforall.blueprint import Blueprint
 from onceforall.deploy.model_folder import (
     check_plain_files,
     export_files,
@@ -24,7 +23,7 @@ from onceforall.measure.costs import count_macs, count_params, peak_activation_b
 from onceforall.measure.latency.measure import Latency, measure_latency
 from onceforall.measure.latency.targets import Candidate, make_target
 from onceforall.measure.proportion import Share
-from onceforall.supernets.static import StaticNet
+from onceforall.supernets.nets import NetPlan, PlainNet
 from onceforall.supernets.weights import load_plain
 from onceforall.versions import versions
 
@@ -33,7 +32,7 @@ _REPEATS = 40
 
 
 def ship(
-    model: StaticNet,
+    model: PlainNet,
     out: str | Path,
     *,
     arch: Arch,
@@ -85,7 +84,7 @@ def ship(
         return write_card(folder, model.plan, checks, facts)
 
 
-def as_shipped(plan: Blueprint, folder: Path, arch: Arch) -> Candidate:
+def as_shipped(plan: NetPlan, folder: Path, arch: Arch) -> Candidate:
     """Return the files of a model as what is measured, just as who loads them has them."""
     return Candidate(
         plan=plan,
@@ -98,7 +97,7 @@ def as_shipped(plan: Blueprint, folder: Path, arch: Arch) -> Candidate:
 
 @torch.no_grad()
 def measured_facts(
-    model: StaticNet, arch: Arch, test: Iterable[tuple[Tensor, Tensor]]
+    model: PlainNet, arch: Arch, test: Iterable[tuple[Tensor, Tensor]]
 ) -> dict[str, Any]:
     """Return what a card says of a network, measured where it and the images are."""
     accuracy = evaluate(model, test)

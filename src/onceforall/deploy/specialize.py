@@ -8,22 +8,21 @@ from torch import Tensor
 
 from onceforall.arch import Arch
 from onceforall.measure.calibrate import Estimator, Gather, recalibrate_bn
-from onceforall.supernets.static import StaticNet
-from onceforall.supernets.supernet import Supernet
+from onceforall.supernets.nets import ElasticNet, PlainNet
 
 
 def specialize(
-    net: Supernet,
+    net: ElasticNet,
     arch: Arch,
     *,
     calibration: Iterable[Tensor],
     estimator: Estimator = "published",
     gather: Gather | None = None,
-) -> StaticNet:
+) -> PlainNet:
     """Return a plain copy of one subnet with its own batch-norm statistics, in eval mode.
 
     Args:
-        net: Supernet; not changed.
+        net: ElasticNet; not changed.
         arch: Subnet to copy.
         calibration: Normalised image batches ``(B, 3, R, R)`` at ``arch.resolution``, about 2,000
             images in all; without recalibration accuracy is near chance.

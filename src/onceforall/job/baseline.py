@@ -32,8 +32,8 @@ from onceforall.measure.accuracy import evaluate
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.measure.comparison import supernet_seconds
 from onceforall.measure.proportion import Share
+from onceforall.supernets.nets import PlainNet, build_net
 from onceforall.supernets.single import SingleArchNet
-from onceforall.supernets.static import StaticNet, build
 from onceforall.training.budget import Pace
 from onceforall.training.engine import train
 from onceforall.training.plan import Phase, Plan
@@ -172,7 +172,7 @@ def _start(run: Run, card: Card, budget_s: float) -> BaselineStart:
 # -- one network ----------------------------------------------------------------------------------
 
 
-def fresh_network(plan: Blueprint, *, seed: int) -> StaticNet:
+def fresh_network(plan: Blueprint, *, seed: int) -> PlainNet:
     """Return the plain network of a blueprint with fresh weights, initialised as a supernet's.
 
     Convolutions are drawn from a normal distribution of variance ``2 / fan_out``, where a filter
@@ -181,7 +181,7 @@ def fresh_network(plan: Blueprint, *, seed: int) -> StaticNet:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = build(plan)
+        net = build_net(plan)
         for module in net.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.out_channels // module.groups * math.prod(module.kernel_size)
@@ -202,11 +202,11 @@ def alone_plan(run: Run) -> Plan:
     return dataclasses.replace(plan, name="alone", phases=(phase,), head_factor=1.0)
 
 
-def _train(run: Run, card: Card, start: BaselineStart) -> StaticNet:
+def _train(run: Run, card: Card, start: BaselineStart) -> PlainNet:
     """Train the architecture of a card from fresh weights as one of the run's ranks."""
     name, budget_s = card.name, start.budget_s
     network = fresh_network(card.blueprint, seed=run.config.seed)
-    model: StaticNet = network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model: PlainNet = network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     session, end = run.session(), time.monotonic() + budget_s - _seconds(run, name)
     train(
         SingleArchNet(

@@ -17,6 +17,7 @@ import yaml
 from pydantic import Field
 
 from onceforall.errors import ConfigError
+from onceforall.job.factories import network_of
 from onceforall.job.sections import (
     MAX_SEED,
     DataConfig,
@@ -36,7 +37,7 @@ from onceforall.supernets.families import (
 )
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.weights import spec_from_json
-from onceforall.training.plan import Plan, delayed_plan, sandwich_plan
+from onceforall.training.plan import Plan, delayed_plan, original_plan, sandwich_plan
 from onceforall.training.shrinking import progressive_plan, published_plan
 
 
@@ -54,6 +55,8 @@ class RunConfig(Section):
     def spec(self, num_classes: int) -> SupernetSpec:
         """Return the stage table of the supernet."""
         net = self.supernet
+        if net.family == "graph":
+            return network_of(net, num_classes).spec
         if net.family == "table":
             if net.table is None:
                 raise ConfigError("supernet.family table needs supernet.table")
@@ -141,6 +144,16 @@ class RunConfig(Section):
                 epochs=epochs,
                 learning_rate=train.learning_rate,
                 reference_batch=train.reference_batch,
+                weight_decay=train.weight_decay,
+                label_smoothing=train.label_smoothing,
+            )
+        if train.plan == "original":
+            return original_plan(
+                epochs=epochs,
+                learning_rate=train.learning_rate,
+                reference_batch=train.reference_batch,
+                subnets_per_step=train.subnets_per_step,
+                ramp=train.ramp,
                 weight_decay=train.weight_decay,
                 label_smoothing=train.label_smoothing,
             )

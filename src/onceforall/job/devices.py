@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onceforall.blueprint import Layer
 from onceforall.errors import ConfigError, MeasurementError
 from onceforall.files import check_writable, read_json_file, write_json
 from onceforall.job.config import validated
@@ -179,8 +178,8 @@ def cost_of(name: str) -> str:
     return f"{_LATENCY}@{name}" if name else _LATENCY
 
 
-def device_costs(tables: Mapping[str, Path]) -> dict[str, Callable[[Layer, int], float]]:
-    """Return the layer costs of devices, for ``compile_costs``.
+def device_models(tables: Mapping[str, Path]) -> dict[str, LatencyModel]:
+    """Return the latency models of devices, by the name of their cost.
 
     Args:
         tables: Files of latency models by the name of the device.
@@ -192,7 +191,7 @@ def device_costs(tables: Mapping[str, Path]) -> dict[str, Callable[[Layer, int],
     for name in tables:
         if name and not _NAME.fullmatch(name):
             raise ConfigError(f"device {name!r} is not a name of letters, digits, - and _")
-    return {cost_of(name): read_table(path).layer_ms for name, path in tables.items()}
+    return {cost_of(name): read_table(path) for name, path in tables.items()}
 
 
 def check_device_limits(limits: Mapping[str, float], devices: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from onceforall.measure.cost_tables import compile_costs
 from onceforall.measure.costs import count_macs
 from onceforall.measure.subnet import evaluate_arch
 from onceforall.predictors.sampling import stratified_rows
-from onceforall.supernets.supernet import Supernet
+from onceforall.supernets.nets import ElasticNet
 from onceforall.training.ranks import wait_for_all
 
 # Subnets that are measured, by every rank, however little time is left: a predictor is fitted to
@@ -91,7 +91,7 @@ def evaluations_file(run: Run) -> Path:
     return path if rank == 0 else path.with_name(f"evaluations.rank{rank}.jsonl")
 
 
-def evaluation(session: DataSession, net: Supernet, arch: Arch) -> Evaluation:
+def evaluation(session: DataSession, net: ElasticNet, arch: Arch) -> Evaluation:
     """Measure one subnet on the validation images."""
     accuracy = evaluate_arch(
         net, arch, calibration=session.calibration_batches, images=session.valid

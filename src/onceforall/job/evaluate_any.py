@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from onceforall.arch import Arch
 from onceforall.arch_files import read_arch
-from onceforall.blueprint import Blueprint
 from onceforall.data import (
     DataBundle,
     EvalBatches,
@@ -32,8 +31,7 @@ from onceforall.deploy.specialize import specialize
 from onceforall.errors import ConfigError
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.costs import count_macs, count_params
-from onceforall.supernets.static import StaticNet
-from onceforall.supernets.supernet import Supernet
+from onceforall.supernets.nets import ElasticNet, NetPlan, PlainNet
 from onceforall.supernets.weights import load_saved_supernet
 from onceforall.training.ranks import Ranks, gather_rows, main_rank_first, sum_over_ranks
 from onceforall.zoo import (
@@ -94,7 +92,7 @@ class EvalRequest:
 class _Subject:
     """A network to evaluate; a supernet still needs an arch and calibration."""
 
-    net: StaticNet | Supernet
+    net: PlainNet | ElasticNet
     preprocessing: Preprocessing | None
 
 
@@ -160,7 +158,7 @@ def evaluate_request(
     )
     model: nn.Module = net.to(device)
     used = "its own"
-    if isinstance(net, Supernet) and arch is not None:
+    if isinstance(net, ElasticNet) and arch is not None:
         model, used = maker.calibrated(net, arch, resolution)
     accuracy = evaluate(
         model.eval(),
@@ -219,13 +217,13 @@ def _own(facts: dict[str, Any], resolution: int) -> Preprocessing:
     )
 
 
-def _arch(request: EvalRequest, net: StaticNet | Supernet, ranks: Ranks) -> Arch | None:
+def _arch(request: EvalRequest, net: PlainNet | ElasticNet, ranks: Ranks) -> Arch | None:
     """Return the arch to run: the given one, or one drawn with the seed; None of a static network.
 
     Raises:
         ConfigError: If an option means nothing to the network.
     """
-    if not isinstance(net, Supernet):
+    if not isinstance(net, ElasticNet):
         options = {
             "an arch": request.arch, "a seed": request.seed, "calibration": request.num_calibration,
         }  # fmt: skip
@@ -240,8 +238,8 @@ def _arch(request: EvalRequest, net: StaticNet | Supernet, ranks: Ranks) -> Arch
     return read_arch(request.arch, net.space, resolution=request.resolution)
 
 
-def _plan(net: StaticNet | Supernet, arch: Arch | None) -> Blueprint:
-    if isinstance(net, StaticNet):
+def _plan(net: PlainNet | ElasticNet, arch: Arch | None) -> NetPlan:
+    if isinstance(net, PlainNet):
         return net.plan
     return net.blueprint(arch or net.space.largest)
 
@@ -258,7 +256,7 @@ class _Maker:
     device: torch.device
     ranks: Ranks
 
-    def calibrated(self, net: Supernet, arch: Arch, resolution: int) -> tuple[StaticNet, str]:
+    def calibrated(self, net: ElasticNet, arch: Arch, resolution: int) -> tuple[PlainNet, str]:
         """Return a recalibrated copy of one subnet, and what it was recalibrated on."""
         count, seed = self.request.num_calibration or _NUM_CALIBRATION, self.request.seed or 0
         images, used = _calibration_images(self.bundle, count, seed)

@@ -40,6 +40,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def network(self) -> Path:
+        """The traced network that the run started from, with its weights."""
+        return self.path / "network.safetensors"
+
+    @property
     def supernet(self) -> Path:
         """The trained supernet."""
         return self.checkpoints / "supernet.safetensors"

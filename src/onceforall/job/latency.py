@@ -8,9 +8,13 @@ from pathlib import Path
 from onceforall.errors import CheckpointError
 from onceforall.files import read_json, write_json
 from onceforall.job.context import Run
-from onceforall.job.devices import device_costs
+from onceforall.job.devices import device_models
 from onceforall.measure.cost_tables import CostTable, compile_costs
-from onceforall.measure.latency.model import LatencyModel, build_latency_model
+from onceforall.measure.latency.model import (
+    LatencyModel,
+    build_latency_model,
+    latency_costs,
+)
 from onceforall.measure.latency.targets import make_target
 
 
@@ -37,5 +41,5 @@ def cost_table(run: Run, devices: Mapping[str, Path] | None = None) -> CostTable
     if not path.is_file():
         raise CheckpointError(f"{run.folder.path} has no latency model: run  ofa run  first")
     model = LatencyModel.from_json(read_json(path))
-    further = device_costs(devices or {})
-    return compile_costs(run.spec, layer_costs={"latency_ms": model.layer_ms, **further})
+    models = {"latency_ms": model, **device_models(devices or {})}
+    return compile_costs(run.spec, **latency_costs(run.spec, models))

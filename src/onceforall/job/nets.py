@@ -10,8 +10,9 @@ import yaml
 
 from onceforall.errors import ConfigError
 from onceforall.job.config import flag
+from onceforall.job.factories import is_factory
 from onceforall.supernets.families import published_spec
-from onceforall.supernets.spec import MBConvSpec, ResNetSpec, SupernetSpec
+from onceforall.supernets.spec import GraphSpec, MBConvSpec, ResNetSpec, SupernetSpec
 from onceforall.supernets.weights import spec_from_json, spec_to_json
 from onceforall.zoo.load import IMAGENET_MEAN, IMAGENET_STD, weights_file
 
@@ -23,12 +24,17 @@ def net_flags(net: str | Path | SupernetSpec) -> list[str]:
     """Return the settings that name a network.
 
     Args:
-        net: A stage table, a YAML or JSON file of one, or a published supernet id. Input sides
-            that it says replace those that suit the images.
+        net: A stage table, a YAML or JSON file of one, a published supernet id, or what makes any
+            other network: ``torchvision:NAME``, ``timm:NAME``, ``module.path:function``. Input
+            sides that a table says replace those that suit the images.
 
     Raises:
         ConfigError: If it is none of these.
     """
+    if isinstance(net, GraphSpec):
+        raise ConfigError("a traced network is named by what makes it, e.g. torchvision:resnet18")
+    if isinstance(net, str) and is_factory(net):
+        return _factory_flags(net)
     if isinstance(net, MBConvSpec | ResNetSpec):
         return _flags(spec_to_json(net), has_sides=True)
     path = Path(net)
@@ -55,6 +61,16 @@ def net_flags(net: str | Path | SupernetSpec) -> list[str]:
     return _flags(spec_to_json(spec), has_sides="resolutions" in value)
 
 
+def _factory_flags(net: str) -> list[str]:
+    flags = ["supernet.family=graph", flag("supernet.source", net)]
+    place = net.partition(":")[0]
+    if place in ("torchvision", "timm"):  # their weights expect what ImageNet is
+        flags += [
+            flag("data.mean", list(IMAGENET_MEAN)), flag("data.std", list(IMAGENET_STD))
+        ]  # fmt: skip
+    return flags
+
+
 def _flags(table: dict[str, Any], *, has_sides: bool) -> list[str]:
     flags = ["supernet.family=table", flag("supernet.table", table)]
     return flags + ([flag("supernet.resolutions", table["resolutions"])] if has_sides else [])
@@ -64,7 +80,7 @@ def weights_flags(net: str, weights: str) -> list[str]:
     """Return the settings that name the weights to start from.
 
     Args:
-        net: Published id, where ``weights`` is ``official``.
+        net: Network whose weights they are; a published id where they are ``official``.
         weights: A file, or ``official``: from the cache, else downloaded.
 
     Raises:

@@ -26,8 +26,7 @@ from onceforall.job.context import Run
 from onceforall.job.data import DataSession
 from onceforall.measure.latency.measure import Latency, measure_latency
 from onceforall.measure.latency.targets import Candidate
-from onceforall.supernets.static import StaticNet
-from onceforall.supernets.supernet import Supernet
+from onceforall.supernets.nets import ElasticNet, PlainNet
 
 _CHECK_IMAGES = 16
 
@@ -47,7 +46,7 @@ class Proven:
     candidate: Candidate
 
 
-def prove(run: Run, session: DataSession, net: Supernet, folder: Path, arch: Arch) -> Proven:
+def prove(run: Run, session: DataSession, net: ElasticNet, folder: Path, arch: Arch) -> Proven:
     """Export one subnet, compare it to the supernet, measure its accuracy on the test images.
 
     Whatever takes many images runs on the run's device; files are compared on the processor, where
@@ -63,7 +62,7 @@ def prove(run: Run, session: DataSession, net: Supernet, folder: Path, arch: Arc
 
 
 def prove_plain(
-    run: Run, session: DataSession, model: StaticNet, folder: Path, arch: Arch
+    run: Run, session: DataSession, model: PlainNet, folder: Path, arch: Arch
 ) -> Proven:
     """Export a fine-tuned network, which has weights of its own, and compare its files to it.
 
@@ -97,7 +96,7 @@ def write_proven(folder: Path, proven: Proven, latency: Latency, **further: Any)
 
 
 def _proven(
-    run: Run, session: DataSession, model: StaticNet, folder: Path, arch: Arch, checks: Checks
+    run: Run, session: DataSession, model: PlainNet, folder: Path, arch: Arch, checks: Checks
 ) -> Proven:
     """Return a model that is proven.
 

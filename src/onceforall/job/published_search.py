@@ -9,7 +9,7 @@ from pathlib import Path
 
 from onceforall.artifacts import Answer
 from onceforall.errors import ConfigError
-from onceforall.job.devices import check_device_limits, cost_of, device_costs, spec_of
+from onceforall.job.devices import check_device_limits, cost_of, device_models, spec_of
 from onceforall.measure.cost_tables import CostTable, compile_costs
 from onceforall.measure.latency.published import latency_at, read_published_latencies
 from onceforall.predictors.published import read_published_predictor
@@ -105,6 +105,6 @@ def _costs(request: PublishedRequest, image_sizes: Sequence[int]) -> CostTable:
     return compile_costs(
         spec,
         space=spec.space.restrict(resolution=sorted(sizes)),
-        layer_costs=device_costs(models),
+        layer_costs={name: model.layer_ms for name, model in device_models(models).items()},
         layer_costs_at={cost_of(name): latency_at(found) for name, found in published.items()},
     )

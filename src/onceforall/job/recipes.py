@@ -165,6 +165,33 @@ def transfer_recipe(
     return usual.model_copy(update={"data": data, "supernet": net, "train": train})
 
 
+def graph_recipe(usual: RunConfig, *, sides: tuple[int, ...], same_at_all_sides: bool) -> RunConfig:
+    """Return the recipe of a traced network: short from weights, as usual without.
+
+    Args:
+        usual: Recipe of the data set, with the settings that name network and weights.
+        sides: Input sides in pixels that the network works at.
+        same_at_all_sides: Whether it does the same at any other side.
+    """
+    update: dict[str, object] = {"learning_rate": 0.1, "side": 1.0}
+    if same_at_all_sides:
+        update["side"] = usual.train.side
+    if usual.train.init:
+        update |= {
+            "plan": "original",
+            "learning_rate": 0.02,
+            "weight_decay": 1e-4,
+            "ramp": 0.2,
+            "head_factor": 10.0 if usual.train.reinit_head else 1.0,
+        }
+    return usual.model_copy(
+        update={
+            "supernet": usual.supernet.model_copy(update={"resolutions": sides}),
+            "train": usual.train.model_copy(update=update),
+        }
+    )
+
+
 def ladder_for(image_side: int) -> tuple[SupernetConfig, ...]:
     """Return the networks that suit images of a side in pixels, ascending in cost.
 

@@ -20,8 +20,8 @@ from onceforall.job.data import DataSession, image_side, open_source, start_sess
 from onceforall.job.nets import net_flags, weights_flags
 from onceforall.job.pipeline import Done, run_all
 from onceforall.job.recipes import recipe_for
+from onceforall.supernets.nets import ElasticNet
 from onceforall.supernets.spec import SupernetSpec
-from onceforall.supernets.supernet import Supernet
 from onceforall.training.engine import train as train_by_plan
 from onceforall.training.plan import Plan
 from onceforall.training.settings import Callbacks, TrainOptions
@@ -99,7 +99,7 @@ def run(
 
 
 def train(
-    net: Supernet,
+    net: ElasticNet,
     plan: Plan,
     data: str | Path | DataBundle,
     *,
@@ -117,7 +117,7 @@ def train(
     (``ofa.specialize`` does).
 
     Args:
-        net: Supernet on its device, e.g. of ``ofa.elastic``.
+        net: ElasticNet on its device, e.g. of ``ofa.elastic``.
         plan: What to train, in which order: `onceforall.training.plan`.
         data: Data set, or what `onceforall.open_dataset` takes.
         folder: Folder of checkpoints.

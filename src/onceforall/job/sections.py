@@ -68,7 +68,11 @@ class SupernetConfig(Section):
     Attributes:
         family: A stage ``table`` of your own; dense 3x3 convolutions in plain ``residual`` or
             ``fused_mbconv`` blocks; inverted bottlenecks for ``small_images`` (8 to 64 pixels);
-            or a published family. The settings of stages are for the three in the middle.
+            a published family; or any network as a ``graph``, traced and made elastic. The
+            settings of stages are for the three in the middle.
+        source: Network of family ``graph``: ``torchvision:NAME``, ``timm:NAME`` or
+            ``module.path:function``.
+        width_ratios: Shares of its channels that a group of a ``graph`` may keep, ascending to 1.
         table: The stage table of family ``table``, as ``supernet.json`` of a run has it under
             ``spec``; classes and resolutions come from here.
         resolutions: Input sides in pixels.
@@ -94,7 +98,10 @@ class SupernetConfig(Section):
         "mobilenet_v3",
         "proxylessnas",
         "resnet50d",
+        "graph",
     ]
+    source: str = ""
+    width_ratios: tuple[PositiveFloat, ...] = Field((0.25, 0.5, 0.75, 1.0), min_length=1)
     resolutions: tuple[PositiveInt, ...] = Field(min_length=1)
     table: dict[str, Any] | None = None
     widths: tuple[PositiveInt, ...] = Field((16, 32, 64), min_length=1)
@@ -115,8 +122,9 @@ class TrainConfig(Section):
     """Training.
 
     Attributes:
-        plan: One-stage ``sandwich``, ``progressive`` or ``delayed`` shrinking, or progressive
-            shrinking as ``published``.
+        plan: One-stage ``sandwich``, ``progressive`` or ``delayed`` shrinking, progressive
+            shrinking as ``published``, or a sandwich that learns from the ``original``: the
+            trained network that ``init`` names, as it was.
         epochs: Passes over the training images, all phases together (``progressive`` and
             ``published`` round each phase); 0 takes ``init`` as it is; null for what the time
             allows.
@@ -147,7 +155,7 @@ class TrainConfig(Section):
         head_factor: Learning rate of the classifier over that of the rest.
     """
 
-    plan: Literal["sandwich", "progressive", "delayed", "published"] = "sandwich"
+    plan: Literal["sandwich", "progressive", "delayed", "original", "published"] = "sandwich"
     epochs: float | None = Field(None, ge=0)
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(0.3, gt=0)

@@ -19,15 +19,17 @@ from onceforall.job.clock import Clock
 from onceforall.job.config import RunConfig, resolve, validated
 from onceforall.job.context import Run, Tell
 from onceforall.job.data import image_side, open_data, training_images
+from onceforall.job.factories import network_of, workable_sides
 from onceforall.job.folder import RunFolder
 from onceforall.job.machine import default_device, hardware
 from onceforall.job.planning import Planned, plan_config
 from onceforall.job.preflight import check_data, check_limits_kept
-from onceforall.job.recipes import ladder_for, named_recipe, transfer_recipe
+from onceforall.job.recipes import graph_recipe, ladder_for, named_recipe, transfer_recipe
 from onceforall.job.transfer import read_start
 from onceforall.job.weights import load_initial_weights, new_supernet
 from onceforall.measure.latency.targets import make_target
 from onceforall.search.limits import check_limits
+from onceforall.supernets.weights import save_supernet
 from onceforall.training.ranks import Ranks
 from onceforall.versions import versions
 
@@ -163,7 +165,22 @@ def _resolved(request: Request) -> tuple[RunConfig, int]:
         start = read_start(Path(init), num_classes=probe.num_classes)
         recipe = transfer_recipe(recipe, start, image_side=side, num_classes=probe.num_classes)
     config = resolve(recipe, file=request.config_text, flags=request.settings)
+    if config.supernet.family == "graph":
+        recipe = _graph_recipe(config, recipe, num_classes=probe.num_classes)
+        config = resolve(recipe, file=request.config_text, flags=request.settings)
     return config, side
+
+
+def _graph_recipe(config: RunConfig, recipe: RunConfig, *, num_classes: int) -> RunConfig:
+    """Return the recipe of a traced network, at sides that it works at."""
+    sides = workable_sides(config.supernet, num_classes, config.supernet.resolutions)
+    network = config.supernet.model_copy(update={"resolutions": sides})
+    spec = network_of(network, num_classes).spec
+    train = recipe.train.model_copy(
+        update={"init": config.train.init, "reinit_head": config.train.reinit_head}
+    )
+    named = recipe.model_copy(update={"supernet": network, "train": train})
+    return graph_recipe(named, sides=sides, same_at_all_sides=spec.any_resolution)
 
 
 def _start(run: Run, request: Request, side: int) -> Run:
@@ -198,9 +215,12 @@ def _start(run: Run, request: Request, side: int) -> Run:
         hardware=hardware(),
     )
     with torch.random.fork_rng(devices=[]):
-        load_initial_weights(run, new_supernet(run))  # before anything is written: may not fit
+        net = new_supernet(run)
+        load_initial_weights(run, net)  # before anything is written: may not fit
     if run.ranks.is_main:
         settings.write(run.folder.settings)
+        if run.config.supernet.family == "graph":  # from here on without whatever made it
+            save_supernet(net, run.folder.network)
     return run
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 import time
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor, nn
 
-from onceforall.errors import CheckpointError
+from onceforall.errors import CheckpointError, ConfigError
 from onceforall.job.context import Event, Run
 from onceforall.job.data import DataSession
 from onceforall.job.weights import load_initial_weights, new_supernet
 from onceforall.measure.subnet import evaluate_arch
-from onceforall.supernets.supernet import Supernet
+from onceforall.supernets.nets import ElasticNet
+from onceforall.supernets.single import SingleArchNet
 from onceforall.supernets.weights import save_supernet
 from onceforall.training.budget import Pace
 from onceforall.training.engine import train
@@ -47,7 +50,12 @@ def train_step(run: Run) -> None:
     wait_for_all(run.ranks)
 
 
-def _train(run: Run, session: DataSession, net: Supernet) -> None:
+def _train(run: Run, session: DataSession, net: ElasticNet) -> None:
+    teacher = None
+    if run.config.train.plan == "original":
+        if not run.config.train.init:
+            raise ConfigError("train.plan original needs train.init: weights to learn from")
+        teacher = original_of(net)
     train(
         net,
         run.config.plan(run.spec),
@@ -66,7 +74,36 @@ def _train(run: Run, session: DataSession, net: Supernet) -> None:
             change_batch=session.change_batch,
         ),
         ranks=run.ranks,
+        teacher=teacher,
     )
+
+
+def original_of(net: ElasticNet) -> SingleArchNet:
+    """Return the largest subnet as it is now, frozen, with its own batch-norm statistics."""
+    original = _Largest(copy.deepcopy(net).eval()).requires_grad_(False)
+    return SingleArchNet(
+        original,
+        resolutions=net.space.resolutions,
+        name="original",
+        num_classes=net.spec.num_classes,
+    ).eval()
+
+
+class _Largest(nn.Module):
+    """The largest subnet of a supernet, at the side of its images where that is an option."""
+
+    def __init__(self, net: ElasticNet) -> None:
+        super().__init__()
+        self.net = net
+        self.archs = {
+            side: net.space.restrict(resolution=(side,)).largest for side in net.space.resolutions
+        }
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits of images ``(B, 3, R, R)``."""
+        largest = self.archs[max(self.archs)]
+        logits: Tensor = self.net(images, self.archs.get(images.shape[-1], largest))
+        return logits
 
 
 def _is_trained(run: Run) -> bool:
@@ -120,7 +157,7 @@ class Probes:
         run, started = self.run, time.monotonic()
         is_due = self.spent_s <= 0.03 * (started - self.started)
         is_due = agree(run.ranks.is_main and is_due, run.ranks, run.device)
-        if not (is_due or is_last) or not isinstance(net, Supernet):
+        if not (is_due or is_last) or not isinstance(net, ElasticNet):
             return {}
         space = run.spec.space
         archs = {

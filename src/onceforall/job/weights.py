@@ -2,35 +2,60 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
 
 from onceforall.errors import CheckpointError, ConfigError
 from onceforall.job.context import Run
+from onceforall.job.factories import network_of
 from onceforall.job.transfer import load_start
-from onceforall.supernets.supernet import Supernet
+from onceforall.supernets.graphs.supernet import GraphSupernet
+from onceforall.supernets.nets import ElasticNet, classifier_of, new_net
 from onceforall.supernets.weights import load_saved_supernet
 
 
-def new_supernet(run: Run) -> Supernet:
-    """Return a fresh supernet on the run's device, drawn from PyTorch's current generator."""
-    return Supernet(run.spec).to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+def new_supernet(run: Run) -> ElasticNet:
+    """Return the run's supernet before training, on its device.
+
+    Weights are drawn from PyTorch's current generator; a traced network has its own.
+    """
+    config = run.config
+    net: ElasticNet
+    if config.supernet.family != "graph":
+        net = new_net(run.spec)
+    elif run.folder.network.is_file():
+        net, _ = load_saved_supernet(run.folder.network)
+    else:
+        net = copy.deepcopy(
+            network_of(
+                config.supernet,
+                run.bundle.num_classes,
+                init=config.train.init,
+                reinit_head=config.train.reinit_head,
+                seed=config.seed,
+            )
+        )
+    return net.train().to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def load_initial_weights(run: Run, net: Supernet) -> None:
+def load_initial_weights(run: Run, net: ElasticNet) -> None:
     """Start from a checkpoint if the configuration names one, and freeze what it says."""
     config = run.config.train
-    if config.init:
+    if isinstance(net, GraphSupernet):
+        if config.freeze_backbone and not config.init:
+            raise ConfigError("train.freeze_backbone needs train.init: random weights would stay")
+    elif config.init:
         load_start(net, Path(config.init), reinit_head=config.reinit_head)
     elif config.freeze_backbone:
         raise ConfigError("train.freeze_backbone needs train.init: random weights would stay")
     if config.freeze_backbone:
         net.requires_grad_(False)
-        net.layers[-1].requires_grad_(True)
+        classifier_of(net).requires_grad_(True)
 
 
-def trained_supernet(run: Run) -> Supernet:
+def trained_supernet(run: Run) -> ElasticNet:
     """Return the run's trained supernet, in eval mode, on its device.
 
     Raises:

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from onceforall.arch import Arch
 from onceforall.errors import MeasurementError
 from onceforall.ops.norm import ElasticBatchNorm2d
+from onceforall.supernets.graphs.supernet import GraphSupernet
 from onceforall.supernets.static import StaticNet
 from onceforall.supernets.supernet import Supernet
 
 Estimator = Literal["published", "population"]
-Norm = nn.BatchNorm2d | ElasticBatchNorm2d
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | ElasticBatchNorm2d
 Gather = Callable[[Tensor], Tensor]
 
 
@@ -67,7 +68,14 @@ def recalibrate_bn(
     Source: Yu and Huang, *Universally Slimmable Networks*, ICCV 2019, section 3; the population
     estimator is Wu and Johnson, *Rethinking "Batch" in BatchNorm*, 2021, section 3.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | ElasticBatchNorm2d)]
+    if isinstance(model, GraphSupernet):
+        if arch is None:
+            raise MeasurementError("BN recalibration of a supernet needs an arch")
+        plain = model.extract(arch)
+        recalibrate_bn(plain, batches, estimator=estimator, gather=gather)
+        model.set_statistics(arch, plain)
+        return
+    norms = [m for m in model.modules() if isinstance(m, Norm)]
     forward = _forward_of(model, arch)
     collected: dict[Norm, _Sums] = {}
     mine: list[dict[Norm, _Seen]] = []
@@ -236,11 +244,13 @@ def _normalise(norm: Norm, x: Tensor) -> Tensor:
 def _shift_alone(norm: Norm, x: Tensor) -> Tensor:
     """Return what is left of a single value per channel: the shift of its channel."""
     zeros = torch.zeros_like(x)
-    return zeros if norm.bias is None else zeros + norm.bias[: x.shape[1], None, None]
+    if norm.bias is None:
+        return zeros
+    return zeros + norm.bias[: x.shape[1]].view(-1, *(1,) * (x.ndim - 2))
 
 
 def _values(x: Tensor) -> int:
-    """Return the values per channel of ``(B, C, H, W)``."""
+    """Return the values per channel of ``(B, C, ...)``."""
     return x.numel() // x.shape[1]
 
 

@@ -424,7 +424,9 @@ _WRITERS: dict[str, Callable[[_Writer, int, Node], str]] = {
     "linear.default": _Writer.linear,
     "batch_norm": _Writer.batch_norm,
     "relu.default": _simple("Relu"),
-    "relu6.default": lambda w, i, n: w.node("Clip", [w.value(n.args[0]), w.value(0.0), w.value(6.0)]),
+    "relu6.default": lambda w, i, n: w.node(
+        "Clip", [w.value(n.args[0]), w.value(0.0), w.value(6.0)]
+    ),
     "sigmoid.default": _simple("Sigmoid"),
     "tanh.default": _simple("Tanh"),
     "hardswish.default": _simple("HardSwish"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +60,7 @@ def graph_terms(spec: GraphSpec, encoding: Encoding) -> list[GraphTerm]:
     Raises:
         MeasurementError: If the terms do not give the costs of whole networks.
     """
-    compiler = _Compiler(spec, encoding)
+    compiler = TermCompiler(spec, encoding)
     terms = [*compiler.macs(), *compiler.params()]
     peak = compiler.peak()
     archs = _some_archs(spec, encoding)
@@ -69,7 +69,9 @@ def graph_terms(spec: GraphSpec, encoding: Encoding) -> list[GraphTerm]:
     for name, count in (("macs", graph_macs), ("params", graph_params)):
         found = evaluate_terms([t for t in terms if t.cost == name], rows, np.add)
         if found.tolist() != [count(graph) for graph in graphs]:
-            raise MeasurementError(f"the {name} of {spec.name or 'this network'} are no sum of terms")
+            raise MeasurementError(
+                f"the {name} of {spec.name or 'this network'} are no sum of terms"
+            )
     if peak and evaluate_terms(peak, rows, np.maximum).tolist() == [
         graph_peak_bytes(graph) for graph in graphs
     ]:
@@ -93,7 +95,7 @@ def _some_archs(spec: GraphSpec, encoding: Encoding) -> list[Any]:
 
 
 @dataclass(slots=True)
-class _Compiler:
+class TermCompiler:
     """Turns sums of products into tables."""
 
     spec: GraphSpec
@@ -121,14 +123,14 @@ class _Compiler:
         for index, node in enumerate(lists[0]):
             kernel = self.kernels.get(index)
             side = 1 if kernel is None else _side(node, shapes)
-            key = (self._depths(index), kernel, side)
+            key = (self.depths(index), kernel, side)
             for r, nodes in enumerate(lists):
                 macs = node_macs(nodes[index], nodes, shapes)
                 if macs.terms:
                     by_side = sums.setdefault(key, {})
                     by_side[r] = by_side.get(r, Sum({})) + _over(macs, side**2)
         for key, by_side in sums.items():
-            yield from self._terms("macs", key, [by_side[r] for r in range(len(sides))])
+            yield from self.terms("macs", key, [by_side[r] for r in range(len(sides))])
 
     def params(self) -> Iterator[GraphTerm]:
         """Yield the terms of parameters."""
@@ -146,16 +148,16 @@ class _Compiler:
                 continue
             kernel = next((self.kernels[i] for i in readers[cut.source] if i in self.kernels), None)
             side = 1 if kernel is None else cut.kernel
-            key = (self._depths(*readers[cut.source]), kernel, side)
+            key = (self.depths(*readers[cut.source]), kernel, side)
             total = _over(product(symbolic_shape(cut)), side**2)
             sums[key] = sums.get(key, Sum({})) + total
         for norm, pattern in self.spec.norms:
             if norm.affine and norm.name in readers:
-                key = (self._depths(*readers[norm.name]), None, 1)
+                key = (self.depths(*readers[norm.name]), None, 1)
                 width = pattern_width(pattern) if pattern else norm.channels
                 sums[key] = sums.get(key, Sum({})) + product((2, width))
         for key, total in sums.items():
-            yield from self._terms("params", key, [total] * len(self.encoding.space.resolutions))
+            yield from self.terms("params", key, [total] * len(self.encoding.space.resolutions))
 
     def peak(self) -> list[GraphTerm]:
         """Return the terms of the peak memory, of which the largest counts; or nothing."""
@@ -166,7 +168,7 @@ class _Compiler:
         for index in live[0]:
             totals = [each[index] for each in live]
             groups = sorted({g for total in totals for names in total.terms for g in names})
-            key = (self._depths(index), None, 1)
+            key = (self.depths(index), None, 1)
             table = self._table("peak_activation_bytes", key, totals, groups)
             if table is None:
                 return []
@@ -175,7 +177,76 @@ class _Compiler:
 
     # -- tables ---------------------------------------------------------------------------------
 
-    def _depths(self, *nodes: int) -> tuple[tuple[int, tuple[bool, ...]], ...]:
+    def kernel_of(self, index: int) -> tuple[tuple[int, int] | None, int]:
+        """Return the block of a node's elastic kernel and its largest side; None and 1 without."""
+        if index not in self.kernels:
+            return None, 1
+        node = self.spec.nodes[-1][index]
+        return self.kernels[index], 2 * node.args[4][0] + 1
+
+    def columns_of(self, index: int) -> list[int]:
+        """Return the genes that a node's weight and input depend on, without depth and side."""
+        node = self.spec.nodes[-1][index]
+        cut = next(c for c in self.spec.weights if c.source == node.args[1])
+        groups = {g for _, pattern in cut.cuts for g, *_ in pattern if g >= 0}
+        width = self.spec.nodes[-1][node.inputs[0]].shape
+        groups |= {g for size in width for g, _ in getattr(size, "terms", ())}
+        places = [_place(self.spec, group) for group in sorted(groups)]
+        if index in self.kernels:
+            places.append(("kernel_size", *self.kernels[index]))
+        return sorted({c for p in places if (c := self.encoding.index.get(p)) is not None})
+
+    def kept(self, columns: Sequence[int], picked: Sequence[int]) -> Any:
+        """Return the units that groups keep for options of some genes; others take their first."""
+        values = self._values(columns, picked)
+        return _Kept(self.spec, _Filled(self, values))
+
+    def side_at(self, index: int, columns: Sequence[int], picked: Sequence[int]) -> int:
+        """Return the kernel side of a node for options of some genes; 0 if it is not elastic."""
+        kernel, largest = self.kernel_of(index)
+        if kernel is None:
+            return 0
+        place: Place = ("kernel_size", *kernel)
+        return min(largest, _Filled(self, self._values(columns, picked))[place])
+
+    def weight_at(self, source: Any, kept: Any, side: int) -> tuple[int, ...]:
+        """Return the shape of a weight."""
+        cut = next(c for c in self.spec.weights if c.source == source)
+        shape = [size.at(kept) if isinstance(size, Width) else size for size in symbolic_shape(cut)]
+        return (*shape[:-2], side, side) if side else tuple(shape)
+
+    def _values(self, columns: Sequence[int], picked: Sequence[int]) -> dict[Place, Any]:
+        genes = [self.encoding.genes[c] for c in columns]
+        return {
+            (gene.axis, gene.stage, gene.block): gene.choices[option]
+            for gene, option in zip(genes, picked, strict=True)
+        }
+
+    def dense(
+        self, cost: str, index: int, columns: Sequence[int], by_side: Sequence[NDArray[Any]]
+    ) -> GraphTerm:
+        """Return a node's term from its values for all options of some genes, at every side."""
+        depths = self.depths(index)
+        place = [("depth", stage, -1) for stage, _ in depths]
+        outer = [self.encoding.index.get(p) for p in place]
+        resolution = self.encoding.index.get(_RESOLUTION)
+        inner = tuple(int(self.encoding.num_options[c]) for c in columns)
+        values = np.stack([each.reshape(inner) for each in by_side])
+        names: list[int] = [] if resolution is None else [resolution]
+        values = values[0] if resolution is None else values
+        for (stage, flags), column in zip(depths, outer, strict=True):
+            if column is None:
+                continue
+            offset = self.encoding.space.stages[stage].depths
+            keep = [float(flags[d - self.spec.min_depths[stage]]) for d in offset]
+            values = np.multiply.outer(np.array(keep), values)
+            names = [column, *names]
+        order = np.argsort([*names, *columns])
+        return GraphTerm(
+            columns=tuple(sorted([*names, *columns])), cost=cost, values=np.transpose(values, order)
+        )
+
+    def depths(self, *nodes: int) -> tuple[tuple[int, tuple[bool, ...]], ...]:
         """Return for each stage the depths at which any of some nodes runs, where it matters."""
         found: dict[int, tuple[bool, ...]] = {}
         for stage in range(len(self.spec.stages)):
@@ -185,7 +256,7 @@ class _Compiler:
                 found[stage] = runs
         return tuple(found.items())
 
-    def _terms(self, cost: str, key: _Key, totals: Sequence[Sum]) -> Iterator[GraphTerm]:
+    def terms(self, cost: str, key: _Key, totals: Sequence[Sum]) -> Iterator[GraphTerm]:
         """Yield a table for each product of groups."""
         names = dict.fromkeys(groups for total in totals for groups in total.terms)
         by_genes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
@@ -215,11 +286,11 @@ class _Compiler:
             places["kernel_size", kernel[0], kernel[1]] = None
         places |= {_place(self.spec, group): None for group in groups}
         ordered = sorted(places, key=lambda p: self.encoding.index.get(p, -1))
-        options = [self._options(place) for place in ordered]
+        options = [self.options(place) for place in ordered]
         if math.prod(len(each) for each in options) > _MOST_ENTRIES:
             return None
         columns = [c for p in ordered if (c := self.encoding.index.get(p)) is not None]
-        cells: list[int] = []
+        cells: list[float] = []
         for picked in itertools.product(*options):
             values = dict(zip(ordered, picked, strict=True))
             r = self.encoding.space.resolutions.index(values.get(_RESOLUTION, self._first_side))
@@ -232,15 +303,14 @@ class _Compiler:
                 number *= min(values["kernel_size", kernel[0], kernel[1]], side) ** 2
             cells.append(4 * number if cost == "peak_activation_bytes" else number)
         shape = tuple(int(self.encoding.num_options[c]) for c in columns)
-        return GraphTerm(
-            columns=tuple(columns), cost=cost, values=np.array(cells, dtype=np.int64).reshape(shape)
-        )
+        return GraphTerm(columns=tuple(columns), cost=cost, values=np.array(cells).reshape(shape))
 
     @property
     def _first_side(self) -> int:
         return self.encoding.space.resolutions[0]
 
-    def _options(self, place: Place) -> Sequence[Any]:
+    def options(self, place: Place) -> Sequence[Any]:
+        """Return the options of a choice, a single one where it is rigid."""
         column = self.encoding.index.get(place)
         if column is not None:
             return self.encoding.genes[column].choices
@@ -254,10 +324,22 @@ class _Kept:
     """Units that each group keeps, for the values of some genes."""
 
     spec: GraphSpec
-    values: Mapping[Place, Any]
+    values: Any
 
     def __getitem__(self, group: int) -> int:
         return self.spec.groups[group].kept(self.values[_place(self.spec, group)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """Values of genes; those that are not given take their first option."""
+
+    compiler: TermCompiler
+    values: Mapping[Place, Any]
+
+    def __getitem__(self, place: Place) -> Any:
+        found = self.values.get(place)
+        return self.compiler.options(place)[0] if found is None else found
 
 
 def _place(spec: GraphSpec, group: int) -> Place:

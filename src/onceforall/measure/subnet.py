@@ -10,8 +10,7 @@ from torch import Tensor
 from onceforall.arch import Arch
 from onceforall.measure.accuracy import Accuracy, evaluate
 from onceforall.measure.calibrate import recalibrate_bn
-from onceforall.supernets.static import StaticNet
-from onceforall.supernets.supernet import Supernet
+from onceforall.supernets.nets import ElasticNet, PlainNet
 
 Calibration = Callable[[int], Iterable[Tensor]]
 
@@ -24,11 +23,11 @@ class LabelledImages(Protocol):
         ...
 
 
-def calibrated_subnet(net: Supernet, arch: Arch, calibration: Calibration) -> StaticNet:
+def calibrated_subnet(net: ElasticNet, arch: Arch, calibration: Calibration) -> PlainNet:
     """Return a plain copy of one subnet with its own batch-norm statistics, in eval mode.
 
     Args:
-        net: Supernet; not changed.
+        net: ElasticNet; not changed.
         arch: Subnet to copy.
         calibration: Gives image batches for a resolution in pixels.
     """
@@ -38,7 +37,7 @@ def calibrated_subnet(net: Supernet, arch: Arch, calibration: Calibration) -> St
 
 
 def evaluate_arch(
-    net: Supernet, arch: Arch, *, calibration: Calibration, images: LabelledImages
+    net: ElasticNet, arch: Arch, *, calibration: Calibration, images: LabelledImages
 ) -> Accuracy:
     """Return the accuracy of one subnet at its own resolution."""
     plain = calibrated_subnet(net, arch, calibration)

@@ -10,7 +10,14 @@ from functools import lru_cache
 
 from onceforall.blueprint import Layer
 from onceforall.errors import OnceForAllError
-from onceforall.measure.costs import layer_macs, layer_params, sized_layers
+from onceforall.graph import Graph
+from onceforall.measure.costs import (
+    count_macs,
+    count_params,
+    layer_macs,
+    layer_params,
+    sized_layers,
+)
 from onceforall.measure.latency.model import LatencyModel
 from onceforall.report.records import Model, Record, Subnet, number, section, text
 from onceforall.supernets.spec import SupernetSpec
@@ -40,6 +47,13 @@ class CostCounter:
         # The stage table or the latency table may be of another space, or of another version.
         with contextlib.suppress(OnceForAllError, TypeError, ValueError):
             plan = self.spec.blueprint(subnet.arch)
+            if isinstance(plan, Graph):
+                counted = {
+                    "macs": lambda: count_macs(plan, resolution=plan.resolution),
+                    "params": lambda: count_params(plan),
+                }
+                counts = {name: float(counted[name]()) for name in missing if name in counted}
+                return replace(subnet, costs={**counts, **subnet.costs})
             sized = [(layer, side) for layer, side, _ in sized_layers(plan, subnet.arch.resolution)]
             for name in missing:
                 cost = self.layer_costs[name]

@@ -6,6 +6,7 @@ blocks that other subnets of the run keep and this one does not.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,9 @@ from onceforall.blueprint import (
     MBConv,
     output_size,
 )
+from onceforall.graph import Graph
 from onceforall.measure.costs import layer_macs, output_channels, sized_layers
+from onceforall.measure.graph_costs import node_macs, weight_shapes
 from onceforall.report import numbers
 from onceforall.report.markup import Markup, element, join
 from onceforall.report.records import Model
@@ -90,7 +93,10 @@ def draw(model: Model, frame: Frame) -> Markup | None:
     """Return the drawing of a model, or None where its card does not say what it is."""
     arch = model.subnet.arch
     if model.blueprint is not None and model.resolution is not None:
-        stages = list(_stages_of_blueprint(model.blueprint, model.resolution, arch))
+        if isinstance(model.blueprint, Graph):
+            stages = list(_stages_of_graph(model.blueprint, arch))
+        else:
+            stages = list(_stages_of_blueprint(model.blueprint, model.resolution, arch))
     elif arch is not None:
         stages = list(_stages_of_arch(arch))
     else:
@@ -161,6 +167,49 @@ def _stages_of_blueprint(plan: Blueprint, resolution: int, arch: Arch | None) ->
         )
 
 
+def _stages_of_graph(graph: Graph, arch: Arch | None) -> Iterator[_Stage]:
+    """Yield what comes before the blocks, the stages, and what comes after them."""
+    shapes = weight_shapes(graph)
+    macs = [node_macs(node, graph.nodes, shapes).at(()) for node in graph.nodes]
+    numbers_of = dict.fromkeys(block.stage for block in graph.blocks)
+    start = 1
+    for position, stage in enumerate(numbers_of):
+        blocks = [block for block in graph.blocks if block.stage == stage]
+        first, last = min(b.first for b in blocks), max(b.last for b in blocks)
+        if position == 0 and first > start:
+            yield _rest("Stem", graph, macs, start, first)
+        shape = graph.nodes[last].sizes
+        yield _Stage(
+            name=f"Stage {stage + 1}",
+            blocks=tuple(
+                _Block(kernel_size=b.kernel_size, expand_ratio=b.expand_ratio) for b in blocks
+            ),
+            title="; ".join(b.name for b in blocks),
+            side=shape[2] if len(shape) == 4 else None,
+            channels=shape[1] if len(shape) == 4 else shape[-1],
+            macs=sum(macs[max(start, first) : last + 1]),
+            elastic=stage if arch is not None and stage < len(arch.depth) else None,
+        )
+        start = max(start, last + 1)
+    if start < len(graph.nodes):
+        yield _rest("Head" if graph.blocks else "Network", graph, macs, start, len(graph.nodes))
+
+
+def _rest(name: str, graph: Graph, macs: Sequence[int], start: int, end: int) -> _Stage:
+    """Return the row of nodes that are in no block: what they are made of, in words."""
+    counts = Counter(graph.nodes[i].op.partition(".")[0] for i in range(start, end) if macs[i])
+    words = ", ".join(f"{n} {op}" if n > 1 else op for op, n in counts.items())
+    shape = graph.nodes[end - 1].sizes
+    is_map = len(shape) == 4 and name != "Head"
+    return _Stage(
+        name=name,
+        content=words or "no weights",
+        side=shape[2] if is_map else None,
+        channels=shape[1] if is_map else None,
+        macs=sum(macs[start:end]),
+    )
+
+
 def _is_block(layer: Layer) -> bool:
     return isinstance(layer, Block)
 
@@ -225,7 +274,7 @@ def _bar(block: _Block, frame: Frame) -> Markup:
     return element(
         "b",
         {"class": style, "style": f"--w:{share:.3g}"},
-        f"{kernel}\u00d7{kernel}",
+        f"{kernel}\u00d7{kernel}" if kernel else "",
         element("i", None, f"{block.expand_ratio:g}"),
     )
 
@@ -253,7 +302,7 @@ def _input_row(side: int | None) -> Markup:
 
 
 def _key(stages: Sequence[_Stage], frame: Frame) -> Markup:
-    kernels = sorted({block.kernel_size for stage in stages for block in stage.blocks})
+    kernels = sorted({block.kernel_size for stage in stages for block in stage.blocks} - {0})
     entries = [
         join(
             (

@@ -14,6 +14,7 @@ from typing import Any
 from onceforall.arch import Arch
 from onceforall.blueprint import LAYER_TYPES, Blueprint, blueprint_from_json
 from onceforall.errors import OnceForAllError
+from onceforall.graph import Graph, graph_from_json
 from onceforall.measure.comparison import Contender, Pair, read_pair, read_share
 from onceforall.measure.costs import count_macs
 from onceforall.measure.proportion import Share
@@ -80,7 +81,7 @@ class Model:
     subnet: Subnet
     folder: str
     card: Record
-    blueprint: Blueprint | None
+    blueprint: Blueprint | Graph | None
     checks: tuple[Check, ...]
     alone: Record
 
@@ -215,8 +216,10 @@ def _read_arch(value: Any) -> Arch | None:
         return None
 
 
-def _read_blueprint(value: Any) -> Blueprint | None:
-    """Return a blueprint whose costs can be counted, or None."""
+def _read_blueprint(value: Any) -> Blueprint | Graph | None:
+    """Return a network whose costs can be counted, or None."""
+    if isinstance(value, dict) and value.get("type") == "Graph":
+        return _read_graph(value)
     try:
         plan = blueprint_from_json(value)
         if not all(_is_layer(layer) for layer in plan.layers):
@@ -225,6 +228,15 @@ def _read_blueprint(value: Any) -> Blueprint | None:
     except (OnceForAllError, TypeError, ZeroDivisionError):
         return None
     return plan if all(isinstance(size, int) for size in plan.stage_sizes) else None
+
+
+def _read_graph(value: dict[str, Any]) -> Graph | None:
+    try:
+        graph = graph_from_json(value)
+        count_macs(graph, resolution=graph.resolution)
+    except (OnceForAllError, TypeError, ValueError, KeyError, AttributeError, IndexError):
+        return None
+    return graph
 
 
 def _is_layer(value: object) -> bool:

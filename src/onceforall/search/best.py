@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from onceforall.blueprint import Layer
 from onceforall.encoding import Encoding, Rows
 from onceforall.measure.cost_tables import compile_costs
+from onceforall.measure.latency.model import LatencyModel, latency_costs
 from onceforall.search.evolution import Best, evolve
 from onceforall.search.limits import check_limits
 from onceforall.search.problem import Problem
@@ -33,20 +33,12 @@ class Predictor(Protocol):
         ...
 
 
-class Latencies(Protocol):
-    """Predicts the latency of a layer: a latency model."""
-
-    def layer_ms(self, layer: Layer, size: int) -> float:
-        """Return the milliseconds of a layer at an input side."""
-        ...
-
-
 def best(
     net: Elastic,
     predictor: Predictor,
     *,
     limits: Mapping[str, float],
-    latency: Latencies | None = None,
+    latency: LatencyModel | None = None,
     seed: int = 0,
     max_seconds: float | None = None,
 ) -> Best:
@@ -66,8 +58,8 @@ def best(
         InfeasibleError: If no subnet keeps every limit; the smallest reachable value is named.
     """
     check_limits(limits)
-    layer_costs = {} if latency is None else {"latency_ms": latency.layer_ms}
-    costs = compile_costs(net.spec, layer_costs=layer_costs)
+    models = {} if latency is None else {"latency_ms": latency}
+    costs = compile_costs(net.spec, **latency_costs(net.spec, models))
     top1 = predictor.on_rows(costs.encoding)
     problem = Problem(
         encoding=costs.encoding,

@@ -11,7 +11,6 @@ from onceforall.arch import Arch
 from onceforall.errors import ConfigError
 from onceforall.genes import StageChoices
 from onceforall.space import SearchSpace
-from onceforall.supernets.static import StaticNet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +35,7 @@ class SingleArchNet(nn.Module):
     """
 
     def __init__(
-        self, plain: StaticNet, *, resolutions: tuple[int, ...], name: str, num_classes: int
+        self, plain: nn.Module, *, resolutions: tuple[int, ...], name: str, num_classes: int
     ) -> None:
         super().__init__()
         self.plain = plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,25 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from onceforall.blueprint import Blueprint
 from onceforall.errors import CheckpointError, ConfigError
 from onceforall.files import read_json, write_bytes, write_json
+from onceforall.graph import GRAPH_TYPES
 from onceforall.records import record_from_json, record_to_json
+from onceforall.supernets.graphs.spec import GRAPH_SPEC_TYPES
+from onceforall.supernets.nets import ElasticNet, NetPlan, PlainNet, build_net, new_net
 from onceforall.supernets.spec import (
     FixedBlock,
+    GraphSpec,
     MBConvSpec,
     MBConvStage,
     ResNetSpec,
     ResNetStage,
     SupernetSpec,
 )
-from onceforall.supernets.static import StaticNet, build
-from onceforall.supernets.supernet import Supernet
 
-_SPEC_TYPES = (FixedBlock, MBConvSpec, MBConvStage, ResNetSpec, ResNetStage)
+_SPEC_TYPES = (
+    FixedBlock, MBConvSpec, MBConvStage, ResNetSpec, ResNetStage, *GRAPH_SPEC_TYPES, *GRAPH_TYPES,
+)  # fmt: skip
 
 
 def spec_to_json(spec: SupernetSpec) -> dict[str, Any]:
@@ -40,12 +44,12 @@ def spec_from_json(value: dict[str, Any]) -> SupernetSpec:
         ConfigError: If it is not one.
     """
     spec = record_from_json(value, _SPEC_TYPES)
-    if not isinstance(spec, MBConvSpec | ResNetSpec):
+    if not isinstance(spec, MBConvSpec | ResNetSpec | GraphSpec):
         raise ConfigError(f"record {type(spec).__name__} is not a stage table")
     return spec
 
 
-def save_supernet(net: Supernet, path: Path, *, facts: dict[str, Any] | None = None) -> None:
+def save_supernet(net: ElasticNet, path: Path, *, facts: dict[str, Any] | None = None) -> None:
     """Write ``path`` (safetensors) and the stage table beside it (``.json``), atomically.
 
     Args:
@@ -57,7 +61,7 @@ def save_supernet(net: Supernet, path: Path, *, facts: dict[str, Any] | None = N
     write_bytes(path, _tensors_bytes(net))
 
 
-def load_saved_supernet(path: Path) -> tuple[Supernet, dict[str, Any]]:
+def load_saved_supernet(path: Path) -> tuple[ElasticNet, dict[str, Any]]:
     """Return the supernet and the facts that :func:`save_supernet` wrote; in eval mode.
 
     Raises:
@@ -68,9 +72,19 @@ def load_saved_supernet(path: Path) -> tuple[Supernet, dict[str, Any]]:
         missing = path if not path.is_file() else sidecar
         raise CheckpointError(f"supernet file {missing} does not exist")
     facts = read_json(sidecar)
-    net = Supernet(spec_from_json(facts.pop("spec")))
+    net = new_net(spec_from_json(facts.pop("spec")))
     load_tensors(net, path)
     return net.eval(), facts
+
+
+@lru_cache(maxsize=4)
+def saved_spec(path: Path) -> SupernetSpec:
+    """Return the spec in the ``.json`` file beside a supernet's weights; it is read once.
+
+    Raises:
+        ConfigError: If it holds none.
+    """
+    return spec_from_json(read_json(path)["spec"])
 
 
 def save_plain(module: nn.Module, path: Path) -> None:
@@ -78,13 +92,13 @@ def save_plain(module: nn.Module, path: Path) -> None:
     write_bytes(path, _tensors_bytes(module))
 
 
-def load_plain(plan: Blueprint, path: Path) -> StaticNet:
+def load_plain(plan: NetPlan, path: Path) -> PlainNet:
     """Return the plain network of ``plan`` with the tensors of ``path``, in eval mode.
 
     Raises:
         CheckpointError: If the file is missing, damaged or does not fit.
     """
-    module = build(plan)
+    module = build_net(plan)
     load_tensors(module, path)
     return module.eval()
 

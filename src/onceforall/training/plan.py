@@ -278,3 +278,41 @@ def delayed_plan(
         mean_over_subnets=True,
         max_grad_norm=5.0,
     )
+
+
+def original_plan(
+    *,
+    epochs: float,
+    learning_rate: float,
+    reference_batch: int,
+    ramp: float = 0.2,
+    subnets_per_step: int = 2,
+    warmup_epochs: float = 0.5,
+    weight_decay: float = 1e-4,
+    label_smoothing: float = 0.1,
+) -> Plan:
+    """Return the plan of a network that is trained already: a sandwich that learns from it.
+
+    Channels are ordered by importance first; the network as it was teaches every subnet, besides
+    the labels.
+    """
+    phase = Phase(
+        name="original",
+        epochs=epochs,
+        draw="sandwich",
+        subnets_per_step=subnets_per_step,
+        teacher="frozen",
+        learning_rate=learning_rate,
+        warmup_epochs=min(warmup_epochs, epochs / 10),
+        sort_channels=0,
+        ramp=ramp,
+    )
+    return Plan(
+        name="original",
+        phases=(phase,),
+        reference_batch=reference_batch,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        mean_over_subnets=True,
+        max_grad_norm=5.0,
+    )

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from onceforall.arch import Arch
+from onceforall.supernets.nets import ElasticNet, new_net
 from onceforall.supernets.spec import SupernetSpec
-from onceforall.supernets.supernet import Supernet
 from onceforall.training.plan import Phase, Plan
 
 # A training step takes as long as so many forward passes: the backward pass takes two.
@@ -58,7 +58,7 @@ class Stopwatch:
         archs: Largest, smallest and a middle subnet at that side.
     """
 
-    net: Supernet
+    net: ElasticNet
     images: Tensor
     labels: Tensor
     archs: tuple[Arch, Arch, Arch]
@@ -69,7 +69,7 @@ class Stopwatch:
         side = spec.space.resolutions[-1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            net = Supernet(spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            net = new_net(spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             images = torch.randn(batch_size, 3, side, side)
             labels = torch.randint(spec.num_classes, (batch_size,))
         space = spec.space.restrict(resolution=(side,))

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from onceforall.errors import CheckpointError, ConfigError, TrainingError
-from onceforall.supernets.supernet import Supernet
+from onceforall.supernets.nets import classifier_of
+from onceforall.supernets.single import SingleArchNet
 from onceforall.training.budget import Pacer
 from onceforall.training.checkpoint import Loaded, State, load_newest, save_checkpoint
 from onceforall.training.optimizer import make_optimizer, parameters_copy
@@ -105,7 +106,7 @@ def new_optimizer(net: Trainable, plan: Plan) -> torch.optim.Optimizer:
         momentum=plan.momentum,
         weight_decay=plan.weight_decay,
         decay_transforms=plan.decay_transforms,
-        head=net.layers[-1] if isinstance(net, Supernet) else net.plain.head[-1],
+        head=classifier_of(net.plain if isinstance(net, SingleArchNet) else net),
         head_factor=plan.head_factor,
     )
 

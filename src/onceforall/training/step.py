@@ -16,14 +16,14 @@ from onceforall.arch import Arch
 from onceforall.data.images.device_ops import send
 from onceforall.measure.accuracy import count_correct
 from onceforall.ops.norm import ElasticBatchNorm2d
+from onceforall.supernets.nets import ElasticNet
 from onceforall.supernets.single import SingleArchNet
-from onceforall.supernets.supernet import Supernet
 from onceforall.training.losses import adaptive_alpha_loss, label_loss, soft_target_loss
 from onceforall.training.plan import Phase, Plan
 from onceforall.training.ranks import Ranks, sum_gradients
 
 MicroBatch = tuple[Tensor, Tensor]
-Trainable = Supernet | SingleArchNet
+Trainable = ElasticNet | SingleArchNet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,9 +213,12 @@ def _largest(net: Trainable, arch: Arch) -> Arch:
 def frozen_statistics(net: nn.Module) -> Iterator[None]:
     """Normalise by the batch, as the students do, and leave no trace; nothing is dropped.
 
+    A supernet's running statistics are those of no subnet; a single network has its own.
     The published recipe lets its teacher drop; soft targets that differ at random teach less.
     """
-    norms = [m for m in net.modules() if isinstance(m, ElasticBatchNorm2d | nn.BatchNorm2d)]
+    kinds = ElasticBatchNorm2d | nn.BatchNorm1d | nn.BatchNorm2d
+    is_single = isinstance(net, SingleArchNet)
+    norms = [] if is_single else [m for m in net.modules() if isinstance(m, kinds)]
     modes = [(module, module.training) for module in net.modules()]
     momenta = [norm.momentum for norm in norms]
     counters: list[Tensor] = [norm.num_batches_tracked for norm in norms]  # type: ignore[misc]

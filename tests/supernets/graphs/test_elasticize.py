@@ -133,9 +133,7 @@ def test_training_moves_what_runs_and_nothing_else() -> None:
 def test_several_resolutions_are_traced_each() -> None:
     torch.manual_seed(0)
     model = Body(nn.Sequential(Block(16, 32), Block(16, 32)))
-    net = elasticize(
-        model, torch.zeros(1, 3, 16, 16), choices=ElasticChoices(resolutions=(16, 24))
-    )
+    net = elasticize(model, torch.zeros(1, 3, 16, 16), choices=ElasticChoices(resolutions=(16, 24)))
     assert net.space.resolutions == (16, 24)
     arch = net.space.uniform(resolution=24)
     x = torch.randn(2, 3, 24, 24)

@@ -132,9 +132,7 @@ def test_an_operator_without_a_rule_is_rigid_or_refused() -> None:
     net = elasticize(body, torch.zeros(1, 3, SIDE, SIDE))
     assert ("pixel_shuffle", "operator pixel_shuffle.default has no rule") in net.spec.rigid
     with pytest.raises(BlueprintError, match="node pixel_shuffle: operator"):
-        elasticize(
-            body, torch.zeros(1, 3, SIDE, SIDE), choices=ElasticChoices(strict=True)
-        )
+        elasticize(body, torch.zeros(1, 3, SIDE, SIDE), choices=ElasticChoices(strict=True))
 
 
 @pytest.mark.parametrize(

@@ -240,9 +240,7 @@ def shuffled(net: GraphSupernet) -> GraphSupernet:
 def masked(net: GraphSupernet, model: nn.Module, arch: Arch, images: Tensor) -> Tensor:
     """Return what a subnet must compute, in float64."""
     keep, start = {}, 0
-    for number, (group, count) in enumerate(
-        zip(net.spec.groups, net.spec.kept(arch), strict=True)
-    ):
+    for number, (group, count) in enumerate(zip(net.spec.groups, net.spec.kept(arch), strict=True)):
         keep[number] = torch.zeros(group.units, dtype=torch.bool)
         keep[number][net.order[start : start + group.units][:count]] = True
         start += group.units

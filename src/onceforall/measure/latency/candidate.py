@@ -7,9 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from onceforall.blueprint import Blueprint
 from onceforall.measure.onnx_model import blueprint_to_onnx, input_channels
-from onceforall.supernets.static import StaticNet
+from onceforall.supernets.nets import NetPlan, PlainNet
 
 # Runs a candidate once and returns the milliseconds that it took.
 Runner = Callable[[], float]
@@ -20,17 +19,17 @@ class Candidate:
     """A network whose latency is wanted.
 
     Attributes:
-        plan: Blueprint; it may be a part of a network.
+        plan: NetPlan; it may be a part of a network.
         resolution: Side of the square input, in pixels.
         name: What to call it in the results.
         weights: Its weights; None for fixed random ones, which take the same time.
         onnx: The very ONNX file to measure (ONNX targets only); None writes it from the plan.
     """
 
-    plan: Blueprint
+    plan: NetPlan
     resolution: int
     name: str = ""
-    weights: StaticNet | None = None
+    weights: PlainNet | None = None
     onnx: bytes | None = None
 
 

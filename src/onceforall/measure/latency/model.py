@@ -15,16 +15,21 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, final
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from onceforall.arch import Arch
 from onceforall.blueprint import Blueprint, Layer, Linear
+from onceforall.encoding import Encoding
 from onceforall.errors import ConfigError, MeasurementError
+from onceforall.graph import Graph
 from onceforall.measure.costs import count_macs, sized_layers
+from onceforall.measure.graph_costs import graph_at
 from onceforall.measure.latency.fit import (
     FEATURES,
     LatencyReport,
@@ -32,6 +37,7 @@ from onceforall.measure.latency.fit import (
     layer_features,
     network_features,
 )
+from onceforall.measure.latency.graphs import graph_entries, graph_features, graph_latency_terms
 from onceforall.measure.latency.journal import Journal
 from onceforall.measure.latency.table import (
     Entry,
@@ -45,7 +51,8 @@ from onceforall.measure.latency.table import (
 )
 from onceforall.measure.latency.targets import Candidate, Hardware, OrtCpu, Target
 from onceforall.space import SearchSpace
-from onceforall.supernets.spec import SupernetSpec
+from onceforall.supernets.nets import NetPlan
+from onceforall.supernets.spec import GraphSpec, SupernetSpec
 
 _FORMAT = "onceforall.latency-model.1"
 
@@ -85,12 +92,15 @@ class LatencyModel:
     weights: Mapping[str, float]
     report: LatencyReport
 
-    def latency_ms(self, plan: Blueprint, *, resolution: int) -> float:
+    def latency_ms(self, plan: NetPlan, *, resolution: int) -> float:
         """Return the milliseconds of a network on images of side ``resolution`` pixels.
 
         Raises:
             MeasurementError: If a layer is not in the table; it is named.
         """
+        if isinstance(plan, Graph):
+            weights_F = np.array([self.weights[name] for name in FEATURES])
+            return float(weights_F @ graph_features(self.table, graph_at(plan, resolution)))
         return sum(self.layer_ms(layer, size) for layer, size, _ in sized_layers(plan, resolution))
 
     def layer_ms(self, layer: Layer, size: int) -> float:
@@ -253,7 +263,7 @@ def build_latency_model(
     if num_networks < _MIN_NETWORKS:
         raise ConfigError(f"num_networks {num_networks} is below {_MIN_NETWORKS}")
     order = random.Random(seed)
-    entries = space_entries(spec, space=space, resolutions=_thinned(space.resolutions))
+    entries = entries_of(spec, space)
     order.shuffle(entries)
     archs = _networks(space, num_networks, order)
     book = Journal.open(journal, target=target, batch_size=batch_size, repeats=repeats)
@@ -291,7 +301,7 @@ def _fit(
     plans = [(spec.blueprint(arch), arch.resolution) for arch in archs]
     measured = np.array([book.networks[arch] for arch in archs])
     weights, report = fit_and_validate(
-        np.array([network_features(table, plan, resolution) for plan, resolution in plans]),
+        np.array([_features(table, plan, resolution) for plan, resolution in plans]),
         measured[:, 0],
         macs_N=[count_macs(plan, resolution=resolution) for plan, resolution in plans],
         noise=float(np.median(measured[:, 1] / measured[:, 0])),
@@ -306,6 +316,33 @@ def _fit(
         weights=weights,
         report=report,
     )
+
+
+def entries_of(spec: SupernetSpec, space: SearchSpace) -> list[Entry]:
+    """Return what is measured alone of a space: every distinct layer, at up to four image sides."""
+    sides = _thinned(space.resolutions)
+    if isinstance(spec, GraphSpec):
+        return graph_entries(spec, Encoding(space), sides)
+    return space_entries(spec, space=space, resolutions=sides)
+
+
+def _features(table: Table, plan: NetPlan, resolution: int) -> NDArray[np.float64]:
+    """Return the features of a whole network."""
+    if isinstance(plan, Graph):
+        return graph_features(table, plan)
+    return network_features(table, plan, resolution)
+
+
+def latency_costs(spec: SupernetSpec, models: Mapping[str, LatencyModel]) -> dict[str, Any]:
+    """Return predicted latencies as arguments of :func:`~.cost_tables.compile_costs`, by name."""
+    if not isinstance(spec, GraphSpec):
+        return {"layer_costs": {name: model.layer_ms for name, model in models.items()}}
+    return {
+        "graph_costs": {
+            name: partial(graph_latency_terms, spec, table=model.table, weights=dict(model.weights))
+            for name, model in models.items()
+        }
+    }
 
 
 def _shares(items: Sequence[T], deadline: float) -> Iterator[tuple[Sequence[T], float]]:

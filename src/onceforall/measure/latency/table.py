@@ -27,8 +27,9 @@ from onceforall.blueprint import (
 )
 from onceforall.errors import MeasurementError
 from onceforall.space import SearchSpace
+from onceforall.supernets.mbconv_spec import MBConvSpec
+from onceforall.supernets.resnet_spec import ResNetSpec
 from onceforall.supernets.slots import GeneKey
-from onceforall.supernets.spec import SupernetSpec
 
 _LAYER_TYPES = {
     kind.__name__: kind for kind in (Conv, MBConv, Bottleneck, Residual, FusedMBConv, Linear)
@@ -44,7 +45,7 @@ Entry = tuple[Layer, int]
 
 
 def space_entries(
-    spec: SupernetSpec,
+    spec: MBConvSpec | ResNetSpec,
     *,
     space: SearchSpace | None = None,
     resolutions: Sequence[int] | None = None,

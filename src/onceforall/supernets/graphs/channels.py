@@ -391,7 +391,9 @@ class _Rules:
             wide = [dim for dim, size in enumerate(shape) if size > 1]
             if len(wide) != 1 or x in self.found.whole:
                 return rigid(len(node.shape))
-            ids = self.make(shape[wide[0]]).reshape([-1 if d == wide[0] else 1 for d in range(len(shape))])
+            ids = self.make(shape[wide[0]]).reshape(
+                [-1 if d == wide[0] else 1 for d in range(len(shape))]
+            )
             self.bind(x, ids)
             return aligned(ids, len(node.shape))
         ids = aligned(self.of(x), len(node.shape))
@@ -491,9 +493,7 @@ class _Rules:
             return self.unknown(node)
         ndim = len(node.shape)
         batch = list(range(4, 4 + ndim - 2))
-        scores = self.contraction(
-            [query, key], [[*batch, 0, 2], [*batch, 1, 2]], [*batch, 0, 1]
-        )
+        scores = self.contraction([query, key], [[*batch, 0, 2], [*batch, 1, 2]], [*batch, 0, 1])
         if isinstance(mask, Ref):
             scores = self.united(
                 [(scores, self.scores_shape(query, key)), (self.of(mask), self.shape(mask))], ndim
@@ -538,7 +538,10 @@ class _Rules:
         if any(ids.shape[dim] > 1 for ids, _ in spread for dim in summed):
             self.united(spread, len(names))
         left = [
-            (self.units.reduced(ids, summed), tuple(1 if d in summed else n for d, n in enumerate(s)))
+            (
+                self.units.reduced(ids, summed),
+                tuple(1 if d in summed else n for d, n in enumerate(s)),
+            )
             for ids, s in spread
         ]
         ids = self.united(left, len(names))

@@ -303,9 +303,7 @@ def _assembled(
         stages=graph_stages,
         width_choices=tuple(sites),
         site_names=tuple(names),
-        min_depths=tuple(
-            max(1, sum(not block.skips for block in stage)) for stage in graph_stages
-        ),
+        min_depths=tuple(max(1, sum(not block.skips for block in stage)) for stage in graph_stages),
         output=program.output,
         num_classes=int(program.nodes[program.output].shape[1]),
         rigid=tuple(found.problems.items()),
@@ -490,7 +488,9 @@ def _symbolic_args(
 
 def _same_arguments(a: Program, b: Program) -> bool:
     """Return whether two traces differ in nothing but the shapes of results."""
-    return all(x.args == y.args and x.kwargs == y.kwargs for x, y in zip(a.nodes, b.nodes, strict=True))
+    return all(
+        x.args == y.args and x.kwargs == y.kwargs for x, y in zip(a.nodes, b.nodes, strict=True)
+    )
 
 
 def _has_spatial_literal(program: Program) -> bool:

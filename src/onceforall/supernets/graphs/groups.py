@@ -44,9 +44,7 @@ class Groups:
         """Return the size of a dimension with these unit roots."""
         groups = self.group_of[ids]
         counts = np.bincount(groups[groups >= 0], minlength=len(self.sizes))
-        terms = tuple(
-            (int(g), int(counts[g]) // self.sizes[g]) for g in np.flatnonzero(counts)
-        )
+        terms = tuple((int(g), int(counts[g]) // self.sizes[g]) for g in np.flatnonzero(counts))
         return Width(int((groups < 0).sum()), terms)
 
     def segments(self, ids: Ids) -> tuple[Segment, ...]:
@@ -59,7 +57,9 @@ class Groups:
         starts = np.concatenate([[0], new])
         lengths = np.diff(np.concatenate([starts, [len(ids)]]))
         runs: list[list[int]] = []
-        for g, u, n in zip(group[starts].tolist(), unit[starts].tolist(), lengths.tolist(), strict=True):
+        for g, u, n in zip(
+            group[starts].tolist(), unit[starts].tolist(), lengths.tolist(), strict=True
+        ):
             last = runs[-1] if runs else None
             if g >= 0 and last and last[0] == g and last[1] + last[2] == u and last[3] == n:
                 last[2] += 1

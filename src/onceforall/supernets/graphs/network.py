@@ -71,15 +71,22 @@ def build_graph(plan: Graph) -> GraphNet:
     Matrices and filters are He-scaled normal, everything else is 0 or 1.
     """
     net = GraphNet(plan)
-    with torch.no_grad():
-        for weight in plan.weights:
-            home, name = _home(net, weight.name)
-            tensor: Tensor = getattr(home, name)
+    draw_weights(net)
+    return net
+
+
+@torch.no_grad()
+def draw_weights(module: nn.Module) -> None:
+    """Draw a module's tensors from PyTorch's current generator; norms are left alone."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            continue
+        tensors = [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
+        for name, tensor in tensors:
             if tensor.is_floating_point() and tensor.ndim > 1:
                 tensor.normal_(std=(2 / max(1, tensor[0].numel())) ** 0.5)
             else:
                 tensor.fill_(1 if name == "weight" else 0)
-    return net
 
 
 def add_tensors(module: nn.Module, weights: Sequence[WeightInfo]) -> None:
@@ -95,7 +102,9 @@ def add_tensors(module: nn.Module, weights: Sequence[WeightInfo]) -> None:
         home, name = _home(module, weight.name, make=True)
         tensor = torch.empty(weight.shape, dtype=dtype)
         if weight.kind == "parameter":
-            home.register_parameter(name, nn.Parameter(tensor, requires_grad=dtype.is_floating_point))
+            home.register_parameter(
+                name, nn.Parameter(tensor, requires_grad=dtype.is_floating_point)
+            )
         else:
             home.register_buffer(name, tensor)
 

@@ -16,7 +16,9 @@ from onceforall.errors import BlueprintError
 from onceforall.graph import Computed, DType, Node, Weight
 
 # The result is the operand itself.
-SAME = frozenset(("alias.default", "detach.default", "lift_fresh.default", "lift_fresh_copy.default"))
+SAME = frozenset(
+    ("alias.default", "detach.default", "lift_fresh.default", "lift_fresh_copy.default")
+)
 
 # They take no more than a shape and a number format from their operand.
 CREATORS = frozenset(

@@ -121,9 +121,7 @@ class GraphSupernet(nn.Module):
         if counters:
             torch._foreach_add_(counters, 1)
         tensors = self._tensors(plan)
-        return run_steps(
-            plan.steps, len(self.spec.nodes[-1]), plan.subnet.output, images, tensors
-        )
+        return run_steps(plan.steps, len(self.spec.nodes[-1]), plan.subnet.output, images, tensors)
 
     def blueprint(self, arch: Arch) -> Graph:
         """Return the static network of ``arch`` as data."""
@@ -148,7 +146,9 @@ class GraphSupernet(nn.Module):
             targets[name].data = value.detach().clone(memory_format=torch.preserve_format)
         for name, index in plan.norms.items():
             for part, tensor in self._norms[name].state_dict().items():
-                value = tensor.clone() if part == "num_batches_tracked" else _taken(tensor, 0, index)
+                value = (
+                    tensor.clone() if part == "num_batches_tracked" else _taken(tensor, 0, index)
+                )
                 if part == "num_batches_tracked":
                     value.zero_()
                 targets[f"{name}.{part}"].data = value.detach().clone()
@@ -390,9 +390,7 @@ def _laid_out_as(value: Tensor, whole: Tensor) -> Tensor:
     return value.contiguous()
 
 
-def _add_scores(
-    scores: list[Tensor], importance: Tensor, pattern: tuple[Segment, ...]
-) -> None:
+def _add_scores(scores: list[Tensor], importance: Tensor, pattern: tuple[Segment, ...]) -> None:
     """Add each unit's share of a tensor's importance ``(C,)``."""
     total = float(importance.sum()) or 1.0
     start = 0

@@ -329,7 +329,9 @@ class _Tracer:
         for i, result in enumerate(results if many else [results]):
             refs = [self._argument(part, node, whole=len(parts) > 1) for part in parts]
             if name == "stack.default":
-                refs = [self._stacked(node, part, ref) for part, ref in zip(parts, refs, strict=True)]
+                refs = [
+                    self._stacked(node, part, ref) for part, ref in zip(parts, refs, strict=True)
+                ]
             current: Any = tuple(refs) if isinstance(source, list | tuple) else refs[0]
             suffix = f"_{i}" if many else ""
             for op, args, shape in normalised(name, node, shapes, tuple(result.shape), i):
@@ -461,9 +463,7 @@ class _Tracer:
             ref = Weight(name)
         shape = tuple(value.meta["val"].shape)
         if whole and any(size and size % self.prime == 0 for size in shape):
-            self._put(
-                value, "expand", (ref, self._literal(shape)), shape=shape, suffix="_expanded"
-            )
+            self._put(value, "expand", (ref, self._literal(shape)), shape=shape, suffix="_expanded")
             return Ref(len(self.nodes) - 1)
         return ref
 

@@ -136,7 +136,10 @@ def _groups(shape: Shape, result: Shape) -> list[tuple[list[int], list[int]]]:
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(shape) or j < len(result):
-        before, after = list(range(i, min(i + 1, len(shape)))), list(range(j, min(j + 1, len(result))))
+        before, after = (
+            list(range(i, min(i + 1, len(shape)))),
+            list(range(j, min(j + 1, len(result)))),
+        )
         left = num_values([shape[dim] for dim in before])
         right = num_values([result[dim] for dim in after])
         i, j = i + len(before), j + len(after)

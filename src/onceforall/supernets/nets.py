@@ -1,0 +1,57 @@
+"""Elastic and plain networks of every kind: from stage tables, and from traced networks."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from onceforall.blueprint import Blueprint
+from onceforall.graph import Graph, Node, Weight
+from onceforall.supernets.graphs.network import GraphNet, build_graph, draw_weights
+from onceforall.supernets.graphs.spec import GraphSpec
+from onceforall.supernets.graphs.supernet import GraphSupernet
+from onceforall.supernets.spec import SupernetSpec
+from onceforall.supernets.static import StaticNet, build
+from onceforall.supernets.supernet import Supernet
+
+ElasticNet = Supernet | GraphSupernet
+PlainNet = StaticNet | GraphNet
+NetPlan = Blueprint | Graph
+
+
+def new_net(spec: SupernetSpec) -> ElasticNet:
+    """Return a supernet with weights drawn from PyTorch's current generator."""
+    if isinstance(spec, GraphSpec):
+        net = GraphSupernet(spec)
+        draw_weights(net.model)
+        return net
+    return Supernet(spec)
+
+
+def build_net(plan: NetPlan) -> PlainNet:
+    """Return the plain module of a network, in training mode, freshly initialised."""
+    return build_graph(plan) if isinstance(plan, Graph) else build(plan)
+
+
+def classifier_of(net: ElasticNet | PlainNet) -> nn.Module:
+    """Return the part of a network that makes logits of features."""
+    if isinstance(net, Supernet):
+        return net.layers[-1]
+    if isinstance(net, StaticNet):
+        return net.head[-1]
+    nodes = net.plan.nodes if isinstance(net, GraphNet) else net.spec.nodes[-1]
+    return (net if isinstance(net, GraphNet) else net.model).get_submodule(_classifier(nodes))
+
+
+def _classifier(nodes: tuple[Node, ...]) -> str:
+    """Return the path of the module whose weight is read last."""
+    for node in reversed(nodes):
+        for part in node.parts():
+            if isinstance(part, Weight):
+                return part.name.rpartition(".")[0]
+    return ""
+
+
+def channels_last(net: ElasticNet) -> ElasticNet:
+    """Return a supernet laid out for speed."""
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
