@@ -36,6 +36,7 @@ JOB = [
     "sections",
     "factories",
     "config",
+    "inspect_net",
     "machine",
     "transfer",
     "recipes",

@@ -16,6 +16,7 @@ TEN = (
     *("--json", "--root", "{root_a}"),
 )
 DATA = ("data", "{images}", "--json")
+INSPECT = ("inspect", "torchvision:squeezenet1_1", "--resolution", "64")
 
 LOOKING = {
     "eval DATA": swap(EVAL, "{images}", "{images_b}", wrong="a/b", says="no such folder"),
@@ -63,6 +64,15 @@ LOOKING = {
         seen="status", wrong=(*EVAL, "--on-bad-image", "maybe"), says="'maybe' is not one of",
     ),
     "eval --json": Case(base=without(STATIC, "--json"), other=STATIC, seen="is_json"),
+    "inspect NET": swap(
+        INSPECT, "torchvision:squeezenet1_1", "torchvision:alexnet", wrong="squeezenet1_1",
+        says="is not torchvision:NAME",
+    ),
+    "inspect --resolution": swap(INSPECT, "64", "72", wrong="4", says="'--resolution'"),
+    "inspect --classes": add(
+        INSPECT, "--classes", "7", wrong=("--classes", "1"), says="'--classes'"
+    ),
+    "inspect --json": add(INSPECT, "--json", seen="is_json"),
     "data DATA": swap(DATA, "{images}", "{images_b}", wrong="a/b", says="no such folder"),
     "data --root": Case(
         base=("data", "cifar10", "--root", "{root_a}"),

@@ -26,6 +26,7 @@ app.command("verify")(shipping.verify)
 app.command("report")(shipping.report)
 app.command("eval")(inspecting.evaluate)
 app.command("data")(inspecting.data)
+app.command("inspect")(inspecting.inspect)
 app.add_typer(measuring.latency, name="latency")
 app.add_typer(measuring.predictor, name="predictor")
 

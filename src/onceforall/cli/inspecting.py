@@ -50,6 +50,39 @@ def data(
         print(f"{name:12} {value}")
 
 
+def inspect(
+    net: Annotated[
+        str,
+        typer.Argument(
+            metavar="NET",
+            help="torchvision:NAME, timm:NAME, or module.path:function of your own",
+            show_default=False,
+        ),
+    ],
+    resolution: Annotated[
+        int, typer.Option("--resolution", min=8, max=4096, help="Side of its images, in pixels")
+    ] = 224,
+    classes: Annotated[int, typer.Option("--classes", min=2, help="Classes")] = 1000,
+    json: Json = False,
+) -> None:
+    """Say what is elastic in a network, and what is rigid and why.
+
+    Example:  ofa inspect torchvision:resnet50
+    """
+    from onceforall.errors import ConfigError
+    from onceforall.job.factories import is_factory
+    from onceforall.job.inspect_net import fact_lines, network_facts
+
+    if not is_factory(net):
+        raise ConfigError(f"NET {net!r} is not torchvision:NAME, timm:NAME or module.path:function")
+    facts = network_facts(net, resolution=resolution, num_classes=classes)
+    if json:
+        print_json(facts)
+        return
+    for line in fact_lines(facts):
+        print(line)
+
+
 def evaluate(
     data: Data,
     net: Annotated[

@@ -102,8 +102,8 @@ Net = Annotated[
     typer.Option(
         "--net",
         metavar="NET",
-        help="YAML file of your own stage table, or a published supernet id; by default what "
-        "suits images, time and machine",
+        help="YAML file of your own stage table, a published supernet id, torchvision:NAME, "
+        "timm:NAME or module.path:function; by default what suits images, time and machine",
     ),
 ]
 Weights = Annotated[

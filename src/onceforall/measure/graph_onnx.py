@@ -172,12 +172,12 @@ class _Writer:
         return self.node("Clip", [self.value(node.args[0]), *bounds])
 
     def silu(self, index: int, node: Node) -> str:
-        """x times its sigmoid."""
+        """X times its sigmoid."""
         x = self.value(node.args[0])
         return self.node("Mul", [x, self.node("Sigmoid", [x])])
 
     def gelu(self, index: int, node: Node) -> str:
-        """x times the normal distribution up to x, exact or by tanh."""
+        """X times the normal distribution up to x, exact or by tanh."""
         x = self.value(node.args[0])
         if dict(node.kwargs).get("approximate", (*node.args, "none")[1]) == "tanh":
             cube = self.node("Mul", [x, self.node("Mul", [x, x])])
@@ -208,7 +208,7 @@ class _Writer:
         else:
             ceil, op = bool(rest[2]) if len(rest) > 2 else False, "AveragePool"
             named["count_include_pad"] = int(rest[3]) if len(rest) > 3 else 1
-            if len(rest) > 4 and rest[4] is not None or (ceil and named["count_include_pad"]):
+            if (len(rest) > 4 and rest[4] is not None) or (ceil and named["count_include_pad"]):
                 raise NotWritableError(f"node {node.name}: a mean that counts beyond its end")
         return self.node(op, [self.value(x)], pads=[*pads, *pads], ceil_mode=int(ceil), **named)
 

@@ -17,8 +17,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return Nesterov SGD: decayed weights, everything else, and both again for the head.
 
-    Norm parameters and biases (all vectors) are not decayed. Parameters without a gradient are skipped, so
-    layers that no subnet of a step used keep their value and momentum.
+    Norm parameters and biases, which are all vectors, are not decayed. Parameters without a
+    gradient are skipped, so layers that no subnet of a step used keep their value and momentum.
 
     Args:
         net: Network to train.
@@ -36,7 +36,7 @@ def make_optimizer(
         for decay in dict.fromkeys((weight_decay, 0.0))
     }
     for module in net.modules():
-        for name, parameter in module.named_parameters(recurse=False):
+        for parameter in module.parameters(recurse=False):
             is_vector = parameter.ndim < 2  # biases, and scales and shifts of norms
             is_kept = isinstance(module, nn.ParameterDict) and not decay_transforms
             decay = 0.0 if is_vector or is_kept else weight_decay

@@ -140,7 +140,7 @@ def test_several_resolutions_are_traced_each() -> None:
     with torch.no_grad():
         assert torch.equal(net(x, arch), model.eval()(x))
     assert net.blueprint(arch).nodes[1].sizes[2:] == (12, 12)
-    with pytest.raises(BlueprintError, match="choose one resolution|cannot be traced"):
+    with pytest.raises(BlueprintError, match=r"choose one resolution|cannot be traced"):
         elasticize(
             Attention(), torch.zeros(1, 3, 16, 16), choices=ElasticChoices(resolutions=(16, 24))
         )

@@ -117,7 +117,7 @@ def is_view(op: str) -> bool:
 
 
 def functional_name(op: str) -> str | None:
-    """Return the twin of an operator in place that leaves its operand alone; None if there is none."""
+    """Return the twin of an operator in place that leaves its operand alone, if there is one."""
     name, _, overload = op.partition(".")
     if not name.endswith("_") or name in ("copy_", "index_put_"):
         return None
