@@ -12,8 +12,8 @@ from torch import Tensor
 from onceforall.errors import BlueprintError
 from onceforall.graph import Batch, Graph, Node, Ref, Weight
 from onceforall.measure.onnx_graph import OnnxGraph
-from onceforall.supernets.graphs.channels import reduced_dims
 from onceforall.supernets.graphs.network import GraphNet
+from onceforall.supernets.graphs.rules import reduced_dims
 
 Shape = tuple[Any, ...]
 

@@ -79,7 +79,11 @@ def node_features(
     elif node.op in ELEMENTWISE:
         is_gate = len({nodes[i].shape for i in node.inputs}) > 1
         found["gated_numbers" if is_gate else "moved_numbers"] = inputs + numbers
-    elif "pool" in name or name in ("mean", "layer_norm", "softmax", "group_norm", "cat", "pad") or node.op == "permute":
+    elif (
+        "pool" in name
+        or name in ("mean", "layer_norm", "softmax", "group_norm", "cat", "pad")
+        or node.op == "permute"
+    ):
         found["moved_numbers"] = inputs + numbers
     return found
 

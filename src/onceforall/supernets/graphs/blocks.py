@@ -7,7 +7,7 @@ are skipped together; consecutive modules of one parent form a stage, of which t
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -89,7 +89,7 @@ def _with_kernels(
             if _is_in(node.module, parent) and node.module != parent:
                 children.setdefault(f"{parent}.{node.module[len(parent) + 1 :].split('.')[0]}")
         order = list(children)
-        for before, name in zip(order, order[1:], strict=False):
+        for before, name in itertools.pairwise(order):
             if name in named:
                 names.setdefault(before)
     return names
@@ -186,8 +186,14 @@ def _between(nodes: Sequence[Node], top: int, bottom: int) -> set[int]:
 
 def _block_path(paths: Sequence[str]) -> str:
     """Return the module that all of some paths are in, up to its last number."""
-    split = [path.split(".") for path in paths]
-    return _to_number(".".join(os.path.commonprefix(split)))
+    return _to_number(common_path(paths))
+
+
+def common_path(paths: Sequence[str]) -> str:
+    """Return the dotted path that some paths begin with."""
+    columns = zip(*(path.split(".") for path in paths), strict=False)
+    same = itertools.takewhile(lambda column: len(set(column)) == 1, columns)
+    return ".".join(column[0] for column in same)
 
 
 def _to_number(path: str) -> str:

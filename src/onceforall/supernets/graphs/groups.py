@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onceforall.graph import Batch, Computed, Weight, Width
-from onceforall.supernets.graphs.channels import Channels
+from onceforall.supernets.graphs.operands import Channels
 from onceforall.supernets.graphs.trace import Program
 from onceforall.supernets.graphs.units import Ids
 

@@ -16,9 +16,10 @@ from torch import Tensor
 from onceforall.arch import Arch
 from onceforall.graph import Batch, Computed, Node, NormInfo, Ref, Weight
 from onceforall.ops.functional import center_crop
-from onceforall.supernets.graphs.channels import analysed, constant_shapes, reduced_dims
+from onceforall.supernets.graphs.channels import analysed, constant_shapes
 from onceforall.supernets.graphs.groups import Groups, channel_groups
 from onceforall.supernets.graphs.operators import function_of, run_constant
+from onceforall.supernets.graphs.rules import reduced_dims
 from onceforall.supernets.graphs.run import OWN
 from onceforall.supernets.graphs.spec import GraphSpec, subnet_of
 from onceforall.supernets.graphs.trace import Program

@@ -21,11 +21,10 @@ SAME = frozenset(
 )
 
 # They take no more than a shape and a number format from their operand.
-CREATORS = frozenset(
-    f"{name}.default"
-    for name in ("new_zeros", "new_ones", "new_full", "new_empty")
-    + ("zeros_like", "ones_like", "full_like", "empty_like")
-)
+CREATORS = frozenset((
+    "new_zeros.default", "new_ones.default", "new_full.default", "new_empty.default",
+    "zeros_like.default", "ones_like.default", "full_like.default", "empty_like.default",
+))  # fmt: skip
 
 # Spellings of reshape, expand, permute, slice, select and cat.
 NORMALISED = frozenset((
