@@ -291,7 +291,7 @@ def _with_kernel(node: Node, args: tuple[Any, ...], side: int) -> tuple[Any, ...
     return (*args[:4], (side // 2, side // 2), *args[5:])
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=64)
 def _blueprint(spec: GraphSpec, arch: Arch) -> Graph:
     subnet = subnet_of(spec, arch)
     if arch.resolution not in spec.resolutions:

@@ -314,6 +314,10 @@ class _Tracer:
         kwargs = tuple((key, self._argument(value, node)) for key, value in node.kwargs.items())
         if name in ("contiguous.default", "clone.default"):
             args, kwargs = args[:1], ()
+        elif name == "scaled_dot_product_attention.default":
+            # Said outright: where a subnet's heads have fewer channels it stays the same.
+            scale = float(node.args[0].meta["val"].shape[-1]) ** -0.5  # type: ignore[union-attr]
+            kwargs = tuple({**dict(kwargs), "scale": dict(kwargs).get("scale") or scale}.items())
         elif name in CONVOLUTIONS:
             args, kwargs = _convolution(args, dict(kwargs), len(node.meta["val"].shape) - 2), ()
         self._append(node, name, args, kwargs, view_of=node.args[0] if is_view(name) else None)
