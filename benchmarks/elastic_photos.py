@@ -94,8 +94,8 @@ def _images(data: str, part: str, side: int) -> tuple[Tensor, Tensor]:
     """Return normalised images and labels, as the run has them."""
     bundle = ofa.open_dataset(data, image_size=side)
     source: Any = bundle.train if part == "train" else bundle.test
-    images = torch.as_tensor(source.images).permute(0, 3, 1, 2).float() / 255
-    return (images - 0.5) / 0.25, torch.as_tensor(source.labels).long()
+    images = source.images.float() / 255
+    return (images - 0.5) / 0.25, source.labels
 
 
 def _train(model: nn.Module, data: str, seconds: float, rate: float = 0.05) -> None:

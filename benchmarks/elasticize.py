@@ -32,9 +32,10 @@ from onceforall.job.factories import make_network
 from onceforall.measure.cost_tables import compile_costs
 from onceforall.measure.costs import count_macs, count_params
 from onceforall.supernets.graphs.elasticize import elasticize
+from onceforall.supernets.graphs.exported import in_eval_mode
 from onceforall.supernets.graphs.masked import masked_logits
 from onceforall.supernets.graphs.supernet import GraphSupernet
-from onceforall.supernets.graphs.trace import in_eval_mode, trace
+from onceforall.supernets.graphs.trace import trace
 
 TORCHVISION = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2",

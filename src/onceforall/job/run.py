@@ -55,8 +55,8 @@ def run(
         budget: Time of the whole call, ``"30m"`` or seconds; None for what ``effort`` means.
         effort: ``quick``, ``balanced`` (where nothing is said) or ``best``.
         recipe: Where settings come from.
-        net: A stage table, a file of one, or a published supernet id; None for what suits images,
-            time and machine.
+        net: A stage table, a file of one, a published supernet id, or what makes any other
+            network, e.g. ``torchvision:resnet18``; None for what suits images, time and machine.
         weights: Weights of ``net`` to start from: a file, or ``official``.
         epochs: Passes over the training images; 0 takes the weights as they are, None what the
             time allows.

@@ -16,7 +16,7 @@ from onceforall.supernets.spec import (
     MBConvStage,
     ResNetSpec,
     ResNetStage,
-    SupernetSpec,
+    TableSpec,
 )
 
 PUBLISHED_RESOLUTIONS = tuple(range(128, 225, 4))
@@ -245,7 +245,7 @@ def dense_images(
 
 
 # Published ids; every builder takes ``num_classes``.
-PUBLISHED_SUPERNETS: Mapping[str, Callable[[int], SupernetSpec]] = {
+PUBLISHED_SUPERNETS: Mapping[str, Callable[[int], TableSpec]] = {
     "ofa_mbv3_d234_e346_k357_w1.0": lambda n: mobilenet_v3(num_classes=n, width_mult=1.0),
     "ofa_mbv3_d234_e346_k357_w1.2": lambda n: mobilenet_v3(num_classes=n, width_mult=1.2),
     "ofa_proxyless_d234_e346_k357_w1.3": lambda n: proxylessnas(num_classes=n, width_mult=1.3),
@@ -253,7 +253,7 @@ PUBLISHED_SUPERNETS: Mapping[str, Callable[[int], SupernetSpec]] = {
 }
 
 
-def published_spec(net_id: str, *, num_classes: int = 1000) -> SupernetSpec:
+def published_spec(net_id: str, *, num_classes: int = 1000) -> TableSpec:
     """Return the stage table of a published supernet.
 
     Raises:

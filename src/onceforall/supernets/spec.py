@@ -20,6 +20,8 @@ __all__ = [
     "ResNetSpec",
     "ResNetStage",
     "SupernetSpec",
+    "TableSpec",
 ]
 
-SupernetSpec = MBConvSpec | ResNetSpec | GraphSpec
+TableSpec = MBConvSpec | ResNetSpec
+SupernetSpec = TableSpec | GraphSpec

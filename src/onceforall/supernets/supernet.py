@@ -41,7 +41,7 @@ from onceforall.supernets.elastic_blocks import (
 from onceforall.supernets.published.checkpoint import published_state_dict
 from onceforall.supernets.published.keys import supernet_keys, supernet_spellings
 from onceforall.supernets.slots import active_slots, gene_values
-from onceforall.supernets.spec import SupernetSpec
+from onceforall.supernets.spec import TableSpec
 from onceforall.supernets.static import StaticNet, build, memory_format
 
 ElasticBlock = (
@@ -65,7 +65,7 @@ class Supernet(nn.Module):
         layers: One elastic module for each position of ``spec.slots``.
     """
 
-    def __init__(self, spec: SupernetSpec) -> None:
+    def __init__(self, spec: TableSpec) -> None:
         super().__init__()
         self.spec = spec
         self.space: SearchSpace = spec.space
@@ -237,7 +237,7 @@ def _elastic_layer(
     raise BlueprintError(f"a stage table has no elastic form of {layer}")
 
 
-def elastic(spec: SupernetSpec, *, seed: int | None = None) -> Supernet:
+def elastic(spec: TableSpec, *, seed: int | None = None) -> Supernet:
     """Return a fresh supernet of a stage table, laid out for speed (channels_last).
 
     Args:

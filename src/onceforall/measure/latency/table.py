@@ -27,9 +27,8 @@ from onceforall.blueprint import (
 )
 from onceforall.errors import MeasurementError
 from onceforall.space import SearchSpace
-from onceforall.supernets.mbconv_spec import MBConvSpec
-from onceforall.supernets.resnet_spec import ResNetSpec
 from onceforall.supernets.slots import GeneKey
+from onceforall.supernets.spec import TableSpec
 
 _LAYER_TYPES = {
     kind.__name__: kind for kind in (Conv, MBConv, Bottleneck, Residual, FusedMBConv, Linear)
@@ -45,7 +44,7 @@ Entry = tuple[Layer, int]
 
 
 def space_entries(
-    spec: MBConvSpec | ResNetSpec,
+    spec: TableSpec,
     *,
     space: SearchSpace | None = None,
     resolutions: Sequence[int] | None = None,

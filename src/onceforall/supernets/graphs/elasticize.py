@@ -15,11 +15,12 @@ from onceforall.graph import Graph
 from onceforall.supernets.graphs.assemble import ElasticChoices, assembled, kernel_sites
 from onceforall.supernets.graphs.blocks import find_stages
 from onceforall.supernets.graphs.channels import analysed, constant_shapes
+from onceforall.supernets.graphs.exported import in_eval_mode
 from onceforall.supernets.graphs.groups import Groups, channel_groups
 from onceforall.supernets.graphs.operands import Channels
 from onceforall.supernets.graphs.spec import GraphSpec
 from onceforall.supernets.graphs.supernet import GraphSupernet
-from onceforall.supernets.graphs.trace import Program, in_eval_mode, trace
+from onceforall.supernets.graphs.trace import Program, trace
 
 # A network that is traced rightly is equal to the bit; other kernels may round differently.
 _MOST_ROUNDING = 1e-5

@@ -7,22 +7,27 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, final
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from onceforall.arch import Arch
 from onceforall.graph import Computed, Graph, Weight, WeightInfo
 from onceforall.ops.functional import center_crop
 from onceforall.space import SearchSpace
+from onceforall.supernets.graphs.cutting import (
+    Index,
+    Indices,
+    add_scores,
+    laid_out_as,
+    put,
+    taken,
+)
 from onceforall.supernets.graphs.network import GraphNet, add_norms, add_tensors
 from onceforall.supernets.graphs.operators import run_constant
 from onceforall.supernets.graphs.run import Step, run_steps, steps_of
 from onceforall.supernets.graphs.spec import (
     GraphSpec,
-    Segment,
     Subnet,
     WeightCut,
     constant_name,
@@ -32,8 +37,6 @@ from onceforall.supernets.graphs.spec import (
 
 # Prepared subnets that are kept.
 _MOST_PLANS = 256
-# Positions kept along a dimension: all, the first ones, or these.
-Index = None | int | Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -146,9 +149,7 @@ class GraphSupernet(nn.Module):
             targets[name].data = value.detach().clone(memory_format=torch.preserve_format)
         for name, index in plan.norms.items():
             for part, tensor in self._norms[name].state_dict().items():
-                value = (
-                    tensor.clone() if part == "num_batches_tracked" else _taken(tensor, 0, index)
-                )
+                value = tensor.clone() if part == "num_batches_tracked" else taken(tensor, 0, index)
                 if part == "num_batches_tracked":
                     value.zero_()
                 targets[f"{name}.{part}"].data = value.detach().clone()
@@ -165,7 +166,7 @@ class GraphSupernet(nn.Module):
         for name, index in self._plan(arch).norms.items():
             norm, twin = self._norms[name], plain.get_submodule(name)
             for part in ("running_mean", "running_var"):
-                _put(getattr(norm, part), index, getattr(twin, part))
+                put(getattr(norm, part), index, getattr(twin, part))
 
     @torch.no_grad()
     def sort_channels(self, *, num_opened: int = 0) -> None:
@@ -187,7 +188,7 @@ class GraphSupernet(nn.Module):
                 continue
             for dim, pattern in cut.cuts:
                 others = [d for d in range(value.ndim) if d != dim]
-                _add_scores(scores, value.sum(dim=others), pattern)
+                add_scores(scores, value.sum(dim=others), pattern)
         orders = [torch.argsort(score, descending=True, stable=True) for score in scores]
         if orders:
             self.order.copy_(torch.cat(orders))
@@ -216,7 +217,7 @@ class GraphSupernet(nn.Module):
             for part in node.parts()
             if isinstance(part, Weight | Computed)
         }
-        indices = _Indices(subnet.kept, self.spec, self.order)
+        indices = Indices(subnet.kept, self.spec, self.order)
         norms = {node.module for _, node in subnet.steps if node.op == "batch_norm"}
         found: dict[str, Index] = {
             norm.name: indices.of(pattern)
@@ -269,10 +270,10 @@ class GraphSupernet(nn.Module):
                 continue
             value = tensor
             for dim, index in dims:
-                value = _taken(value, dim, index)
+                value = taken(value, dim, index)
             if side and side != cut.kernel:
                 value = self._transformed(cut, value, side)
-            result[cut.source] = _laid_out_as(value, tensor)
+            result[cut.source] = laid_out_as(value, tensor)
         return result
 
     @property
@@ -298,9 +299,9 @@ class GraphSupernet(nn.Module):
         weight, bias = parameters.get("weight"), parameters.get("bias")
         if index is None:
             return F.batch_norm(x, mean, var, weight, bias, norm.training, norm.momentum, norm.eps)
-        own_mean, own_var = _taken(mean, 0, index), _taken(var, 0, index)
-        weight = None if weight is None else _taken(weight, 0, index)
-        bias = None if bias is None else _taken(bias, 0, index)
+        own_mean, own_var = taken(mean, 0, index), taken(var, 0, index)
+        weight = None if weight is None else taken(weight, 0, index)
+        bias = None if bias is None else taken(bias, 0, index)
         y = F.batch_norm(x, own_mean, own_var, weight, bias, norm.training, norm.momentum, norm.eps)
         if norm.training and isinstance(index, Tensor):
             with torch.no_grad():
@@ -329,76 +330,6 @@ class _Lookup(Mapping[Any, Tensor]):
 
     def __len__(self) -> int:
         return len(self.module.state_dict())
-
-
-class _Indices:
-    """Positions that a subnet keeps of patterns; each is worked out once."""
-
-    def __init__(self, kept: Sequence[int], spec: GraphSpec, order: Tensor) -> None:
-        orders = order.cpu().numpy()
-        self.device = order.device
-        self.keep: list[NDArray[np.bool_]] = []
-        start = 0
-        for group, count in zip(spec.groups, kept, strict=True):
-            mask = np.zeros(group.units, dtype=bool)
-            mask[orders[start : start + group.units][:count]] = True
-            self.keep.append(mask)
-            start += group.units
-        self.found: dict[tuple[Segment, ...], Index] = {}
-
-    def of(self, pattern: tuple[Segment, ...]) -> Index:
-        """Return the positions kept along a dimension."""
-        if pattern not in self.found:
-            self.found[pattern] = self._index(pattern)
-        return self.found[pattern]
-
-    def _index(self, pattern: tuple[Segment, ...]) -> Index:
-        masks = [
-            np.ones(units * repeats, dtype=bool)
-            if group < 0
-            else np.repeat(self.keep[group][first : first + units], repeats)
-            for group, first, units, repeats in pattern
-        ]
-        mask = np.concatenate(masks) if masks else np.ones(0, dtype=bool)
-        kept = int(mask.sum())
-        if kept == len(mask):
-            return None
-        if mask[:kept].all():
-            return kept
-        return torch.from_numpy(np.flatnonzero(mask)).to(self.device)
-
-
-def _taken(tensor: Tensor, dim: int, index: Index) -> Tensor:
-    if index is None:
-        return tensor
-    if isinstance(index, int):
-        return tensor.narrow(dim, 0, index)
-    return tensor.index_select(dim, index)
-
-
-def _put(target: Tensor, index: Index, value: Tensor) -> None:
-    if isinstance(index, Tensor):
-        target.index_copy_(0, index, value)
-    else:
-        target[: len(target) if index is None else index].copy_(value)
-
-
-def _laid_out_as(value: Tensor, whole: Tensor) -> Tensor:
-    """Return a cut tensor without gaps, in the memory format of the whole one."""
-    if value.ndim == 4 and not whole.is_contiguous():
-        return value.contiguous(memory_format=torch.channels_last)
-    return value.contiguous()
-
-
-def _add_scores(scores: list[Tensor], importance: Tensor, pattern: tuple[Segment, ...]) -> None:
-    """Add each unit's share of a tensor's importance ``(C,)``."""
-    total = float(importance.sum()) or 1.0
-    start = 0
-    for group, first, units, repeats in pattern:
-        part = importance[start : start + units * repeats]
-        start += units * repeats
-        if group >= 0:
-            scores[group][first : first + units] += part.view(units, repeats).sum(dim=1) / total
 
 
 def _smallest(spec: GraphSpec, cut: WeightCut) -> int:

@@ -8,11 +8,8 @@ traced, so every literal that is a multiple of it counts images.
 
 from __future__ import annotations
 
-import logging
 import operator
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +18,15 @@ from torch import Tensor, fx, nn
 
 from onceforall.errors import BlueprintError
 from onceforall.graph import Batch, Computed, DType, Node, NormInfo, Ref, Weight
+from onceforall.supernets.graphs.exported import (
+    convolution_arguments,
+    exported_program,
+    free_prime,
+    in_eval_mode,
+    is_module,
+    module_of,
+    named_tensors,
+)
 from onceforall.supernets.graphs.operators import (
     CONVOLUTIONS,
     CREATORS,
@@ -34,8 +40,6 @@ from onceforall.supernets.graphs.operators import (
     run_constant,
 )
 from onceforall.supernets.graphs.shapes import normalised
-
-_PRIMES = (211, 223, 227, 229, 233, 239, 241, 251, 257, 263, 269, 271, 277, 281, 283, 293, 307)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,55 +77,12 @@ def trace(model: nn.Module, example_input: Tensor) -> Program:
         raise BlueprintError(
             f"example_input has shape {tuple(example_input.shape)}, not (B, C, side, side)"
         )
-    prime = _prime(model, example_input)
+    prime = free_prime(model, example_input)
     shape = (prime, *example_input.shape[1:])
     images = torch.empty(shape, dtype=example_input.dtype, device=example_input.device)
     with in_eval_mode(model):
-        exported = _export(model, images)
+        exported = exported_program(model, images)
         return _Tracer(model, exported, prime, example_input.shape[-1]).program()
-
-
-def _prime(model: nn.Module, example: Tensor) -> int:
-    """Return a batch size that divides no size of the network."""
-    sizes = {*example.shape[1:]}
-    for tensor in (*model.parameters(), *model.buffers()):
-        sizes.update(tensor.shape)
-    for prime in _PRIMES:
-        if not any(size and size % prime == 0 for size in sizes):
-            return prime
-    raise BlueprintError("no batch size is free to trace this network with")
-
-
-@contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a network in eval mode, without the fused attention that training does not have."""
-    modes = [(part, part.training) for part in model.modules()]
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    try:
-        model.eval()
-        torch.backends.mha.set_fastpath_enabled(False)
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-        for part, training in modes:
-            part.training = training
-
-
-def _export(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
-    log = logging.getLogger("torch")
-    level = log.level
-    try:
-        log.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.export.export(model, (images,), strict=False)
-    except Exception as error:  # the exporter raises whatever the network's own code does
-        first = " ".join(str(error).split("\n\n")[0].split())[:300]
-        raise BlueprintError(
-            f"{type(model).__name__} cannot be traced: {type(error).__name__}: {first}"
-        ) from error
-    finally:
-        log.setLevel(level)
 
 
 @dataclass(slots=True)
@@ -190,7 +151,7 @@ class _Tracer:
     def _inputs(self) -> None:
         signature = self.exported.graph_signature
         state = {**self.exported.state_dict, **self.exported.constants}
-        names = {id(tensor): name for name, tensor in reversed(_named_tensors(self.model))}
+        names = {id(tensor): name for name, tensor in reversed(named_tensors(self.model))}
         sources = {
             **signature.inputs_to_parameters,
             **signature.inputs_to_buffers,
@@ -249,7 +210,7 @@ class _Tracer:
 
     def _region(self, node: fx.Node) -> Iterator[fx.Node]:
         """Yield the operations of a region with autocast settings of its own."""
-        place = next(i for i, arg in enumerate(node.args) if _is_module(arg))
+        place = next(i for i, arg in enumerate(node.args) if is_module(arg))
         module = getattr(self.exported.graph_module, str(node.args[place].target))  # type: ignore[union-attr]
         inputs = [each for each in module.graph.nodes if each.op == "placeholder"]
         for inner, given in zip(inputs, node.args[place + 1 :], strict=True):
@@ -317,9 +278,11 @@ class _Tracer:
         elif name == "scaled_dot_product_attention.default":
             # Said outright: where a subnet's heads have fewer channels it stays the same.
             scale = float(node.args[0].meta["val"].shape[-1]) ** -0.5  # type: ignore[union-attr]
-            kwargs = tuple({**dict(kwargs), "scale": dict(kwargs).get("scale") or scale}.items())
+            named = dict(kwargs)
+            kwargs = tuple((named | {"scale": named.get("scale") or scale}).items())
         elif name in CONVOLUTIONS:
-            args, kwargs = _convolution(args, dict(kwargs), len(node.meta["val"].shape) - 2), ()
+            dims = len(node.meta["val"].shape) - 2
+            args, kwargs = convolution_arguments(args, dict(kwargs), dims), ()
         self._append(node, name, args, kwargs, view_of=node.args[0] if is_view(name) else None)
 
     def _normalised(self, node: fx.Node, name: str) -> None:
@@ -414,7 +377,7 @@ class _Tracer:
     def _compute(
         self, node: fx.Node, op: str, args: tuple[Any, ...], kwargs: tuple[Any, ...], base: int
     ) -> None:
-        constant = Node(name=node.name, op=op, args=args, kwargs=kwargs, module=_module(node))
+        constant = Node(name=node.name, op=op, args=args, kwargs=kwargs, module=module_of(node))
         with torch.no_grad():
             result = run_constant(constant, self.tensors, self.folded)
         self.folded.append(result)
@@ -532,39 +495,10 @@ class _Tracer:
                 args=args,
                 kwargs=kwargs,
                 shape=self._literal(shape),
-                module=_module(node) if module is None else module,
+                module=module_of(node) if module is None else module,
             )
         )
 
     def _new_base(self) -> int:
         self.bases += 1
         return self.bases
-
-
-def _named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    return [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]
-
-
-def _convolution(args: tuple[Any, ...], named: dict[str, Any], dims: int) -> tuple[Any, ...]:
-    """Return all arguments of a convolution: x, weight, bias, stride, padding, dilation, groups."""
-    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-    default = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-    found = {**default, **dict(zip(names, args, strict=False)), **named}
-    for name in ("stride", "padding", "dilation"):
-        if not isinstance(found[name], tuple | str):
-            found[name] = (found[name],)
-        if len(found[name]) == 1:
-            found[name] = found[name] * dims
-    return tuple(found[name] for name in names)
-
-
-def _is_module(value: Any) -> bool:
-    return isinstance(value, fx.Node) and value.op == "get_attr"
-
-
-def _module(node: fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack")
-    return str(list(stack.values())[-1][0]) if stack else ""

@@ -25,7 +25,7 @@ from onceforall.blueprint import (
     Residual,
 )
 from onceforall.errors import BlueprintError
-from onceforall.supernets.spec import MBConvSpec, SupernetSpec
+from onceforall.supernets.spec import MBConvSpec, TableSpec
 
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -51,7 +51,7 @@ def static_keys(plan: Blueprint) -> dict[str, str]:
     return _keys(_sites(plan))
 
 
-def supernet_keys(spec: SupernetSpec) -> dict[str, str]:
+def supernet_keys(spec: TableSpec) -> dict[str, str]:
     """Return the published key of each key of ``Supernet(spec)``, in published order.
 
     Raises:
@@ -65,7 +65,7 @@ def static_spellings(plan: Blueprint) -> dict[str, str]:
     return _spellings(_sites(plan))
 
 
-def supernet_spellings(spec: SupernetSpec) -> dict[str, str]:
+def supernet_spellings(spec: TableSpec) -> dict[str, str]:
     """Return our key for every spelling of a supernet's key that published files use."""
     return _spellings(_supernet_sites(spec))
 
@@ -92,7 +92,7 @@ def _keys(sites: list[_Site]) -> dict[str, str]:
     return dict(pair for site in sites for pair in _site_keys(site))
 
 
-def _supernet_sites(spec: SupernetSpec) -> list[_Site]:
+def _supernet_sites(spec: TableSpec) -> list[_Site]:
     """Return the sites of a supernet: those of its largest net, with elastic layers doubled."""
     kernels: list[tuple[int, ...]] = []
     if isinstance(spec, MBConvSpec):

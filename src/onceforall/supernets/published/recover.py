@@ -7,10 +7,10 @@ from dataclasses import replace
 from onceforall.arch import Arch
 from onceforall.blueprint import Block, Blueprint, Conv, Layer, Linear
 from onceforall.errors import ArchError
-from onceforall.supernets.spec import SupernetSpec
+from onceforall.supernets.spec import TableSpec
 
 
-def arch_from_blueprint(spec: SupernetSpec, plan: Blueprint, *, resolution: int) -> Arch:
+def arch_from_blueprint(spec: TableSpec, plan: Blueprint, *, resolution: int) -> Arch:
     """Return the arch whose subnet is ``plan``; number of classes and dropout may differ.
 
     Where two width multipliers give the same channels, the smaller one is taken.

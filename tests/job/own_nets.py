@@ -1,0 +1,26 @@
+"""Networks that tests name as users do."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tests.supernets.graphs.tiny import Block, conv
+
+
+class Small(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.stem = conv(3, 16, 3, 2)
+        self.blocks = nn.Sequential(Block(16, 32), Block(16, 32))
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+
+
+def make_small(num_classes: int = 3) -> nn.Module:
+    return Small(num_classes)
+
+
+def make_nothing() -> str:
+    return "no network"
