@@ -50,7 +50,10 @@ def find_stages(nodes: Sequence[Node], kernels: Sequence[int]) -> list[list[Bloc
     named: dict[str, list[_Skip]] = {}
     for skip in _innermost(_skippable(nodes)):
         paths = [nodes[i].module for i in (*skip.inside, skip.total)]
-        named.setdefault(_block_path(paths) or nodes[skip.total].name, []).append(skip)
+        path = _block_path(paths)
+        # A numbered module is a block; another may hold many of them one after the other.
+        is_block = any(letter.isdigit() for letter in path.rpartition(".")[2])
+        named.setdefault(path if is_block else nodes[skip.total].name, []).append(skip)
     names = _with_kernels(nodes, kernels, named)
     blocks: dict[str, Block] = {}
     for name in names:
