@@ -12,13 +12,14 @@ from onceforall.errors import ConfigError, MeasurementError
 from onceforall.files import check_writable, read_json_file, write_json
 from onceforall.job.config import validated
 from onceforall.job.folder import RunFolder
-from onceforall.measure.latency.model import LatencyModel, build_latency_model
+from onceforall.measure.latency.model import LatencyModel, build_latency_model, entries_of
 from onceforall.measure.latency.table import space_entries
 from onceforall.measure.latency.targets import make_target
 from onceforall.measure.ranking import kendall_tau
 from onceforall.search.limits import check_limits
 from onceforall.supernets.families import published_spec
-from onceforall.supernets.spec import SupernetSpec
+from onceforall.supernets.spec import GraphSpec, SupernetSpec
+from onceforall.supernets.weights import saved_spec
 
 _LATENCY = "latency_ms"
 _NAME = re.compile(r"[A-Za-z][\w-]*", re.ASCII)
@@ -31,6 +32,8 @@ def spec_of(net: str) -> SupernetSpec:
         ConfigError: If it is neither.
     """
     folder = RunFolder(path=Path(net))
+    if folder.network.is_file():
+        return saved_spec(folder.network.with_suffix(".json"))
     if folder.settings.is_file():
         settings = folder.read_settings()
         return validated(settings.config).spec(settings.data.classes)
@@ -124,7 +127,11 @@ def table_facts(path: Path, net: str | None = None) -> dict[str, Any]:
     }
     if net is not None:
         spec = spec_of(net)
-        entries = space_entries(spec)
+        # Of a traced network, what a latency table is built of.
+        if isinstance(spec, GraphSpec):
+            entries = entries_of(spec, spec.space)
+        else:
+            entries = space_entries(spec)
         missing = model.missing(entries)
         facts["covered"] = f"{len(entries) - len(missing)} of {len(entries)} layers of {net}"
     return facts

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from onceforall.blueprint import Blueprint
+from onceforall.errors import BlueprintError
 from onceforall.graph import Graph, Node, Weight
 from onceforall.supernets.graphs.network import GraphNet, build_graph, draw_weights
 from onceforall.supernets.graphs.spec import GraphSpec
@@ -33,14 +34,21 @@ def build_net(plan: NetPlan) -> PlainNet:
     return build_graph(plan) if isinstance(plan, Graph) else build(plan)
 
 
-def classifier_of(net: ElasticNet | PlainNet) -> nn.Module:
-    """Return the part of a network that makes logits of features."""
+def classifier_of(net: nn.Module) -> nn.Module:
+    """Return the part of an elastic or plain network that makes logits of features.
+
+    Raises:
+        BlueprintError: If it is neither.
+    """
     if isinstance(net, Supernet):
         return net.layers[-1]
     if isinstance(net, StaticNet):
         return net.head[-1]
-    nodes = net.plan.nodes if isinstance(net, GraphNet) else net.spec.nodes[-1]
-    return (net if isinstance(net, GraphNet) else net.model).get_submodule(_classifier(nodes))
+    if isinstance(net, GraphNet):
+        return net.get_submodule(_classifier(net.plan.nodes))
+    if isinstance(net, GraphSupernet):
+        return net.model.get_submodule(_classifier(net.spec.nodes[-1]))
+    raise BlueprintError(f"{type(net).__name__} is no elastic or plain network")
 
 
 def _classifier(nodes: tuple[Node, ...]) -> str:

@@ -58,6 +58,12 @@ def overwritten_view(net: Function, x: Tensor) -> object:
     return net.logits(flat.unsqueeze(-1) + x.flatten(2).unsqueeze(-1))
 
 
+def overwritten_part(net: Function, x: Tensor) -> object:
+    left, _ = x.chunk(2, 1)
+    x.relu_()
+    return net.logits(torch.cat([left, x[:, 8:]], 1))
+
+
 def into_a_constant(net: Function, x: Tensor) -> object:
     out = torch.zeros(1, 16, 8, 8)
     out = out.expand(1, 16, 8, 8).clone()
@@ -77,6 +83,7 @@ def features(net: Function, x: Tensor) -> object:
         (writes_a_buffer, "seen"),
         (alias_read_later, "node mul_ overwrites slice_1"),
         (overwritten_view, "node relu_ overwrites conv2d"),
+        (overwritten_part, "node relu_ overwrites conv2d"),
         (into_a_constant, "constant"),
         (features, "logits"),
     ],

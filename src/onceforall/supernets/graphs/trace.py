@@ -106,7 +106,9 @@ class _Tracer:
         values: What every node walked so far stands for; a list where it gives several tensors.
         folded: The tensor of each computed constant.
         trained: Memory that holds parameters, or what was made of them.
-        owned: Memory of the network's own tensors, by the tensor's name.
+        owned: Name of the network's own tensor in a memory.
+        homes: Memory of each such tensor.
+        members: Nodes that stand for something in a memory.
         read_by: Memory of constants that an operation on images has read, and which.
         done: Nodes walked so far.
     """
@@ -123,6 +125,8 @@ class _Tracer:
     folded: list[Tensor] = field(default_factory=list)
     trained: set[int] = field(default_factory=set)
     owned: dict[int, str] = field(default_factory=dict)
+    homes: dict[str, int] = field(default_factory=dict)
+    members: dict[int, list[tuple[fx.Node, _Value]]] = field(default_factory=dict)
     read_by: dict[int, str] = field(default_factory=dict)
     done: set[fx.Node] = field(default_factory=set)
     bases: int = 0
@@ -174,13 +178,12 @@ class _Tracer:
 
     def _own(self, node: fx.Node, name: str, tensor: Tensor) -> None:
         self.tensors.setdefault(name, tensor)
-        base = next((b for b, owner in self.owned.items() if owner == name), None)
-        if base is None:
-            base = self._new_base()
+        base = self.homes.setdefault(name, self.bases + 1)
+        self.bases = max(self.bases, base)
         self.owned[base] = name
         if isinstance(tensor, nn.Parameter):
             self.trained.add(base)
-        self.values[node] = _Value(Weight(name), base)
+        self._stand(node, _Value(Weight(name), base))
 
     def _output(self, output: Any) -> int:
         while isinstance(output, list | tuple) and len(output) == 1:
@@ -214,16 +217,16 @@ class _Tracer:
         module = getattr(self.exported.graph_module, str(node.args[place].target))  # type: ignore[union-attr]
         inputs = [each for each in module.graph.nodes if each.op == "placeholder"]
         for inner, given in zip(inputs, node.args[place + 1 :], strict=True):
-            self.values[inner] = self.values[given]  # type: ignore[index]
+            self._stand(inner, self.values[given])  # type: ignore[index]
         for each in self._flat(module.graph):
             if each.op != "output":
                 yield each
                 continue
             results = each.args[0]
             if isinstance(results, list | tuple):
-                self.values[node] = [self.values[result] for result in results]  # type: ignore[index]
+                self._stand(node, [self.values[result] for result in results])  # type: ignore[index]
             else:
-                self.values[node] = self.values[results]  # type: ignore[index]
+                self._stand(node, self.values[results])  # type: ignore[index]
 
     def _attribute(self, node: fx.Node) -> None:
         found: Any = self.exported.graph_module
@@ -237,7 +240,7 @@ class _Tracer:
     def _operation(self, node: fx.Node) -> None:
         if node.target is operator.getitem:
             source, index = node.args
-            self.values[node] = self.values[source][index]  # type: ignore[index]
+            self._stand(node, self.values[source][index])  # type: ignore[index]
             return
         name = overload_of(node.target)
         if name is None:
@@ -249,7 +252,7 @@ class _Tracer:
         if name == "to.device":  # a network runs on one device; the number format is what counts
             node.args, name = (node.args[0], node.args[2]), "to.dtype"
         if name in SAME:
-            self.values[node] = self.values[node.args[0]]  # type: ignore[index]
+            self._stand(node, self.values[node.args[0]])  # type: ignore[index]
             return
         sources = [self.values[each] for each in node.all_input_nodes]
         if any(isinstance(source, list) for source in sources):
@@ -306,7 +309,7 @@ class _Tracer:
                 current = Ref(len(self.nodes) - 1)
             base = self.values[parts[0]].base if is_view(name) else self._new_base()
             made.append(_Value(current, base))
-        self.values[node] = made if many else made[0]
+        self._stand(node, made if many else made[0])
 
     def _stacked(self, node: fx.Node, part: fx.Node, ref: Any) -> Ref:
         """Append a reshape that gives an operand of a stack its new dimension."""
@@ -372,7 +375,7 @@ class _Tracer:
             self.trained.add(base)
         self._compute(node, name, args, kwargs, base)
         if in_place:
-            self.values[node] = _Value(sources[0].ref, base)
+            self._stand(node, _Value(sources[0].ref, base))
 
     def _compute(
         self, node: fx.Node, op: str, args: tuple[Any, ...], kwargs: tuple[Any, ...], base: int
@@ -382,7 +385,7 @@ class _Tracer:
             result = run_constant(constant, self.tensors, self.folded)
         self.folded.append(result)
         self.computed.append(replace(constant, shape=tuple(result.shape)))
-        self.values[node] = _Value(Computed(len(self.computed) - 1), base)
+        self._stand(node, _Value(Computed(len(self.computed) - 1), base))
 
     # -- arguments ------------------------------------------------------------------------------
 
@@ -442,8 +445,8 @@ class _Tracer:
         value = self.values[target]
         if not isinstance(value.ref, Ref):
             raise BlueprintError(f"node {node.name} writes images into a constant")
-        for other, seen in self.values.items():
-            if isinstance(seen, list) or seen.base != value.base or seen.ref == value.ref:
+        for other, seen in self.members[value.base]:
+            if seen.ref == value.ref:
                 continue
             if any(user is not node and user not in self.done for user in other.users):
                 raise BlueprintError(
@@ -455,11 +458,11 @@ class _Tracer:
         if twin is None:
             raise BlueprintError(f"node {node.name}: {name} has no twin that is not in place")
         self._on_images(node, twin)
-        made = self.values[node]
-        for seen in self.values.values():
-            if isinstance(seen, _Value) and seen.ref == old:
+        made = _Value(self.values[node].ref, value.base)
+        for _, seen in self.members[value.base]:
+            if seen.ref == old:
                 seen.ref = made.ref
-        made.base = value.base
+        self._stand(node, made)
 
     # -- appending ------------------------------------------------------------------------------
 
@@ -475,7 +478,7 @@ class _Tracer:
     ) -> None:
         self._put(node, op, args, kwargs, shape=tuple(node.meta["val"].shape), module=module)
         base = self._new_base() if view_of is None else self.values[view_of].base
-        self.values[node] = _Value(Ref(len(self.nodes) - 1), base)
+        self._stand(node, _Value(Ref(len(self.nodes) - 1), base))
 
     def _put(
         self,
@@ -498,6 +501,12 @@ class _Tracer:
                 module=module_of(node) if module is None else module,
             )
         )
+
+    def _stand(self, node: fx.Node, value: _Value | list[_Value]) -> None:
+        """Note what a node stands for."""
+        self.values[node] = value
+        if isinstance(value, _Value):
+            self.members.setdefault(value.base, []).append((node, value))
 
     def _new_base(self) -> int:
         self.bases += 1
