@@ -244,5 +244,5 @@ def masked(net: GraphSupernet, model: nn.Module, arch: Arch, images: Tensor) -> 
         keep[number] = torch.zeros(group.units, dtype=torch.bool)
         keep[number][net.order[start : start + group.units][:count]] = True
         start += group.units
-    program = trace(model, torch.zeros(1, 3, SIDE, SIDE))
+    program = trace(model, torch.zeros(1, *images.shape[1:]))
     return masked_logits(program, net.spec, arch, images, keep=keep)
