@@ -130,4 +130,4 @@ def _why(
 def _name(network: SupernetConfig) -> str:
     if network.family in ("residual", "fused_mbconv", "small_images"):
         return f"{network.family} {'-'.join(map(str, network.widths))}"
-    return network.family
+    return network.source or network.family

@@ -143,13 +143,20 @@ def live_sizes(nodes: Sequence[Node], output: int) -> Iterator[tuple[int, Sum]]:
             last[owner[before]] = max(last[owner[before]], index)
         last[owner[index]] = max(last[owner[index]], index)
     last[owner[output]] = len(nodes)
-    sizes = {i: product(nodes[i].shape) for i in range(len(nodes)) if owner[i] == i}
-    for index in sizes:
-        total = Sum({})
-        for other in sizes:
-            if other <= index <= last[other]:
-                total = total + sizes[other]
-        yield index, total
+    ends: dict[int, list[int]] = {}
+    alive: dict[tuple[int, ...], int] = {}
+
+    def count(size: Sum, sign: int) -> None:
+        for groups, number in size.terms.items():
+            alive[groups] = alive.get(groups, 0) + sign * number
+
+    for index, node in enumerate(nodes):
+        if owner[index] == index:
+            count(product(node.shape), 1)
+            ends.setdefault(last[index], []).append(index)
+            yield index, Sum({groups: number for groups, number in alive.items() if number})
+        for over in ends.pop(index, ()):
+            count(product(nodes[over].shape), -1)
 
 
 def graph_at(graph: Graph, resolution: int) -> Graph:
