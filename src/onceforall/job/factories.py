@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,8 @@ _USUAL_SIDE = 224
 def is_factory(net: str) -> bool:
     """Return whether a name is of the form ``package:name``, as factories are."""
     place, colon, name = net.partition(":")
-    return bool(colon) and all(part.isidentifier() for part in place.split(".")) and bool(name)
+    is_module = all(part.isidentifier() for part in place.split("."))
+    return bool(colon) and is_module and re.fullmatch(r"[\w.-]+", name) is not None
 
 
 def make_network(source: str, *, num_classes: int) -> nn.Module:

@@ -163,11 +163,12 @@ class _Writer:
 
     def clip(self, index: int, node: Node) -> str:
         """Values between two bounds."""
-        low, high = (*node.args[1:], *dict(node.kwargs).values(), None, None)[:2]
-        if node.op == "clamp_max.default":
-            low, high = None, low
+        names = ("max",) if node.op == "clamp_max.default" else ("min", "max")
+        given = dict(zip(names, node.args[1:], strict=False))
+        given |= {key.removesuffix("_val"): value for key, value in node.kwargs}
         if node.op.startswith("hardtanh"):
-            low, high = (-1.0, 1.0) if low is None else (low, high)
+            given = {"min": -1.0, "max": 1.0} | given
+        low, high = given.get("min"), given.get("max")
         bounds = ["" if b is None else self.value(float(b)) for b in (low, high)]
         return self.node("Clip", [self.value(node.args[0]), *bounds])
 
