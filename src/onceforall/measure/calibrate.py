@@ -13,7 +13,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -244,9 +244,8 @@ def _normalise(norm: Norm, x: Tensor) -> Tensor:
 def _shift_alone(norm: Norm, x: Tensor) -> Tensor:
     """Return what is left of a single value per channel: the shift of its channel."""
     zeros = torch.zeros_like(x)
-    if norm.bias is None:
-        return zeros
-    return zeros + norm.bias[: x.shape[1]].view(-1, *(1,) * (x.ndim - 2))
+    bias: Any = norm.bias
+    return zeros if bias is None else zeros + bias[: x.shape[1]].view(-1, *(1,) * (x.ndim - 2))
 
 
 def _values(x: Tensor) -> int:

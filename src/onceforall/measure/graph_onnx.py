@@ -392,7 +392,7 @@ def _slope(writer: _Writer, index: int, node: Node) -> str:
 
 def _pair(value: Any) -> tuple[int, int]:
     values = (value,) if isinstance(value, int) else tuple(value)
-    return values * 2 if len(values) == 1 else values  # type: ignore[return-value]
+    return values * 2 if len(values) == 1 else values
 
 
 def _array(tensor: Tensor) -> Any:

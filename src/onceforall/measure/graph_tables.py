@@ -207,7 +207,7 @@ class TermCompiler:
         if kernel is None:
             return 0
         place: Place = ("kernel_size", *kernel)
-        return min(largest, _Filled(self, self._values(columns, picked))[place])
+        return min(largest, int(_Filled(self, self._values(columns, picked))[place]))
 
     def weight_at(self, source: Any, kept: Any, side: int) -> tuple[int, ...]:
         """Return the shape of a weight."""
@@ -260,9 +260,9 @@ class TermCompiler:
         """Yield a table for each product of groups."""
         names = dict.fromkeys(groups for total in totals for groups in total.terms)
         by_genes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
-        for groups in names:
-            columns = sorted({c for g in groups if (c := self._column(g)) is not None})
-            by_genes.setdefault(tuple(columns), []).append(groups)
+        for name in names:
+            columns = sorted({c for g in name if (c := self._column(g)) is not None})
+            by_genes.setdefault(tuple(columns), []).append(name)
         for same in by_genes.values():
             part = [Sum({g: total.terms.get(g, 0) for g in same}) for total in totals]
             groups = sorted({g for names_of in same for g in names_of})

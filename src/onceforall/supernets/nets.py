@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from onceforall.blueprint import Blueprint
@@ -58,8 +57,3 @@ def _classifier(nodes: tuple[Node, ...]) -> str:
             if isinstance(part, Weight):
                 return part.name.rpartition(".")[0]
     return ""
-
-
-def channels_last(net: ElasticNet) -> ElasticNet:
-    """Return a supernet laid out for speed."""
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

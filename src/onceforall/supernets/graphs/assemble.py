@@ -314,8 +314,7 @@ def _symbolic_args(
         count = Width(size.fixed // per_group, tuple((g, n // per_group) for g, n in size.terms))
         return (*args[:6], count)
     if node.op == "layer_norm.default":
-        count = len(args[1])
-        return (args[0], node.shape[len(node.shape) - count :], *args[2:])
+        return (args[0], node.shape[len(node.shape) - len(args[1]) :], *args[2:])
     if node.op == "group_norm.default" and args[1] > 1:
         per_group = int(program.nodes[source].shape[1]) // args[1]
         count = Width(size.fixed // per_group, tuple((g, n // per_group) for g, n in size.terms))

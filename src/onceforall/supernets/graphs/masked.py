@@ -118,26 +118,29 @@ def _run(
     mask: Tensor | None,
 ) -> Tensor:
     """Run one operation; statistics over channels count those that are kept."""
-    x = args[0]
+    x: Tensor = args[0]
     if node.op == "batch_norm":
-        tensors = [own.get(f"{node.module}.{part}") for part in ("running_mean", "running_var")]
-        scale = [own.get(f"{node.module}.{part}") for part in ("weight", "bias")]
-        return torch.nn.functional.batch_norm(x, *tensors, *scale, eps=norms[node.module].eps)  # type: ignore[arg-type]
+        parts = ("running_mean", "running_var", "weight", "bias")
+        mean, var, scale, shift = (own.get(f"{node.module}.{part}") for part in parts)
+        eps = norms[node.module].eps
+        return torch.nn.functional.batch_norm(x, mean, var, scale, shift, eps=eps)
     if node.op == "dropout.default":
-        return x  # type: ignore[no-any-return]
+        return x
     if mask is not None and node.op == "layer_norm.default":
         dims = list(range(x.ndim - len(args[1]), x.ndim))
         return _normalised(x, mask, dims, args)
     if mask is not None and node.op == "group_norm.default" and args[1] == 1:
         scale_shape = (1, -1) + (1,) * (x.ndim - 2)
         y = _normalised(x, mask, list(range(1, x.ndim)), [None, None, None, None, args[4]])
-        return y * args[2].view(scale_shape) + args[3].view(scale_shape)
+        weight: Tensor = args[2].view(scale_shape)
+        bias: Tensor = args[3].view(scale_shape)
+        return y * weight + bias
     if mask is not None and node.op == "mean.dim":
         dims, keep = reduced_dims(node, x.ndim)
         count = (mask.expand_as(x).to(x.dtype)).sum(dims, keepdim=keep).clamp_min(1)
         return x.sum(dims, keepdim=keep) / count
-    function = OWN.get(node.op) or function_of(node.op)
-    return function(*args, **named)  # type: ignore[no-any-return]
+    result: Tensor = (OWN.get(node.op) or function_of(node.op))(*args, **named)
+    return result
 
 
 def _normalised(x: Tensor, mask: Tensor, dims: list[int], args: list[Any]) -> Tensor:
@@ -146,7 +149,7 @@ def _normalised(x: Tensor, mask: Tensor, dims: list[int], args: list[Any]) -> Te
     count = kept.sum(dims, keepdim=True).clamp_min(1)
     mean = (x * kept).sum(dims, keepdim=True) / count
     var = ((x - mean) ** 2 * kept).sum(dims, keepdim=True) / count
-    y = (x - mean) / (var + args[4]).sqrt()
+    y: Tensor = (x - mean) / (var + args[4]).sqrt()
     y = y if args[2] is None else y * args[2]
     return y if len(args) < 4 or args[3] is None else y + args[3]
 

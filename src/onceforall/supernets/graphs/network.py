@@ -61,7 +61,7 @@ class GraphNet(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make it again."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._prepare()
 
 

@@ -122,7 +122,7 @@ def _function(node: Node, normalise: Normalise, module: nn.Module) -> Callable[.
     if node.op in ("dropout.default", "feature_dropout.default"):
         rate = float(node.args[1])
         return lambda x, *_: F.dropout(x, rate, module.training)
-    return OWN.get(node.op) or function_of(node.op)  # type: ignore[no-any-return]
+    return OWN.get(node.op) or function_of(node.op)
 
 
 def _reshape(x: Tensor, shape: Sequence[int]) -> Tensor:

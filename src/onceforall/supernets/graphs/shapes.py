@@ -70,7 +70,8 @@ def _sliced(base: str, rest: list[Any], shape: Shape, result: Shape) -> list[Ste
     if base == "narrow":
         dim, start, length = rest
         rest = [dim, start, start + length, 1]
-    dim, start, end, step = (*rest, *(0, None, None, 1)[len(rest) :])
+    usual: tuple[Any, ...] = (0, None, None, 1)
+    dim, start, end, step = (*rest, *usual[len(rest) :])
     dim %= len(shape)
     size = shape[dim]
     end = size if end is None or end >= sys.maxsize else end

@@ -116,7 +116,7 @@ class GraphSupernet(nn.Module):
             ArchError: If ``arch`` is not in the space.
         """
         plan = self._plan(arch)
-        counters = [
+        counters: list[Any] = [
             norm._buffers["num_batches_tracked"]
             for name in plan.norms
             if (norm := self._norms[name]).training
