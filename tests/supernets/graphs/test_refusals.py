@@ -83,7 +83,7 @@ def features(net: Function, x: Tensor) -> object:
         (writes_a_buffer, "seen"),
         (alias_read_later, "node mul_ overwrites slice_1"),
         (overwritten_view, "node relu_ overwrites conv2d"),
-        (overwritten_part, "node relu_ overwrites conv2d"),
+        (overwritten_part, "cannot be traced"),
         (into_a_constant, "constant"),
         (features, "logits"),
     ],
