@@ -67,7 +67,7 @@ def test_gather_tables_are_exact(name: str) -> None:
     assert found["peak_activation_bytes"].tolist() == peaks
     arch = encoding.to_archs(rows)[-1]
     assert found["params"][-1] == ofa.count_params(net.extract(arch))
-    assert len(set(found["macs"].tolist())) > 5
+    assert len(set(found["macs"].tolist())) > 3
 
 
 def test_tables_know_resolutions_and_restrictions() -> None:

@@ -136,8 +136,8 @@ class _Writer:
     def linear(self, index: int, node: Node) -> str:
         """Fully connected layer."""
         x, weight, bias = (*node.args, None)[:3]
-        w = self.onnx.constant(_array(self.tensor(weight)))
         if len(self.shape(x)) == 2:
+            w = self.onnx.constant(_array(self.tensor(weight)))
             b = torch.zeros(self.shape(weight)[0]) if bias is None else self.tensor(bias)
             return self.node("Gemm", [self.value(x), w, self.onnx.constant(_array(b))], transB=1)
         w = self.onnx.constant(_array(self.tensor(weight).t()))
@@ -296,9 +296,7 @@ class _Writer:
     def select(self, index: int, node: Node) -> str:
         """One place along one dimension."""
         x, dim, place = node.args
-        return self.node(
-            "Gather", [self.value(x), self.onnx.constant(np.array(place, np.int64))], axis=dim
-        )
+        return self.node("Gather", [self.value(x), self.onnx.index(place)], axis=dim)
 
     def cat(self, index: int, node: Node) -> str:
         """Tensors one after the other."""

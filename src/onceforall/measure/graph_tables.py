@@ -146,8 +146,8 @@ class TermCompiler:
         for cut in self.spec.weights:
             if cut.kind != "parameter":
                 continue
-            kernel = next((self.kernels[i] for i in readers[cut.source] if i in self.kernels), None)
-            side = 1 if kernel is None else cut.kernel
+            sites = [self.kernels[i] for i in readers[cut.source] if i in self.kernels]
+            kernel, side = (sites[0], cut.kernel) if cut.kernel else (None, 1)
             key = (self.depths(*readers[cut.source]), kernel, side)
             total = _over(product(symbolic_shape(cut)), side**2)
             sums[key] = sums.get(key, Sum({})) + total

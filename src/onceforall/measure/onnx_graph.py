@@ -35,6 +35,12 @@ class OnnxGraph:
         self.weights.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
+    def index(self, value: int) -> str:
+        """Add an integer without dimensions, such as a place in a tensor, and return its name."""
+        name = f"w{len(self.weights)}"
+        self.weights.append(self.onnx.numpy_helper.from_array(np.array(value, np.int64), name))
+        return name
+
     def rename(self, value: str, name: str) -> str:
         """Give the output of the last node a new name; an empty graph gets a node."""
         if not self.nodes or self.nodes[-1].output[0] != value:
