@@ -88,8 +88,8 @@ def blueprint_to_onnx(
                 logits = add_graph(graph, graph_at(plan, resolution), net, INPUT_NAME)
         except NotWritableError:
             return to_onnx(net, resolution=resolution, dynamic_batch=batch_size is None)
-        channels, out_shape = int(plan.nodes[0].shape[1]), [batch, plan.num_classes]
-        return _model(graph, logits, [batch, channels, resolution, resolution], out_shape)
+        shape = [batch, input_channels(plan), resolution, resolution]
+        return _model(graph, logits, shape, [batch, plan.num_classes])
     modules: list[nn.Module | None] = [None] * len(plan.layers)
     if isinstance(weights, StaticNet):
         modules = [*weights.stem, *weights.blocks, *weights.head]
@@ -102,8 +102,8 @@ def blueprint_to_onnx(
         for layer, module in zip(plan.layers, modules, strict=True):
             x = _add_layer(graph, layer, module, x)
     last = plan.layers[-1] if plan.layers else None
-    shape = [batch, last.out_features] if isinstance(last, Linear) else [None] * 4
-    return _model(graph, x, [batch, input_channels(plan), resolution, resolution], shape)
+    out_shape = [batch, last.out_features] if isinstance(last, Linear) else [None] * 4
+    return _model(graph, x, [batch, input_channels(plan), resolution, resolution], out_shape)
 
 
 def _graph_net(plan: Graph, weights: nn.Module | None) -> GraphNet:
@@ -198,8 +198,10 @@ def ort_session(model: bytes, *, threads: int = 1) -> Any:
     return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def input_channels(plan: Blueprint) -> int:
-    """Return the channels of a blueprint's input; a pooling layer takes what comes, say 1."""
+def input_channels(plan: Blueprint | Graph) -> int:
+    """Return the channels of a network's input; a pooling layer takes what comes, say 1."""
+    if isinstance(plan, Graph):
+        return int(plan.nodes[0].shape[1])
     for layer in plan.layers:
         if isinstance(layer, Conv | Block):
             return layer.in_channels

@@ -30,7 +30,7 @@ from onceforall.measure.latency.candidate import (
 from onceforall.measure.latency.ssh import SSH_PREFIX, SshOrt
 from onceforall.measure.latency.worker import cores, cpu_name, ort_runner
 from onceforall.measure.onnx_model import INPUT_NAME, import_extra
-from onceforall.supernets.static import build
+from onceforall.supernets.nets import build_net
 
 _CUDA = "torch-cuda"
 
@@ -278,7 +278,7 @@ def make_target(name: str, *, threads: int = 1) -> Target:
 
 
 def _module(candidate: Candidate) -> torch.nn.Module:
-    return build(candidate.plan).eval() if candidate.weights is None else candidate.weights
+    return build_net(candidate.plan).eval() if candidate.weights is None else candidate.weights
 
 
 def _images(candidate: Candidate, batch_size: int) -> np.ndarray[Any, np.dtype[np.float32]]:
