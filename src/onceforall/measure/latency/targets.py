@@ -160,7 +160,7 @@ class TorchCuda:
         """Build the plain network on the device."""
         device = self._device()
         # A copy: the candidate's own weights stay where they are.
-        plain = build(candidate.plan)
+        plain = build_net(candidate.plan)
         if candidate.weights is not None:
             plain.load_state_dict(candidate.weights.state_dict())
         module = plain.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
