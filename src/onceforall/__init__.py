@@ -31,7 +31,7 @@ _HOMES = {
     "compile_costs": "measure.cost_tables",
     "count_macs": "measure.costs",
     "count_params": "measure.costs",
-    "ElasticChoices": "supernets.graphs.elasticize",
+    "ElasticChoices": "supernets.graphs.assemble",
     "Graph": "graph",
     "GraphNet": "supernets.graphs.network",
     "GraphSupernet": "supernets.graphs.supernet",

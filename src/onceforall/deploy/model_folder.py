@@ -26,7 +26,7 @@ from onceforall.errors import CheckpointError, ConfigError, OnceForAllError, Ver
 from onceforall.files import remove_partial_files, write_bytes, write_json
 from onceforall.measure.costs import count_macs, count_params
 from onceforall.measure.onnx_model import blueprint_to_onnx, ort_session
-from onceforall.supernets.nets import ElasticNet, NetPlan, PlainNet
+from onceforall.supernets.nets import ElasticNet, NetPlan, PlainNet, copy_statistics
 from onceforall.supernets.static import memory_format
 from onceforall.supernets.weights import load_plain, save_plain
 
@@ -113,7 +113,7 @@ def check_files(
         images: Normalised images ``(B, 3, R, R)``, at least two.
     """
     whole = copy.deepcopy(net).cpu().eval()
-    whole.set_statistics(arch, model)
+    copy_statistics(whole, arch, model)
     extracted = whole.extract(arch)
     images = images.contiguous(memory_format=memory_format(whole))
     with torch.no_grad():

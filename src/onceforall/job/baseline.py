@@ -23,7 +23,6 @@ import torch
 from torch import nn
 
 from onceforall.artifacts import Baseline, BaselineStart, Card
-from onceforall.blueprint import Blueprint
 from onceforall.errors import ConfigError
 from onceforall.job.context import Event, Run
 from onceforall.job.local_ranks import local_ranks, take_part
@@ -32,7 +31,7 @@ from onceforall.measure.accuracy import evaluate
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.measure.comparison import supernet_seconds
 from onceforall.measure.proportion import Share
-from onceforall.supernets.nets import PlainNet, build_net
+from onceforall.supernets.nets import NetPlan, PlainNet, build_net
 from onceforall.supernets.single import SingleArchNet
 from onceforall.training.budget import Pace
 from onceforall.training.engine import train
@@ -172,7 +171,7 @@ def _start(run: Run, card: Card, budget_s: float) -> BaselineStart:
 # -- one network ----------------------------------------------------------------------------------
 
 
-def fresh_network(plan: Blueprint, *, seed: int) -> PlainNet:
+def fresh_network(plan: NetPlan, *, seed: int) -> PlainNet:
     """Return the plain network of a blueprint with fresh weights, initialised as a supernet's.
 
     Convolutions are drawn from a normal distribution of variance ``2 / fan_out``, where a filter

@@ -16,7 +16,8 @@ from torch import nn
 
 from onceforall.errors import BlueprintError, CheckpointError, ConfigError, MissingExtraError
 from onceforall.job.sections import SupernetConfig
-from onceforall.supernets.graphs.elasticize import ElasticChoices, elasticize
+from onceforall.supernets.graphs.assemble import ElasticChoices
+from onceforall.supernets.graphs.elasticize import elasticize
 from onceforall.supernets.graphs.supernet import GraphSupernet
 from onceforall.supernets.published.checkpoint import read_weights
 

@@ -10,7 +10,8 @@ import torch
 
 from onceforall.job.factories import make_network
 from onceforall.measure.costs import count_macs, count_params
-from onceforall.supernets.graphs.elasticize import ElasticChoices, graph_spec
+from onceforall.supernets.graphs.assemble import ElasticChoices
+from onceforall.supernets.graphs.elasticize import graph_spec
 from onceforall.supernets.graphs.spec import GraphSpec
 
 

@@ -16,9 +16,9 @@ from onceforall.data.bundle import Rgb
 from onceforall.errors import ConfigError
 from onceforall.files import read_json_file
 from onceforall.supernets.around import embed, space_around
-from onceforall.supernets.nets import ElasticNet
 from onceforall.supernets.published.checkpoint import load_published, read_weights
 from onceforall.supernets.spec import SupernetSpec
+from onceforall.supernets.supernet import Supernet
 from onceforall.supernets.weights import spec_from_json
 from onceforall.zoo.load import load_config_net
 
@@ -73,11 +73,11 @@ def read_start(weights: Path, *, num_classes: int) -> Start:
     )
 
 
-def load_start(net: ElasticNet, weights: Path, *, reinit_head: bool) -> None:
+def load_start(net: Supernet, weights: Path, *, reinit_head: bool) -> None:
     """Load a checkpoint into a supernet: its own weights, or a static network inside of it.
 
     Args:
-        net: ElasticNet of the same table, or of the space around the network.
+        net: Supernet of the same table, or of the space around the network.
         weights: The checkpoint.
         reinit_head: Keep the classifier of ``net`` where the checkpoint has other classes.
 

@@ -35,7 +35,7 @@ class Sum:
         terms: Number of each product, by the groups in it, ascending.
     """
 
-    terms: Mapping[tuple[int, ...], int]
+    terms: Mapping[tuple[int, ...], Any]
 
     def __add__(self, other: Sum) -> Sum:
         """Return the sum."""
@@ -44,7 +44,7 @@ class Sum:
             terms[groups] = terms.get(groups, 0) + number
         return Sum(terms)
 
-    def at(self, kept: Sequence[int]) -> int:
+    def at(self, kept: Sequence[int]) -> Any:
         """Return the number when group ``g`` keeps ``kept[g]`` units."""
         return sum(
             number * math.prod(kept[group] for group in groups)

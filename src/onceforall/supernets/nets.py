@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from onceforall.arch import Arch
 from onceforall.blueprint import Blueprint
 from onceforall.errors import BlueprintError
 from onceforall.graph import Graph, Node, Weight
@@ -31,6 +32,22 @@ def new_net(spec: SupernetSpec) -> ElasticNet:
 def build_net(plan: NetPlan) -> PlainNet:
     """Return the plain module of a network, in training mode, freshly initialised."""
     return build_graph(plan) if isinstance(plan, Graph) else build(plan)
+
+
+def copy_statistics(net: ElasticNet, arch: Arch, plain: PlainNet) -> None:
+    """Copy the batch-norm statistics of one subnet's plain twin to the channels that it runs.
+
+    Args:
+        net: The supernet, changed in place.
+        arch: The subnet.
+        plain: What ``net.extract(arch)`` gave, with statistics of its own.
+    """
+    if (isinstance(net, GraphSupernet) and isinstance(plain, GraphNet)) or (
+        isinstance(net, Supernet) and isinstance(plain, StaticNet)
+    ):
+        net.set_statistics(arch, plain)
+    else:
+        raise BlueprintError(f"{type(plain).__name__} is no subnet of {type(net).__name__}")
 
 
 def classifier_of(net: nn.Module) -> nn.Module:

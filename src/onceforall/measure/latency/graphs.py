@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from onceforall.blueprint import Activation, Conv, Linear
 from onceforall.encoding import Encoding
-from onceforall.graph import Batch, Graph, Node, Ref, Width
+from onceforall.graph import Batch, Graph, Node, Width
 from onceforall.measure.graph_costs import Sum, node_macs, product, weight_shapes
 from onceforall.measure.graph_tables import GraphTerm, TermCompiler, symbolic_shape
 from onceforall.measure.latency.fit import FEATURES
@@ -285,6 +285,6 @@ def _at(value: Any, kept: Any) -> Any:
         return value.at(kept)
     if isinstance(value, Batch):
         return Batch(_at(value.times, kept))
-    if isinstance(value, tuple) and not isinstance(value, Ref):
+    if isinstance(value, tuple):
         return tuple(_at(item, kept) for item in value)
     return value

@@ -197,8 +197,9 @@ def select(o: Operands, node: Node) -> Ids:
     """Carry a selection out; what is selected stays."""
     ids, dim = o.of(node.args[0]), node.args[1]
     if dim not in varying(ids):
-        return ids.take(0, axis=dim)
-    part: Ids = ids.take(node.args[2], axis=dim)
+        same: Ids = np.take(ids, 0, axis=dim)
+        return same
+    part: Ids = np.take(ids, node.args[2], axis=dim)
     if not varying(part):
         o.fixed(ids, node, "select of one channel")
     else:
