@@ -42,12 +42,12 @@ def copy_statistics(net: ElasticNet, arch: Arch, plain: PlainNet) -> None:
         arch: The subnet.
         plain: What ``net.extract(arch)`` gave, with statistics of its own.
     """
-    if (isinstance(net, GraphSupernet) and isinstance(plain, GraphNet)) or (
-        isinstance(net, Supernet) and isinstance(plain, StaticNet)
-    ):
+    if isinstance(plain, StaticNet):
+        assert isinstance(net, Supernet)
         net.set_statistics(arch, plain)
     else:
-        raise BlueprintError(f"{type(plain).__name__} is no subnet of {type(net).__name__}")
+        assert isinstance(net, GraphSupernet)
+        net.set_statistics(arch, plain)
 
 
 def classifier_of(net: nn.Module) -> nn.Module:
