@@ -109,7 +109,7 @@ def node_macs(node: Node, nodes: Sequence[Node], weight_shape: Mapping[Any, Sequ
 def graph_macs(graph: Graph) -> int:
     """Return the multiply-accumulates of one image."""
     shapes = weight_shapes(graph)
-    return sum(node_macs(node, graph.nodes, shapes).at(()) for node in graph.nodes)
+    return sum(int(node_macs(node, graph.nodes, shapes).at(())) for node in graph.nodes)
 
 
 def weight_shapes(graph: Graph) -> dict[Any, tuple[int, ...]]:
@@ -126,7 +126,7 @@ def graph_params(graph: Graph) -> int:
 def graph_peak_bytes(graph: Graph) -> int:
     """Return the largest number of activation bytes alive at once (fp32, one image)."""
     live = live_sizes(graph.nodes, graph.output)
-    return _BYTES * max(total.at(()) for _, total in live)
+    return _BYTES * max(int(total.at(())) for _, total in live)
 
 
 def live_sizes(nodes: Sequence[Node], output: int) -> Iterator[tuple[int, Sum]]:

@@ -163,7 +163,7 @@ class TorchCuda:
         plain = build_net(candidate.plan)
         if candidate.weights is not None:
             plain.load_state_dict(candidate.weights.state_dict())
-        module = plain.eval().to(device, memory_format=torch.channels_last)
+        module = plain.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = torch.from_numpy(_images(candidate, batch_size)).to(device)
         images = images.contiguous(memory_format=torch.channels_last)
         start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
