@@ -74,7 +74,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--nets", nargs="*", default=NETS, metavar="NET")
     parser.add_argument("--out", type=Path, help="CSV file to add to")
-    parser.add_argument("--repeats", type=int, default=1, help="conversions to time, of each net")
+    parser.add_argument("--repeats", type=int, default=2, help="conversions to time, of each net")
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after about this long")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
