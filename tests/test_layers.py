@@ -17,7 +17,7 @@ LAYERS = [
     ["published_archs"],
     ["genes"],
     ["space"],
-    ["blueprint", "arch_files"],
+    ["blueprint", "arch_files", "grid"],
     ["artifacts"],
     ["encoding", "pareto"],
     ["features"],
@@ -47,6 +47,8 @@ JOB = [
     "context",
     "weights",
     "start",
+    "phases",
+    "grid",
     "local_ranks",
     "train",
     "evaluate",
@@ -70,7 +72,9 @@ JOB = [
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 JOB_RANK = {name: rank for rank, name in enumerate(JOB)}
-PURE = ["errors", "files", "records", "arch", "genes", "space", "blueprint", "published_archs"]
+PURE = [
+    "errors", "files", "records", "arch", "genes", "space", "blueprint", "published_archs", "grid"
+]  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -18,13 +18,11 @@ from numpy.typing import NDArray
 
 from onceforall.arch import Arch
 from onceforall.errors import ArchError
-from onceforall.genes import Gene
+from onceforall.genes import Gene, Place, choice_of
 from onceforall.space import SearchSpace
 
 Rows = NDArray[np.uint8]
 Features = NDArray[np.float32]
-# A gene's place: (axis, stage or width site, block), as in ``space.Gene``.
-Place = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +37,7 @@ class Encoding:
             its stage; -1 for every other gene. ``(G,)`` int64.
         threshold: Smallest option index of that depth gene that keeps the block, ``(G,)`` int64.
         unit: Genes of one block share a number, every other gene has its own. ``(G,)`` int64.
-        index: Row column of each gene's place.
+        index: Row column of each place that a gene decides; several places may share one.
     """
 
     space: SearchSpace
@@ -52,8 +50,9 @@ class Encoding:
 
     def __post_init__(self) -> None:
         genes = self.space.genes
+        columns = {gene: column for column, gene in enumerate(genes)}
         index: dict[Place, int] = {
-            (gene.axis, gene.stage, gene.block): i for i, gene in enumerate(genes)
+            place: columns[gene] for place, gene in self.space.places.items()
         }
         switches = [switch_of(self.space, gene, index) for gene in genes]
         places = [(g.stage, g.block) if g.block >= 0 else g for g in genes]
@@ -100,7 +99,7 @@ class Encoding:
             self.space.check(arch)
             for g, gene in enumerate(self.genes):
                 if gene.counts_in(arch):
-                    row[g] = positions[g][_choice_of(arch, gene)]
+                    row[g] = positions[g][choice_of(arch, gene)]
         return rows
 
     def to_archs(self, rows: Rows) -> list[Arch]:
@@ -143,7 +142,7 @@ class Encoding:
             ]
         # What the other space fixes must be what the rows chose.
         for g, gene in enumerate(self.genes):
-            if (gene.axis, gene.stage, gene.block) not in other.index:
+            if gene.place not in other.index:
                 only = only_choice(other.space, gene)
                 for value in np.unique(rows[active[:, g], g]).tolist():
                     if gene.choices[value] != only:
@@ -331,13 +330,6 @@ def switch_of(space: SearchSpace, gene: Gene, index: Mapping[Place, int]) -> tup
     depths = space.stages[gene.stage].depths
     threshold = sum(depth <= gene.block for depth in depths)
     return (index["depth", gene.stage, -1], threshold) if threshold else (-1, 0)
-
-
-def _choice_of(arch: Arch, gene: Gene) -> Any:
-    value = getattr(arch, gene.axis)
-    if gene.stage < 0:
-        return value
-    return value[gene.stage] if gene.block < 0 else value[gene.stage][gene.block]
 
 
 def only_choice(space: SearchSpace, gene: Gene) -> Any:

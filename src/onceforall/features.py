@@ -220,6 +220,8 @@ def published_resnet_features(
 
 def _layout(encoding: Encoding, features: Sequence[Gene]) -> FeatureLayout:
     """Return the layout that lists the given choices one after the other."""
+    if encoding.space.is_uniform:
+        raise ArchError("published features tell every block's choice; a uniform space has one")
     most = int(encoding.num_options.max(initial=1))
     positions = np.full((encoding.num_genes, most), -1, dtype=np.int64)
     fixed, start = [], 0

@@ -11,6 +11,8 @@ from onceforall.errors import ArchError
 
 Axis = Literal["resolution", "stem_depth", "width_mult", "depth", "kernel_size", "expand_ratio"]
 Choice = int | float
+# Where a choice is made: (axis, stage or width site, block), -1 where there is none.
+Place = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,8 @@ class Gene:
     Attributes:
         axis: Elastic axis that the choice belongs to.
         stage: Stage index; for ``width_mult`` the index of the width site; -1 for the whole net.
-        block: Block index within the stage; -1 where the choice is not of one block.
+        block: Block index within the stage; -1 where the choice is not of one block. The gene of
+            a uniform space, which decides all places of its axis, is that of a stage.
         choices: The options, ascending; a gene's value is an index into them.
     """
 
@@ -55,6 +58,11 @@ class Gene:
     stage: int
     block: int
     choices: tuple[Choice, ...]
+
+    @property
+    def place(self) -> Place:
+        """Return where the choice is made."""
+        return self.axis, self.stage, self.block
 
     def counts_in(self, arch: Arch) -> bool:
         """Return whether the gene's block, if it is of one, runs in ``arch``."""
@@ -77,7 +85,32 @@ def choice_of(arch: Arch, gene: Gene) -> Any:
     if gene.stage < 0:
         return getattr(arch, gene.axis)
     value = getattr(arch, gene.axis)[gene.stage]
-    return value if gene.block < 0 else value[gene.block]
+    # Where one gene decides for all blocks, the first one tells: it always runs.
+    return value[max(0, gene.block)] if isinstance(value, tuple) else value
+
+
+def check_uniform(genes: Sequence[Gene]) -> None:
+    """Raise ArchError if places of one axis offer different options."""
+    first: dict[str, Gene] = {}
+    for gene in genes:
+        leading = first.setdefault(gene.axis, gene)
+        if gene.choices != leading.choices:
+            raise ArchError(
+                f"a uniform space has the same options everywhere: {gene.axis} of stage "
+                f"{gene.stage} has {gene.choices}, of stage {leading.stage} {leading.choices}"
+            )
+
+
+def mixed_choice(arch: Arch, genes: Sequence[Gene]) -> str | None:
+    """Say which axis of an arch has several values where one is chosen for all; or None."""
+    found: dict[str, Any] = {}
+    for gene in genes:
+        if gene.counts_in(arch):
+            value = choice_of(arch, gene)
+            if found.setdefault(gene.axis, value) != value:
+                both = f"{found[gene.axis]} and {value}"
+                return f"{gene.axis} {both}: a uniform space has one for the whole network"
+    return None
 
 
 def values_of(arch: Arch, axis: Axis) -> tuple[Any, ...]:

@@ -18,10 +18,13 @@ from onceforall.genes import (
     Axis,
     Choice,
     Gene,
+    Place,
     StageChoices,
     block_choices,
     check_ascending,
+    check_uniform,
     choice_of,
+    mixed_choice,
     values_of,
 )
 from onceforall.published_archs import arch_from_published
@@ -36,17 +39,22 @@ class SearchSpace:
         resolutions: Input sides in pixels, ascending.
         stem_width_mults: Width multipliers of each elastic width site of the stem.
         stem_depths: Choices of the stem switch, ascending; empty when the stem has none.
+        is_uniform: Whether all stages and blocks make one choice together on each axis. The
+            places that have several options must then have the same ones; rigid places stay.
     """
 
     stages: tuple[StageChoices, ...]
     resolutions: tuple[int, ...]
     stem_width_mults: tuple[tuple[float, ...], ...] = ()
     stem_depths: tuple[int, ...] = ()
+    is_uniform: bool = False
 
     def __post_init__(self) -> None:
         check_ascending("resolutions", self.resolutions)
         for site in self.stem_width_mults:
             check_ascending("stem_width_mults", site)
+        if self.is_uniform:
+            check_uniform(self._physical_genes)
 
     # -- structure ------------------------------------------------------------------------------
 
@@ -58,6 +66,28 @@ class SearchSpace:
     @property
     def genes(self) -> tuple[Gene, ...]:
         """Return the genes in a fixed order: whole-net choices, depths, kernels, expand ratios."""
+        if not self.is_uniform:
+            return self._physical_genes
+        return tuple(dict.fromkeys(self.places.values()))
+
+    @property
+    def places(self) -> dict[Place, Gene]:
+        """Return the gene that decides each place with several options, in the order of genes.
+
+        In a uniform space one gene decides all places of an axis; its own place is that of the
+        first stage.
+        """
+        physical = self._physical_genes
+        leading: dict[str, Gene] = {}
+        if self.is_uniform:
+            for gene in physical:
+                leading.setdefault(gene.axis, replace(gene, block=-1))
+        deciding = {gene.place: leading.get(gene.axis, gene) for gene in physical}
+        return deciding | {gene.place: gene for gene in leading.values()}
+
+    @property
+    def _physical_genes(self) -> tuple[Gene, ...]:
+        """Return one gene for each place with several options."""
         genes = [
             Gene(axis="resolution", stage=-1, block=-1, choices=self.resolutions),
             Gene(axis="stem_depth", stage=-1, block=-1, choices=self.stem_depths),
@@ -81,6 +111,8 @@ class SearchSpace:
     @property
     def size(self) -> int:
         """Return the exact number of distinct archs, resolutions included."""
+        if self.is_uniform:
+            return math.prod(len(gene.choices) for gene in self.genes)
         count = len(self.resolutions) * max(1, len(self.stem_depths))
         count *= math.prod(len(choices) for choices in self.width_sites)
         for stage in self.stages:
@@ -126,7 +158,7 @@ class SearchSpace:
         for name, value, allowed in checks:
             if value not in allowed:
                 return f"{name} {value} is not one of {tuple(allowed)}"
-        return None
+        return mixed_choice(arch, self._physical_genes) if self.is_uniform else None
 
     # -- archs as rows of option indices --------------------------------------------------------
 
@@ -156,14 +188,15 @@ class SearchSpace:
                 raise ArchError(
                     f"gene {gene.axis} index {index} is not in 0..{len(gene.choices) - 1}"
                 )
-        picked: dict[tuple[str, int, int], Choice] = {
-            (gene.axis, gene.stage, gene.block): gene.choices[index]
-            for gene, index in zip(genes, row, strict=True)
+        picked: dict[Place, Choice] = {
+            gene.place: gene.choices[index] for gene, index in zip(genes, row, strict=True)
         }
         return self._build(picked)
 
-    def _build(self, picked: Mapping[tuple[str, int, int], Choice]) -> Arch:
-        """Return the arch with the picked choices; what is not picked has one option only."""
+    def _build(self, picked: Mapping[Place, Choice]) -> Arch:
+        """Return the arch with the picked choices; what no gene decides has one option only."""
+        if self.is_uniform:
+            picked = {place: picked[gene.place] for place, gene in self.places.items()}
 
         def pick(axis: str, stage: int, block: int, choices: Sequence[Any]) -> Any:
             return picked.get((axis, stage, block), choices[0])
@@ -201,13 +234,13 @@ class SearchSpace:
             "kernel_size", "expand_ratio", "stem_depth", "depth", "width_mult", "resolution",
         )  # fmt: skip
         genes = self.genes
-        picked: dict[tuple[str, int, int], Choice] = {}
+        picked: dict[Place, Choice] = {}
         for axis in order:
             for gene in genes:
                 if gene.axis == axis:
                     # The published stem choice lists its options largest first.
                     choices = gene.choices[::-1] if axis == "stem_depth" else gene.choices
-                    picked[gene.axis, gene.stage, gene.block] = rng.choice(choices)
+                    picked[gene.place] = rng.choice(choices)
         return self._build(picked)
 
     def mutate(self, arch: Arch, rng: random.Random, *, probability: float = 0.1) -> Arch:
@@ -370,6 +403,7 @@ class SearchSpace:
         """Return the space with ``change(axis, choices)`` applied to every list of options."""
         return SearchSpace(
             resolutions=change("resolution", self.resolutions),
+            is_uniform=self.is_uniform,
             stem_depths=change("stem_depth", self.stem_depths),
             stem_width_mults=tuple(change("width_mult", site) for site in self.stem_width_mults),
             stages=tuple(

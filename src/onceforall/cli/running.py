@@ -18,6 +18,7 @@ from onceforall.cli.options import (
     Data,
     Effort,
     Epochs,
+    EpochsScale,
     FreezeBackbone,
     HeadFactor,
     Init,
@@ -32,6 +33,7 @@ from onceforall.cli.options import (
     ReinitHead,
     Root,
     Set,
+    StartAt,
     TensorBoard,
     Weights,
     given_options,
@@ -61,10 +63,12 @@ def run(
     net: Net = "",
     weights: Weights = "",
     epochs: Epochs = None,
+    epochs_scale: EpochsScale = None,
     limit: Limit = None,
     config: Config = None,
     set_: Set = None,
     init: Init = "",
+    start_at: StartAt = "",
     reinit_head: ReinitHead = False,
     freeze_backbone: FreezeBackbone = False,
     head_factor: HeadFactor = None,
@@ -84,7 +88,11 @@ def run(
     """
     limits = parse_limits(limit)
     transfer = transfer_flags(
-        init, reinit_head=reinit_head, freeze_backbone=freeze_backbone, head_factor=head_factor
+        init,
+        reinit_head=reinit_head,
+        freeze_backbone=freeze_backbone,
+        head_factor=head_factor,
+        start_at=start_at,
     )
     for name, values in limits.items():
         if len(values) > 1:
@@ -93,7 +101,7 @@ def run(
                 "ofa search RUN takes several"
             )
     bounds = [f"search.limits.{name}={values[0]!r}" for name, values in limits.items()]
-    flags = [*_net_flags(net, weights, epochs), *(set_ or []), *transfer, *bounds]
+    flags = [*_net_flags(net, weights, epochs, epochs_scale), *(set_ or []), *transfer, *bounds]
     request = _request(data, recipe, budget, effort, config, flags)
     said = {"root": root, "on_bad_image": on_bad_image, "seed": seed}
     request = request.model_copy(update=said)
@@ -114,9 +122,11 @@ def train(
     net: Net = "",
     weights: Weights = "",
     epochs: Epochs = None,
+    epochs_scale: EpochsScale = None,
     config: Config = None,
     set_: Set = None,
     init: Init = "",
+    start_at: StartAt = "",
     reinit_head: ReinitHead = False,
     freeze_backbone: FreezeBackbone = False,
     head_factor: HeadFactor = None,
@@ -144,9 +154,13 @@ def train(
     if not data or out is None:
         raise ConfigError("ofa train needs DATA and --out, or --status RUN")
     transfer = transfer_flags(
-        init, reinit_head=reinit_head, freeze_backbone=freeze_backbone, head_factor=head_factor
+        init,
+        reinit_head=reinit_head,
+        freeze_backbone=freeze_backbone,
+        head_factor=head_factor,
+        start_at=start_at,
     )
-    flags = [*_net_flags(net, weights, epochs), *(set_ or []), *transfer]
+    flags = [*_net_flags(net, weights, epochs, epochs_scale), *(set_ or []), *transfer]
     request = _request(data, recipe, budget, effort, config, flags)
     said = {"root": root, "on_bad_image": on_bad_image, "seed": seed}
     request = request.model_copy(update=said)
@@ -165,11 +179,14 @@ def _show_status(folder: Path, *, json: bool) -> None:
         print(line)
 
 
-def _net_flags(net: str, weights: str, epochs: float | None) -> list[str]:
-    """Return the settings that ``--net``, ``--weights`` and ``--epochs`` stand for."""
+def _net_flags(
+    net: str, weights: str, epochs: float | None, epochs_scale: float | None
+) -> list[str]:
+    """Return the settings that ``--net``, ``--weights`` and both ``--epochs`` stand for."""
     if weights and not net:
         raise ConfigError("--weights needs --net: whose weights are they? (--init needs none)")
     flags = [] if epochs is None else [f"train.epochs={epochs:g}"]
+    flags += [] if epochs_scale is None else [f"train.epochs_scale={epochs_scale:g}"]
     if not net:
         return flags
     from onceforall.job.nets import net_flags, weights_flags

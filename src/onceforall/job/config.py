@@ -21,7 +21,10 @@ from onceforall.job.sections import (
     MAX_SEED,
     DataConfig,
     EvaluateConfig,
+    GridConfig,
     LatencyConfig,
+    OpenedConfig,
+    PhaseConfig,
     SearchConfig,
     Section,
     SupernetConfig,
@@ -36,7 +39,7 @@ from onceforall.supernets.families import (
 )
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.weights import spec_from_json
-from onceforall.training.plan import Plan, delayed_plan, sandwich_plan
+from onceforall.training.plan import Opened, Phase, Plan, delayed_plan, sandwich_plan
 from onceforall.training.shrinking import progressive_plan, published_plan
 
 
@@ -47,6 +50,7 @@ class RunConfig(Section):
     supernet: SupernetConfig
     train: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
+    grid: GridConfig = GridConfig()
     latency: LatencyConfig = LatencyConfig()
     search: SearchConfig = SearchConfig()
     seed: int = Field(0, ge=0, le=MAX_SEED)
@@ -104,14 +108,23 @@ class RunConfig(Section):
     def plan(self, spec: SupernetSpec) -> Plan:
         """Return the training plan."""
         train = self.train
-        for name in ("attentive", "distillation"):
+        is_sandwich = train.plan == "sandwich" and not train.phases
+        for name, values in (("attentive", ("best", "worst")), ("distillation", ("alpha",))):
             value = getattr(train, name)
-            if train.plan != "sandwich" and value != TrainConfig.model_fields[name].default:
-                raise ConfigError(
-                    f"train.{name} {value!r} needs train.plan sandwich, not {train.plan}"
-                )
+            if value in values and not is_sandwich:
+                given = "train.phases" if train.phases else train.plan
+                raise ConfigError(f"train.{name} {value!r} needs train.plan sandwich, not {given}")
         plan = self._plan(spec)
         clip = plan.max_grad_norm if train.max_grad_norm is None else train.max_grad_norm
+        phases = plan.phases
+        if train.phases:
+            phases = own_phases(train.phases, epochs=train.asked_epochs)
+        if train.distillation == "none":
+            phases = tuple(dataclasses.replace(phase, teacher="none") for phase in phases)
+        if train.freeze_backbone:
+            phases = tuple(dataclasses.replace(phase, trainable="classifier") for phase in phases)
+        plan = dataclasses.replace(plan, phases=phases)
+        plan.index(train.start_at)
         return dataclasses.replace(
             plan,
             head_factor=train.head_factor,
@@ -123,7 +136,7 @@ class RunConfig(Section):
     def _plan(self, spec: SupernetSpec) -> Plan:
         train = self.train
         # Before the time is known the lengths are not; their proportions are.
-        epochs = train.epochs or 100.0
+        epochs = train.asked_epochs or 100.0
         if train.plan == "sandwich":
             return sandwich_plan(
                 epochs=epochs,
@@ -132,7 +145,7 @@ class RunConfig(Section):
                 subnets_per_step=train.subnets_per_step,
                 weight_decay=train.weight_decay,
                 label_smoothing=train.label_smoothing,
-                distillation=train.distillation,
+                distillation="alpha" if train.distillation == "alpha" else "soft_targets",
                 attentive=train.attentive,
             )
         if train.plan == "published":
@@ -163,6 +176,35 @@ class RunConfig(Section):
             weight_decay=train.weight_decay,
             label_smoothing=train.label_smoothing,
         )
+
+
+def own_phases(phases: Sequence[PhaseConfig], *, epochs: float | None) -> tuple[Phase, ...]:
+    """Return phases as the engine takes them, in proportion as long as ``epochs`` in all."""
+    own = sum(phase.epochs for phase in phases)
+    factor = 1.0 if not epochs else epochs / own
+    found = []
+    for phase in phases:
+        values = phase.model_dump() | {"opened": Opened(**phase.opened.model_dump())}
+        values["epochs"] *= factor
+        values["warmup_epochs"] *= factor
+        found.append(Phase(**values))
+    return tuple(found)
+
+
+def phase_settings(plan: Plan) -> list[dict[str, Any]]:
+    """Return the phases of a plan as ``train.phases`` takes them, without what is usual.
+
+    A published plan printed so is a start for one of your own.
+    """
+    listed = []
+    for phase in plan.phases:
+        values = {
+            name: getattr(phase, name) for name in PhaseConfig.model_fields if name != "opened"
+        }
+        opened = OpenedConfig(**dataclasses.asdict(phase.opened))
+        config = PhaseConfig(**values, opened=opened)
+        listed.append(config.model_dump(mode="json", exclude_defaults=True))
+    return listed
 
 
 def resolve(recipe: RunConfig, *, file: str | None = None, flags: Sequence[str] = ()) -> RunConfig:

@@ -45,6 +45,16 @@ class RunFolder:
         return self.checkpoints / "supernet.safetensors"
 
     @property
+    def phases(self) -> Path:
+        """The supernet as each phase of training left it."""
+        return self.checkpoints / "phases"
+
+    @property
+    def best(self) -> Path:
+        """The supernet as it was when its grid had the best validation top-1, of one phase."""
+        return self.checkpoints / "best.safetensors"
+
+    @property
     def evaluations(self) -> Path:
         """Measured accuracies of sampled subnets."""
         return self.path / "evaluations.jsonl"

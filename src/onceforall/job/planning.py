@@ -73,15 +73,20 @@ def plan_config(
     """
     ladder = _open_ladder(config, ladder, task)
     budget_s = task.budget_s or math.inf
-    is_open = math.isinf(budget_s) and (config.train.epochs is None or len(ladder) > 1)
+    is_open = math.isinf(budget_s) and (config.train.asked_epochs is None or len(ladder) > 1)
     if task.effort is not None and not is_open:
         given = "a time is" if math.isfinite(budget_s) else "epochs and network are"
         raise ConfigError(f"effort {task.effort!r} has no effect where {given} given")
     usual_s = effort_seconds(
         task.effort or "balanced", num_train=task.num_train, image_side=task.image_side
     )
-    if math.isinf(budget_s) and config.train.epochs is None:
+    if math.isinf(budget_s) and config.train.asked_epochs is None:
         budget_s = usual_s
+    if config.train.asked_epochs is None and config.train.epochs_scale != 1:
+        raise ConfigError(
+            "train.epochs_scale (--epochs-scale) shortens a length, and none is given: use a "
+            "recipe with epochs, --epochs or train.phases"
+        )
     if config.train.epochs == 0 and not config.train.init:
         raise ConfigError("train.epochs 0 trains nothing: it needs trained weights (--init FILE)")
     cores = usable_cores() if device.type == "cpu" else 1
@@ -145,7 +150,7 @@ def _alone_seconds(
     """Return the seconds that one process would train for."""
     if config.train.epochs == 0:
         return 0.0
-    epochs = config.train.epochs or math.inf
+    epochs = config.train.asked_epochs or math.inf
     spec = config.model_copy(update={"supernet": network}).spec(task.num_classes)
     passes = config.plan(spec).passes_per_image * epochs
     return min(budget_s, passes * task.num_train * speed.middle_s)
@@ -221,13 +226,15 @@ def _fit_training(
                 f"for {epochs if train_s > 0 else 0:.2g} epochs of the smallest network; give it "
                 f"at least {math.ceil(budget_s - train_s + needed_s)} s"
             )
-        fills_budget = config.train.epochs is None
-        bound = config.train.epochs or math.inf
-        config = _with(config, "train", epochs=float(f"{min(bound, epochs):.4g}"))
+        fills_budget = config.train.asked_epochs is None
+        bound = config.train.asked_epochs or math.inf
+        length = float(f"{min(bound, epochs):.4g}")
+        config = _with(config, "train", epochs=length, epochs_scale=1.0)
         plan = config.plan(spec)
+    start = plan.index(config.train.start_at)
     train_s = sum(
         phase.num_steps(steps_per_epoch) * each
-        for phase, each in zip(plan.phases, seconds, strict=True)
+        for phase, each in list(zip(plan.phases, seconds, strict=True))[start:]
     )
     return Planned(
         config=config,

@@ -111,15 +111,73 @@ class SupernetConfig(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
+class OpenedConfig(Section):
+    """How much of each axis a phase opens: the ``n`` largest options, a list of options, or all."""
+
+    kernel_size: PositiveInt | tuple[PositiveInt, ...] | None = None
+    depth: PositiveInt | tuple[PositiveInt, ...] | None = None
+    expand_ratio: PositiveInt | tuple[PositiveFloat, ...] | None = None
+    width_mult: PositiveInt | tuple[PositiveFloat, ...] | None = None
+    stem_depth: PositiveInt | tuple[int, ...] | None = None
+    resolution: PositiveInt | tuple[PositiveInt, ...] | None = None
+
+
+class PhaseConfig(Section):
+    """One phase of training, as ``train.phases`` lists them; `onceforall.training.plan.Phase`.
+
+    Attributes:
+        name: Its name, which ``--start-at`` takes.
+        phases: Phases instead of those of ``plan``, whose other settings stay; empty for its own.
+        start_at: Phase to begin with, from the weights ``init`` that the ones before it left;
+            empty for the first.
+        teacher: Supernet that phases with a ``frozen`` teacher learn from; empty for the network
+            after the first phase.
+        epochs: Passes over the training images, before they are scaled to ``train.epochs``.
+        learning_rate: Peak, for ``train.reference_batch`` images a step.
+        warmup_epochs: Epochs of linear warm-up among ``epochs``.
+        warmup_start: Learning rate that the warm-up starts from.
+        opened: The part of the space that subnets are drawn from.
+        draw: ``largest`` subnet only, ``random`` ones, or the ``sandwich``.
+        subnets_per_step: Subnets whose gradients make one step.
+        teacher: Who gives soft targets: ``none``, the largest subnet of the step (``in_place``), or
+            the network as it was after the first phase (``frozen``).
+        trainable: ``all``, the kernel ``transforms`` only, or the ``classifier`` only.
+        sort_channels: Smaller widths trained already when channels are sorted by importance before
+            the phase; null for no sorting.
+        ramp: Share of the phase over which smaller subnets come in.
+        cosine_part: Where on the half cosine the phase begins and ends.
+    """
+
+    name: str = Field(min_length=1)
+    epochs: PositiveFloat
+    learning_rate: PositiveFloat
+    warmup_epochs: float = Field(0.0, ge=0)
+    warmup_start: float = Field(0.0, ge=0)
+    opened: OpenedConfig = OpenedConfig()
+    draw: Literal["largest", "random", "sandwich"] = "random"
+    subnets_per_step: PositiveInt = 1
+    teacher: Literal["none", "in_place", "frozen"] = "none"
+    trainable: Literal["all", "transforms", "classifier"] = "all"
+    sort_channels: int | None = Field(None, ge=0)
+    ramp: float = Field(0.0, ge=0, le=1)
+    cosine_part: tuple[float, float] = (0.0, 1.0)
+
+
 class TrainConfig(Section):
     """Training.
 
     Attributes:
         plan: One-stage ``sandwich``, ``progressive`` or ``delayed`` shrinking, or progressive
             shrinking as ``published``.
+        phases: Phases instead of those of ``plan``, whose other settings stay; empty for its own.
+        start_at: Phase to begin with, from the weights ``init`` that the ones before it left;
+            empty for the first.
+        teacher: Supernet that phases with a ``frozen`` teacher learn from; empty for the network
+            after the first phase.
         epochs: Passes over the training images, all phases together (``progressive`` and
-            ``published`` round each phase); 0 takes ``init`` as it is; null for what the time
-            allows.
+            ``published`` round each phase); 0 takes ``init`` as it is; null for those of
+            ``phases``, else what the time allows.
+        epochs_scale: Factor of ``epochs``, and of those of ``phases``.
         batch_size: Images per batch and rank.
         learning_rate: Peak, for ``reference_batch`` images a step.
         reference_batch: Global batch that ``learning_rate`` is meant for.
@@ -130,8 +188,8 @@ class TrainConfig(Section):
             for random crops, which show objects larger than evaluation does.
         max_grad_norm: Global norm that gradients are clipped to, 0 for no clipping; null for the
             plan's own.
-        distillation: Loss of the sandwich's other subnets towards the largest: soft targets, or
-            the adaptive ``alpha`` divergence, of the ``sandwich`` plan.
+        distillation: Loss towards a teacher: soft targets; the adaptive ``alpha`` divergence, of
+            the ``sandwich`` plan; ``none`` for no teacher in any phase.
         attentive: Of a sandwich, train the ``best`` or ``worst`` of a few random subnets of like
             MACs.
         autocast: Forward passes in bfloat16; null for what is measured to be faster.
@@ -148,7 +206,11 @@ class TrainConfig(Section):
     """
 
     plan: Literal["sandwich", "progressive", "delayed", "published"] = "sandwich"
+    phases: tuple[PhaseConfig, ...] = ()
+    start_at: str = ""
+    teacher: str = ""
     epochs: float | None = Field(None, ge=0)
+    epochs_scale: float = Field(1.0, gt=0)
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(0.3, gt=0)
     reference_batch: int = Field(64, ge=1)
@@ -160,7 +222,7 @@ class TrainConfig(Section):
     ema_decay: float = Field(0.0, ge=0, lt=1)
     side: float = Field(1.0, gt=0, le=1)
     max_grad_norm: float | None = Field(None, ge=0)
-    distillation: Literal["soft_targets", "alpha"] = "soft_targets"
+    distillation: Literal["soft_targets", "alpha", "none"] = "soft_targets"
     attentive: Literal["none", "best", "worst"] = "none"
     autocast: bool | None = False
     micro_batches: int = Field(1, ge=1)
@@ -170,6 +232,13 @@ class TrainConfig(Section):
     reinit_head: bool = False
     freeze_backbone: bool = False
     head_factor: float = Field(1.0, gt=0)
+
+    @property
+    def asked_epochs(self) -> float | None:
+        """Return the passes that are asked for; None for what the time allows."""
+        own = sum(phase.epochs for phase in self.phases) if self.phases else None
+        epochs = own if self.epochs is None else self.epochs
+        return None if epochs is None else epochs * self.epochs_scale
 
 
 class EvaluateConfig(Section):
@@ -181,6 +250,34 @@ class EvaluateConfig(Section):
     """
 
     num_archs: int = Field(160, ge=10)
+
+
+class GridConfig(Section):
+    """A grid: all combinations of options, each one for the whole network.
+
+    Attributes:
+        every: Epochs between validations of the grid while a supernet trains, and at the end of
+            each phase; 0 for none.
+        resolutions: Its input sides; empty for all.
+        depths: Its depths; empty for all.
+        kernel_sizes: Its kernel sizes; empty for all.
+        expand_ratios: Its expand ratios; empty for all.
+        width_mults: Its width multipliers; empty for all.
+        ship: Ship the grid, instead of searching for subnets to ship.
+        finetune_epochs: Epochs of fine-tuning of each that is shipped, before
+            ``train.epochs_scale``; 0 for none.
+        finetune_rate: Peak learning rate of it, for ``train.reference_batch`` images.
+    """
+
+    every: int = Field(0, ge=0)
+    resolutions: tuple[PositiveInt, ...] = ()
+    depths: tuple[PositiveInt, ...] = ()
+    kernel_sizes: tuple[PositiveInt, ...] = ()
+    expand_ratios: tuple[PositiveFloat, ...] = ()
+    width_mults: tuple[PositiveFloat, ...] = ()
+    ship: bool = False
+    finetune_epochs: float = Field(0.0, ge=0)
+    finetune_rate: float = Field(0.03, gt=0)
 
 
 class LatencyConfig(Section):

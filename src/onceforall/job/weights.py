@@ -19,15 +19,22 @@ def new_supernet(run: Run) -> Supernet:
 
 
 def load_initial_weights(run: Run, net: Supernet) -> None:
-    """Start from a checkpoint if the configuration names one, and freeze what it says."""
+    """Start from a checkpoint if the configuration names one.
+
+    Raises:
+        CheckpointError: If the weights do not fit.
+        ConfigError: If there are none where some are needed.
+    """
     config = run.config.train
     if config.init:
         load_start(net, Path(config.init), reinit_head=config.reinit_head)
     elif config.freeze_backbone:
         raise ConfigError("train.freeze_backbone needs train.init: random weights would stay")
-    if config.freeze_backbone:
-        net.requires_grad_(False)
-        net.layers[-1].requires_grad_(True)
+    elif config.start_at:
+        raise ConfigError(
+            f"train.start_at {config.start_at!r} needs train.init: the weights that the phases "
+            "before it left"
+        )
 
 
 def trained_supernet(run: Run) -> Supernet:

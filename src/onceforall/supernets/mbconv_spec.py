@@ -77,6 +77,9 @@ class MBConvSpec:
     Attributes:
         num_classes: Outputs of the classifier.
         resolutions: Input sides in pixels, ascending.
+        in_channels: Channels of the images.
+        is_uniform: Whether one kernel size, depth and expand ratio are chosen for the whole
+            network, instead of for each block and stage.
         stem_width: Output channels of the 3x3 stem convolution.
         stem_width_mults: Elastic multipliers of the stem (and fixed block); empty when rigid.
         fixed_block: A rigid block after the stem, or None.
@@ -91,6 +94,8 @@ class MBConvSpec:
 
     num_classes: int
     resolutions: tuple[int, ...]
+    in_channels: int = 3
+    is_uniform: bool = False
     stem_width: int
     stem_stride: int
     stem_activation: Activation = "relu"
@@ -111,6 +116,7 @@ class MBConvSpec:
         """Return the search space of the table."""
         return SearchSpace(
             resolutions=self.resolutions,
+            is_uniform=self.is_uniform,
             stem_width_mults=(self.stem_width_mults,) if self.stem_width_mults else (),
             stages=tuple(
                 StageChoices(
@@ -183,7 +189,7 @@ class MBConvSpec:
     def _stem(self, values: Mapping[GeneKey, Any]) -> Layer:
         key = self._width_key(-1)
         return Conv(
-            in_channels=3,
+            in_channels=self.in_channels,
             out_channels=self._width(self.stem_width, values[key[0]] if key else 1.0),
             kernel_size=3,
             stride=self.stem_stride,

@@ -149,7 +149,7 @@ def sum_gradients(parameters: Sequence[Tensor], extra: Tensor, ranks: Ranks) -> 
     # One kernel for all gradients where one for each would be hundreds. In the order of memory,
     # which is the same on all ranks, none of them has to be rearranged.
     gradients = [_in_memory_order(p.grad) for p in parameters if p.grad is not None]
-    flat = torch.cat([*gradients, extra.to(gradients[0].dtype)])
+    flat = torch.cat([*gradients, extra.to(gradients[0].dtype) if gradients else extra.clone()])
     with _together(ranks):
         dist.all_reduce(flat)
     count = len(flat) - len(extra)

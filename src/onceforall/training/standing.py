@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from onceforall.errors import CheckpointError, ConfigError, TrainingError
 from onceforall.supernets.supernet import Supernet
 from onceforall.training.budget import Pacer
 from onceforall.training.checkpoint import Loaded, State, load_newest, save_checkpoint
+from onceforall.training.freezing import learn_only, parameters_of
 from onceforall.training.optimizer import make_optimizer, parameters_copy
 from onceforall.training.plan import Plan
 from onceforall.training.ranks import Ranks, gather_numbers, wait_for_all
@@ -53,6 +54,7 @@ class Standing:
     watch: LossWatch
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]
+    learning: list[nn.Parameter]  # what may learn at all; a phase may let less of it
     teacher: Trainable | None = None
     has_own_teacher: bool = False
     pacer: Pacer | None = None
@@ -98,6 +100,20 @@ class Standing:
         return self.global_epoch * self.data.steps_per_epoch + self.position.step
 
 
+def classifier_of(net: Trainable) -> nn.Module:
+    """Return the classifier of a network."""
+    return net.layers[-1] if isinstance(net, Supernet) else net.plain.head[-1]
+
+
+def let_learn(run: Standing) -> None:
+    """Let what the current phase trains have gradients, and nothing else."""
+    if run.position.phase == len(run.plan.phases):
+        return
+    part = run.plan.phases[run.position.phase].trainable
+    chosen = {id(p) for p in parameters_of(run.net, part, classifier=classifier_of(run.net))}
+    learn_only(run.net.parameters(), [p for p in run.learning if id(p) in chosen])
+
+
 def new_optimizer(net: Trainable, plan: Plan) -> torch.optim.Optimizer:
     """Return a fresh optimizer as the plan wants it."""
     return make_optimizer(
@@ -105,7 +121,7 @@ def new_optimizer(net: Trainable, plan: Plan) -> torch.optim.Optimizer:
         momentum=plan.momentum,
         weight_decay=plan.weight_decay,
         decay_transforms=plan.decay_transforms,
-        head=net.layers[-1] if isinstance(net, Supernet) else net.plain.head[-1],
+        head=classifier_of(net),
         head_factor=plan.head_factor,
     )
 
@@ -113,15 +129,19 @@ def new_optimizer(net: Trainable, plan: Plan) -> torch.optim.Optimizer:
 def start_phase(run: Standing) -> None:
     """Sort channels if the phase says so, freeze a teacher, start with a fresh optimizer."""
     phase = run.plan.phases[run.position.phase]
-    if phase.teacher == "frozen" and run.teacher is None:
-        if run.position.phase == 0:
-            raise ConfigError(f"phase {phase.name} learns from a teacher, but there is none")
+    left = run.plan.phases[run.position.phase :]
+    if run.position.phase == 0 and phase.teacher == "frozen" and run.teacher is None:
+        raise ConfigError(f"phase {phase.name} learns from a teacher, but there is none")
+    # After the first phase or, where training enters later, the network that it starts from.
+    is_wanted = any(each.teacher == "frozen" for each in left)
+    if run.position.phase > 0 and is_wanted and run.teacher is None:
         run.teacher = copy.deepcopy(run.net).requires_grad_(False)
         run.teacher.zero_grad(set_to_none=True)
     if phase.sort_channels is not None:
         run.net.sort_channels(num_opened=phase.sort_channels)
         if run.average:
             run.average = parameters_copy(run.net)
+    let_learn(run)
     run.optimizer = new_optimizer(run.net, run.plan)
     run.watch = LossWatch(num_classes=run.net.spec.num_classes)
 
@@ -186,6 +206,7 @@ def restore(run: Standing) -> bool:
     if state["teacher"]:
         run.teacher = copy.deepcopy(run.net).requires_grad_(False)
         run.teacher.load_state_dict(state["teacher"])
+    let_learn(run)
     run.optimizer = new_optimizer(run.net, run.plan)
     run.optimizer.load_state_dict(state["optimizer"])
     run.watch = LossWatch(run.net.spec.num_classes, *state["watch"])
