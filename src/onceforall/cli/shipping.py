@@ -9,6 +9,7 @@ import typer
 
 from onceforall.cli.console import Screen, print_json, stop_on_signals
 from onceforall.cli.options import Json, RunArgument, parse_budget
+from onceforall.errors import ConfigError
 
 Folders = Annotated[
     list[Path],
@@ -75,34 +76,54 @@ def report(run: RunArgument) -> None:
 
 def finetune(
     run: RunArgument,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model of the run")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="[MODEL]", help="Name of a model of the run", show_default=False),
+    ] = "",
+    all_: Annotated[bool, typer.Option("--all", help="Every shipped model of the run")] = False,
     epochs: Annotated[int, typer.Option("--epochs", min=1)] = 25,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", min=0)] = 0.03,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--learning-rate",
+            min=0,
+            help="Peak, for the run's reference batch; by default its grid.finetune_rate, 0.03",
+            show_default=False,
+        ),
+    ] = None,
     distill: Annotated[
         bool, typer.Option("--distill", help="Learn from the supernet's largest subnet too")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Fine-tune a shipped model and ship it as a new one.
+    """Fine-tune a shipped model, or all of a run, and ship each as a new one.
+
+    Of all, RUN/finetuned.csv has the figures before and after. The same command goes on after an
+    interruption.
 
     Example:  ofa finetune runs/digits net04-0.152M-8px --epochs 25 --distill
+
+    Example:  ofa finetune runs/digits --all --epochs 25
     """
-    from onceforall.job.finetune import finetune_model
+    if bool(model) == all_:
+        raise ConfigError("ofa finetune needs either a MODEL or --all")
+    from onceforall.job.finetune import finetune_all, finetune_model, usual_tuning
     from onceforall.job.model_table import model_table
     from onceforall.job.start import open_run
+    from onceforall.job.tuned_table import tuned_lines, write_tuned
+    from onceforall.report import write_report
 
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
-        card = finetune_model(
-            open_run(run, tell=screen, should_stop=should_stop),
-            model,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            distill=distill,
-        )
+        opened = open_run(run, tell=screen, should_stop=should_stop)
+        how = usual_tuning(opened, epochs=epochs, learning_rate=learning_rate, distill=distill)
+        cards = finetune_all(opened, how) if all_ else [finetune_model(opened, model, how)]
+    if all_:
+        write_tuned(opened)
+        write_report(run)
     if json:
-        print_json(card.to_json())
+        print_json([card.to_json() for card in cards] if all_ else cards[0].to_json())
         return
-    for line in model_table([card]):
+    for line in tuned_lines(opened.folder) if all_ else model_table(cards):
         print(line)
 
 

@@ -13,6 +13,7 @@ from onceforall.supernets.static import StaticNet
 from onceforall.supernets.supernet import Supernet
 from onceforall.training.engine import train
 from onceforall.training.plan import Phase, Plan
+from onceforall.training.ranks import Ranks
 from onceforall.training.settings import Callbacks, TrainData, TrainOptions
 
 
@@ -66,6 +67,7 @@ def finetune(
     folder: Path,
     options: TrainOptions,
     callbacks: Callbacks | None = None,
+    ranks: Ranks | None = None,
     teacher: Supernet | None = None,
 ) -> None:
     """Fine-tune ``model`` in place; the same call goes on after an interruption.
@@ -81,6 +83,7 @@ def finetune(
         folder: Folder of checkpoints.
         options: How to run.
         callbacks: Whom to tell and ask.
+        ranks: This process among all.
         teacher: Supernet whose largest subnet teaches, if the plan distils.
 
     Raises:
@@ -97,6 +100,7 @@ def finetune(
         folder=folder,
         options=options,
         callbacks=callbacks,
+        ranks=ranks,
         teacher=None if teacher is None else teacher.requires_grad_(False),
     )
     model.eval()

@@ -8,14 +8,13 @@ As a module it is a further process of such a training.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from onceforall.artifacts import Baseline, BaselineStart, Card
 from onceforall.blueprint import Blueprint
 from onceforall.errors import ConfigError
 from onceforall.job.context import Event, Run
-from onceforall.job.local_ranks import local_ranks, take_part
+from onceforall.job.local_ranks import run_on_all, take_part
 from onceforall.job.status import minutes
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.calibrate import recalibrate_bn
@@ -238,18 +237,6 @@ def _train(run: Run, card: Card, start: BaselineStart) -> StaticNet:
     return model
 
 
-@contextlib.contextmanager
-def _all_ranks(run: Run, card: Card) -> Iterator[Run]:
-    """Give the run with as many processes as trained its supernet."""
-    count = run.config.train.ranks
-    if count == 1:
-        yield run
-        return
-    names = [card.name]
-    with local_ranks(run.folder.path, count, "onceforall.job.baseline", names, run.clock) as ranks:
-        yield dataclasses.replace(run, ranks=ranks)
-
-
 def take_part_alone(run: Run, names: Sequence[str]) -> None:
     """Train the named model alone as a further rank."""
     (card,) = (card for card in run.folder.read_cards() if card.name == names[0])
@@ -258,7 +245,7 @@ def take_part_alone(run: Run, names: Sequence[str]) -> None:
 
 def _train_one(run: Run, card: Card, start: BaselineStart) -> Baseline:
     """Train one network to its end and test it just as shipped models are."""
-    with _all_ranks(run, card) as together:
+    with run_on_all(run, "onceforall.job.baseline", [card.name]) as together:
         model = _train(together, card, start)
     session, arch = run.session(), card.arch
     model = model.to(run.device, memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]

@@ -16,7 +16,9 @@ import pydantic
 import yaml
 from pydantic import Field
 
+from onceforall.arch import Arch
 from onceforall.errors import ConfigError
+from onceforall.grid import grid_archs
 from onceforall.job.sections import (
     MAX_SEED,
     DataConfig,
@@ -30,6 +32,7 @@ from onceforall.job.sections import (
     SupernetConfig,
     TrainConfig,
 )
+from onceforall.space import SearchSpace
 from onceforall.supernets.families import (
     dense_images,
     mobilenet_v3,
@@ -41,6 +44,9 @@ from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.weights import spec_from_json
 from onceforall.training.plan import Opened, Phase, Plan, delayed_plan, sandwich_plan
 from onceforall.training.shrinking import progressive_plan, published_plan
+
+# Subnets of a grid, at most: one of more is a mistake, and takes longer than training.
+MAX_GRID = 1000
 
 
 class RunConfig(Section):
@@ -132,6 +138,31 @@ class RunConfig(Section):
             max_grad_norm=clip,
             train_side=train.side,
         )
+
+    def grid_archs(self, space: SearchSpace) -> dict[str, Arch]:
+        """Return the subnets of the grid by name.
+
+        Raises:
+            ArchError: If an option is not one of the space.
+            ConfigError: If there are too many.
+        """
+        grid = self.grid
+        found = grid_archs(
+            space,
+            {
+                "resolution": grid.resolutions,
+                "depth": grid.depths,
+                "kernel_size": grid.kernel_sizes,
+                "expand_ratio": grid.expand_ratios,
+                "width_mult": grid.width_mults,
+            },
+        )
+        if len(found) > MAX_GRID:
+            raise ConfigError(
+                f"the grid has {len(found)} subnets, more than {MAX_GRID}: name fewer options, "
+                "e.g. grid.resolutions"
+            )
+        return found
 
     def _plan(self, spec: SupernetSpec) -> Plan:
         train = self.train

@@ -94,6 +94,11 @@ class RunFolder:
         """Candidates that broke a limit when they were measured as they ship."""
         return self.search / "rejected.json"
 
+    @property
+    def tuned(self) -> Path:
+        """Shipped models before and after fine-tuning."""
+        return self.path / "finetuned.csv"
+
     def latency(self, config: RunConfig) -> Path:
         """Return the latency model of the configured device."""
         device = f"{config.latency.target}-{config.latency.threads}t"

@@ -21,8 +21,10 @@ import torch
 
 from onceforall.artifacts import Card, Failed, Request
 from onceforall.errors import ConfigError, TrainingError
+from onceforall.job.config import RunConfig
 from onceforall.job.context import Run, Tell
 from onceforall.job.evaluate import evaluate_step
+from onceforall.job.finetune import Tuning, finetune_all, usual_tuning
 from onceforall.job.latency import latency_step
 from onceforall.job.local_ranks import local_ranks
 from onceforall.job.machine import usable_cores
@@ -35,10 +37,22 @@ from onceforall.job.ship import models_step, read_failed
 from onceforall.job.start import plan_run
 from onceforall.job.status import minutes
 from onceforall.job.train import train_step
+from onceforall.job.tuned_table import tuned_lines, write_tuned
 from onceforall.report import write_report
 from onceforall.training.ranks import Ranks, wait_for_all
 
-STEPS = ("plan", "train", "evaluate", "predictor", "latency", "search", "models", "report")
+STEPS = (
+    "plan", "train", "evaluate", "predictor", "latency", "search", "models", "finetune", "report"
+)  # fmt: skip
+# What finds the models to ship: a grid needs no finding.
+_FINDING = ("evaluate", "predictor", "latency", "search")
+
+
+def steps_of(config: RunConfig) -> tuple[str, ...]:
+    """Return the steps of a run."""
+    left_out = _FINDING if config.grid.ship else ()
+    left_out = left_out if config.grid.finetune_epochs else (*left_out, "finetune")
+    return tuple(step for step in STEPS if step not in left_out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +84,12 @@ class Done:
                 "next:    the same with  ofa run  goes on from it",
             ]
         lines = ["", *result_lines(self.run.folder, self.cards), "", *failed]
+        lines += [*tuned_lines(self.run.folder), ""] if self.run.folder.tuned.is_file() else []
         middle = sorted(card.latency_ms for card in self.cards)[len(self.cards) // 2]
         lines.append(f"report:  {self.report}")
         lines.append(f"next:    ofa verify {out}")
-        lines.append(f"         ofa search {out} --limit latency_ms={middle:.2g}")
+        if self.run.folder.front.is_file():
+            lines.append(f"         ofa search {out} --limit latency_ms={middle:.2g}")
         return lines
 
 
@@ -120,8 +136,11 @@ def run_all(
     )
     if ranks.is_main:
         wait_for_all(ranks)
-    steps = STEPS[: STEPS.index(until) + 1]
-    if ranks.is_main and "latency" in steps and not run.folder.latency(run.config).is_file():
+    steps = steps_of(run.config)
+    if until not in steps:
+        raise ConfigError(f"step {until!r} is not one of this run's: {', '.join(steps)}")
+    steps = steps[: steps.index(until) + 1]
+    if ranks.is_main and "models" in steps and not run.folder.latency(run.config).is_file():
         check_tools(run.config.latency)
     _announce(run, steps, "plan", plan_text(run))
     shared = [step for step in steps if step in SHARED_STEPS]
@@ -141,6 +160,19 @@ def run_all(
     return Done(run=run, cards=cards, failed=failed, report=report)
 
 
+def tuning_of(run: Run) -> Tuning:
+    """Return how a run fine-tunes its models: as its training, in proportion as long."""
+    train, grid = run.config.train, run.config.grid
+    epochs = max(1, round(grid.finetune_epochs * train.epochs_scale))
+    return usual_tuning(run, epochs=epochs, distill=train.distillation != "none")
+
+
+def finetune_step(run: Run) -> None:
+    """Fine-tune every model that was shipped, and write the table."""
+    finetune_all(run, tuning_of(run))
+    write_tuned(run)
+
+
 _WORK: dict[str, tuple[Callable[[Run], None], Callable[[Run], str]]] = {
     "train": (train_step, lambda run: _training_text(run)),
     "evaluate": (evaluate_step, lambda run: f"{run.config.evaluate.num_archs} sampled subnets"),
@@ -148,6 +180,7 @@ _WORK: dict[str, tuple[Callable[[Run], None], Callable[[Run], str]]] = {
     "latency": (latency_step, lambda run: f"{run.config.latency.target} on this machine"),
     "search": (search_step, lambda run: "Pareto front of accuracy and latency"),
     "models": (models_step, lambda run: "specialise, measure, export, verify"),
+    "finetune": (finetune_step, lambda run: f"each model, {tuning_of(run).epochs} epochs"),
 }
 
 
@@ -182,7 +215,8 @@ def _do(run: Run, steps: Sequence[str], step: str) -> None:
 @contextlib.contextmanager
 def _all_ranks(run: Run, steps: Sequence[str]) -> Iterator[Run]:
     """Give the run with all its processes: those of a launcher, or those it starts itself."""
-    is_done = run.folder.predictor.is_file() or not steps
+    last = run.folder.predictor if "evaluate" in steps else run.folder.supernet
+    is_done = last.is_file() or not steps
     if run.ranks.world_size > 1 or run.config.train.ranks == 1:
         yield run
         return

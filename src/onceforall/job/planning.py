@@ -82,6 +82,11 @@ def plan_config(
     )
     if math.isinf(budget_s) and config.train.asked_epochs is None:
         budget_s = usual_s
+    if config.grid.finetune_epochs and math.isfinite(budget_s):
+        raise ConfigError(
+            f"grid.finetune_epochs {config.grid.finetune_epochs:g} has a length of its own: a time "
+            "cannot be kept; shorten with --epochs-scale instead"
+        )
     if config.train.asked_epochs is None and config.train.epochs_scale != 1:
         raise ConfigError(
             "train.epochs_scale (--epochs-scale) shortens a length, and none is given: use a "

@@ -45,6 +45,17 @@ def check_limits_kept(config: RunConfig, num_classes: int) -> None:
     ).feasible_row()
 
 
+def check_grid(config: RunConfig, num_classes: int) -> None:
+    """Refuse a grid that is not of the space, or fine-tuning of what is trained in a given time.
+
+    Raises:
+        ArchError: If an option is not one of the space.
+        ConfigError: If it has too many subnets.
+    """
+    if config.grid.every or config.grid.ship:
+        config.grid_archs(config.spec(num_classes).space)
+
+
 def check_tools(latency: LatencyConfig) -> None:
     """Raise an error if the latency target, or what exports models, is not there.
 

@@ -266,7 +266,7 @@ class GridConfig(Section):
         ship: Ship the grid, instead of searching for subnets to ship.
         finetune_epochs: Epochs of fine-tuning of each that is shipped, before
             ``train.epochs_scale``; 0 for none.
-        finetune_rate: Peak learning rate of it, for ``train.reference_batch`` images.
+        finetune_rate: Peak learning rate of fine-tuning, for ``train.reference_batch`` images.
     """
 
     every: int = Field(0, ge=0)
@@ -277,7 +277,7 @@ class GridConfig(Section):
     width_mults: tuple[PositiveFloat, ...] = ()
     ship: bool = False
     finetune_epochs: float = Field(0.0, ge=0)
-    finetune_rate: float = Field(0.03, gt=0)
+    finetune_rate: PositiveFloat = 0.03
 
 
 class LatencyConfig(Section):

@@ -56,25 +56,34 @@ def model_name(arch: Arch, macs: int, number: int) -> str:
 
 
 def models_step(run: Run) -> None:
-    """Confirm the front's candidates; specialise, measure, export and verify the winners.
+    """Specialise, measure, export and verify the winners of the front, or a whole grid.
 
     Whatever is not proven is removed and noted in ``search/failed.json``; the others are shipped.
     The same command tries the noted ones again.
     """
-    confirm_step(run)
     for folder in run.folder.models.glob("*"):
         remove_unfinished(folder)
-    points = winners(run)
-    wanted = [
-        Wanted(name=model_name(point.arch, point.macs, number), arch=point.arch, believed=point)
-        for number, point in enumerate(points, start=1)
-    ]
-    if run.config.search.limits:
+    wanted = _grid(run) if run.config.grid.ship else _winners(run)
+    if run.config.search.limits and not run.config.grid.ship:
         failed = _ship_first(run, wanted)
     else:
         failed = _ship(run, [each for each in wanted if not run.folder.card(each.name).is_file()])
     notes = tuple(Failed(name=each.name, problem=each.problem) for each in failed)
     FailedFile(models=notes).write(run.folder.failed)
+
+
+def _winners(run: Run) -> list[Wanted]:
+    """Confirm the front's candidates and return the winners."""
+    confirm_step(run)
+    return [
+        Wanted(name=model_name(point.arch, point.macs, number), arch=point.arch, believed=point)
+        for number, point in enumerate(winners(run), start=1)
+    ]
+
+
+def _grid(run: Run) -> list[Wanted]:
+    grid = run.config.grid_archs(run.spec.space)
+    return [Wanted(name=name, arch=arch) for name, arch in grid.items()]
 
 
 def read_failed(run: Run) -> tuple[Failed, ...]:

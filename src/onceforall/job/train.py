@@ -1,4 +1,4 @@
-"""The train step of a run: weights to start from, validation on the way, the supernet at the end."""
+"""The train step of a run: weights to start from, validation on the way, the trained supernet."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from onceforall.errors import CheckpointError
 from onceforall.job.context import Event, Run
 from onceforall.job.data import DataSession
-from onceforall.job.grid import Validation
 from onceforall.job.phases import read_entry, write_phase
+from onceforall.job.validation import Validation
 from onceforall.job.weights import load_initial_weights, new_supernet
 from onceforall.supernets.supernet import Supernet
 from onceforall.supernets.weights import save_supernet

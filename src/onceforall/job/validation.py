@@ -11,45 +11,15 @@ from typing import Any
 import torch
 
 from onceforall.arch import Arch
-from onceforall.errors import ConfigError
 from onceforall.files import read_json_file
-from onceforall.grid import grid_archs
-from onceforall.job.config import RunConfig
 from onceforall.job.context import Event, Run
 from onceforall.job.data import DataSession
 from onceforall.measure.subnet import evaluate_arch
-from onceforall.space import SearchSpace
 from onceforall.supernets.supernet import Supernet
 from onceforall.supernets.weights import save_supernet
 from onceforall.training.plan import Phase
 from onceforall.training.ranks import agree, sum_over_ranks
 from onceforall.training.settings import EpochEnd
-
-# A grid larger than this is a mistake: its validation takes longer than training.
-_MOST_SUBNETS = 1000
-
-
-def run_grid(config: RunConfig, space: SearchSpace) -> dict[str, Arch]:
-    """Return the subnets of a run's grid by name.
-
-    Raises:
-        ArchError: If an option is not one of the space.
-        ConfigError: If there are too many.
-    """
-    grid = config.grid
-    found = grid_archs(
-        space,
-        {
-            "resolution": grid.resolutions,
-            "depth": grid.depths,
-            "kernel_size": grid.kernel_sizes,
-            "expand_ratio": grid.expand_ratios,
-            "width_mult": grid.width_mults,
-        },
-    )
-    if len(found) > _MOST_SUBNETS:
-        raise ConfigError(f"the grid has {len(found)} subnets, more than {_MOST_SUBNETS}")
-    return found
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,7 +83,7 @@ class Validation:
     def _opened(self, phase: Phase) -> dict[str, Arch]:
         """Return what the phase has opened of the grid; where that is nothing, its largest."""
         space = phase.opened.restrict(self.run.spec.space)
-        grid = run_grid(self.run.config, self.run.spec.space)
+        grid = self.run.config.grid_archs(self.run.spec.space)
         opened = {name: arch for name, arch in grid.items() if space.contains(arch)}
         return opened or {"largest": space.largest}
 
