@@ -16,6 +16,7 @@ LAYERS = [
     ["arch"],
     ["published_archs"],
     ["genes"],
+    ["membership"],
     ["space"],
     ["blueprint", "arch_files", "grid"],
     ["artifacts"],
@@ -74,7 +75,8 @@ JOB = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 JOB_RANK = {name: rank for rank, name in enumerate(JOB)}
 PURE = [
-    "errors", "files", "records", "arch", "genes", "space", "blueprint", "published_archs", "grid"
+    "errors", "files", "records", "arch", "genes", "space", "blueprint", "published_archs", "grid",
+    "membership",
 ]  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -122,3 +122,19 @@ def values_of(arch: Arch, axis: Axis) -> tuple[Any, ...]:
         return (value,)
     flat = [v for part in value for v in (part if isinstance(part, tuple) else (part,))]
     return tuple(sorted(set(flat)))
+
+
+def narrowed(
+    axis: str, choices: tuple[Choice, ...], keep: tuple[Choice, ...] | None
+) -> tuple[Choice, ...]:
+    """Return the options that are kept; a rigid choice keeps its only one.
+
+    Raises:
+        ArchError: If nothing would be left.
+    """
+    if keep is None or len(choices) < 2:
+        return choices
+    left = tuple(choice for choice in choices if choice in keep)
+    if not left:
+        raise ArchError(f"{axis} {keep} leaves nothing of {choices}")
+    return left

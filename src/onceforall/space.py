@@ -24,9 +24,10 @@ from onceforall.genes import (
     check_ascending,
     check_uniform,
     choice_of,
-    mixed_choice,
+    narrowed,
     values_of,
 )
+from onceforall.membership import violation
 from onceforall.published_archs import arch_from_published
 
 
@@ -54,7 +55,7 @@ class SearchSpace:
         for site in self.stem_width_mults:
             check_ascending("stem_width_mults", site)
         if self.is_uniform:
-            check_uniform(self._physical_genes)
+            check_uniform(self.physical_genes)
 
     # -- structure ------------------------------------------------------------------------------
 
@@ -67,7 +68,7 @@ class SearchSpace:
     def genes(self) -> tuple[Gene, ...]:
         """Return the genes in a fixed order: whole-net choices, depths, kernels, expand ratios."""
         if not self.is_uniform:
-            return self._physical_genes
+            return self.physical_genes
         return tuple(dict.fromkeys(self.places.values()))
 
     @property
@@ -77,7 +78,7 @@ class SearchSpace:
         In a uniform space one gene decides all places of an axis; its own place is that of the
         first stage.
         """
-        physical = self._physical_genes
+        physical = self.physical_genes
         leading: dict[str, Gene] = {}
         if self.is_uniform:
             for gene in physical:
@@ -86,7 +87,7 @@ class SearchSpace:
         return deciding | {gene.place: gene for gene in leading.values()}
 
     @property
-    def _physical_genes(self) -> tuple[Gene, ...]:
+    def physical_genes(self) -> tuple[Gene, ...]:
         """Return one gene for each place with several options."""
         genes = [
             Gene(axis="resolution", stage=-1, block=-1, choices=self.resolutions),
@@ -135,30 +136,7 @@ class SearchSpace:
 
     def violation(self, arch: Arch) -> str | None:
         """Say what puts ``arch`` outside the space, or return None."""
-        if len(arch.depth) != len(self.stages):
-            return f"arch has {len(arch.depth)} stages where the space has {len(self.stages)}"
-        if len(arch.width_mult) != len(self.width_sites):
-            return (
-                f"arch has {len(arch.width_mult)} width multipliers where the space has "
-                f"{len(self.width_sites)}"
-            )
-        checks: list[tuple[str, Any, Sequence[Any]]] = [
-            ("resolution", arch.resolution, self.resolutions),
-            ("stem_depth", arch.stem_depth, self.stem_depths or (None,)),
-        ]
-        for i, (value, site) in enumerate(zip(arch.width_mult, self.width_sites, strict=True)):
-            checks.append((f"width site {i}: width_mult", value, site))
-        for i, stage in enumerate(self.stages):
-            checks.append((f"stage {i}: depth", arch.depth[i], stage.depths))
-            for block in range(arch.depth[i]):
-                where = f"stage {i} block {block}:"
-                kernel, ratio = arch.kernel_size[i][block], arch.expand_ratio[i][block]
-                checks.append((f"{where} kernel_size", kernel, stage.kernel_sizes))
-                checks.append((f"{where} expand_ratio", ratio, stage.expand_ratios))
-        for name, value, allowed in checks:
-            if value not in allowed:
-                return f"{name} {value} is not one of {tuple(allowed)}"
-        return mixed_choice(arch, self._physical_genes) if self.is_uniform else None
+        return violation(self, arch)
 
     # -- archs as rows of option indices --------------------------------------------------------
 
@@ -373,7 +351,7 @@ class SearchSpace:
             for option in options or ():
                 if option not in known:
                     raise ArchError(f"{axis} {option} is not one of {tuple(sorted(known))}")
-        return self._map(lambda axis, choices: _only(axis, choices, keep[axis]))
+        return self._map(lambda axis, choices: narrowed(axis, choices, keep[axis]))
 
     def keep_largest(self, **counts: int) -> SearchSpace:
         """Return the part of the space with the ``n`` largest options on each axis given.
@@ -417,14 +395,3 @@ class SearchSpace:
                 for stage in self.stages
             ),
         )
-
-
-def _only(
-    axis: str, choices: tuple[Choice, ...], keep: tuple[Choice, ...] | None
-) -> tuple[Choice, ...]:
-    if keep is None or len(choices) < 2:
-        return choices
-    left = tuple(choice for choice in choices if choice in keep)
-    if not left:
-        raise ArchError(f"{axis} {keep} leaves nothing of {choices}")
-    return left

@@ -113,6 +113,8 @@ class Screen:
         self._said = now
         probes = event.get("probes", {})
         shown = "  ".join(f"{name} {top1 * 100:.1f} %" for name, top1 in probes.items())
+        if "grid_mean" in event:
+            shown += f"  grid {event['grid_mean'] * 100:.1f} %"
         self.line(
             f"  epoch {event['epochs_done']}/{event['epochs']} ({event['phase']})  "
             f"loss {event.get('loss', float('nan')):.3f}  "

@@ -106,10 +106,21 @@ Net = Annotated[
         "suits images, time and machine",
     ),
 ]
+Static = Annotated[
+    str,
+    typer.Option(
+        "--static",
+        metavar="NET",
+        help="Train a static network alone: mobilenet_v3_large, mobilenet_v2, resnet50, resnet50d, "
+        "a published specialised id, a configuration (.json), or the folder of a shipped model",
+    ),
+]
 Weights = Annotated[
     str,
     typer.Option(
-        "--weights", metavar="FILE", help="Weights of --net to start from: a file, or official"
+        "--weights",
+        metavar="FILE",
+        help="Weights of --net or --static to start from: a file, or official",
     ),
 ]
 Epochs = Annotated[

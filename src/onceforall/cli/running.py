@@ -34,6 +34,7 @@ from onceforall.cli.options import (
     Root,
     Set,
     StartAt,
+    Static,
     TensorBoard,
     Weights,
     given_options,
@@ -61,6 +62,7 @@ def run(
     budget: Budget = None,
     effort: Effort = None,
     net: Net = "",
+    static: Static = "",
     weights: Weights = "",
     epochs: Epochs = None,
     epochs_scale: EpochsScale = None,
@@ -101,7 +103,12 @@ def run(
                 "ofa search RUN takes several"
             )
     bounds = [f"search.limits.{name}={values[0]!r}" for name, values in limits.items()]
-    flags = [*_net_flags(net, weights, epochs, epochs_scale), *(set_ or []), *transfer, *bounds]
+    flags = [
+        *_net_flags(net, static, weights, epochs, epochs_scale),
+        *(set_ or []),
+        *transfer,
+        *bounds,
+    ]
     request = _request(data, recipe, budget, effort, config, flags)
     said = {"root": root, "on_bad_image": on_bad_image, "seed": seed}
     request = request.model_copy(update=said)
@@ -120,6 +127,7 @@ def train(
     budget: Budget = None,
     effort: Effort = None,
     net: Net = "",
+    static: Static = "",
     weights: Weights = "",
     epochs: Epochs = None,
     epochs_scale: EpochsScale = None,
@@ -144,6 +152,8 @@ def train(
 
     Example:  ofa train imagenet/ --out runs/ofa --recipe imagenet-ofa
 
+    Example:  ofa train images/ --out runs/teacher --static mobilenet_v3_large --epochs 90
+
     Example:  ofa train --status runs/images
     """
     if status is not None:
@@ -160,7 +170,7 @@ def train(
         head_factor=head_factor,
         start_at=start_at,
     )
-    flags = [*_net_flags(net, weights, epochs, epochs_scale), *(set_ or []), *transfer]
+    flags = [*_net_flags(net, static, weights, epochs, epochs_scale), *(set_ or []), *transfer]
     request = _request(data, recipe, budget, effort, config, flags)
     said = {"root": root, "on_bad_image": on_bad_image, "seed": seed}
     request = request.model_copy(update=said)
@@ -180,18 +190,21 @@ def _show_status(folder: Path, *, json: bool) -> None:
 
 
 def _net_flags(
-    net: str, weights: str, epochs: float | None, epochs_scale: float | None
+    net: str, static: str, weights: str, epochs: float | None, epochs_scale: float | None
 ) -> list[str]:
-    """Return the settings that ``--net``, ``--weights`` and both ``--epochs`` stand for."""
-    if weights and not net:
+    """Return the settings that the options of a network and of its epochs stand for."""
+    if net and static:
+        raise ConfigError(f"--net {net} and --static {static} are two networks: give one")
+    if weights and not (net or static):
         raise ConfigError("--weights needs --net: whose weights are they? (--init needs none)")
     flags = [] if epochs is None else [f"train.epochs={epochs:g}"]
     flags += [] if epochs_scale is None else [f"train.epochs_scale={epochs_scale:g}"]
-    if not net:
+    if not (net or static):
         return flags
-    from onceforall.job.nets import net_flags, weights_flags
+    from onceforall.job.nets import net_flags, static_flags, weights_flags
 
-    return [*net_flags(net), *(weights_flags(net, weights) if weights else []), *flags]
+    of_net = net_flags(net) if net else static_flags(static, has_weights=bool(weights))
+    return [*of_net, *(weights_flags(net or static, weights) if weights else []), *flags]
 
 
 def _request(

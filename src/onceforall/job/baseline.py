@@ -35,7 +35,7 @@ from onceforall.supernets.single import SingleArchNet
 from onceforall.supernets.static import StaticNet, build
 from onceforall.training.budget import Pace
 from onceforall.training.engine import train
-from onceforall.training.plan import Phase, Plan
+from onceforall.training.plan import Plan, alone_plan
 from onceforall.training.settings import Callbacks, TrainOptions
 from onceforall.versions import versions
 
@@ -188,17 +188,14 @@ def fresh_network(plan: Blueprint, *, seed: int) -> StaticNet:
     return net
 
 
-def alone_plan(run: Run) -> Plan:
+def _plan(run: Run) -> Plan:
     """Return the plan of one network: the run's settings, a single phase without a teacher."""
-    plan = run.config.plan(run.spec)
-    phase = Phase(
-        name="alone",
+    plan = alone_plan(
+        run.config.plan(run.spec),
         epochs=_PLANNED_EPOCHS,
-        draw="largest",
-        learning_rate=plan.phases[0].learning_rate,
         warmup_epochs=_WARMUP_SHARE * _PLANNED_EPOCHS,
     )
-    return dataclasses.replace(plan, name="alone", phases=(phase,), head_factor=1.0)
+    return dataclasses.replace(plan, head_factor=1.0)
 
 
 def _train(run: Run, card: Card, start: BaselineStart) -> StaticNet:
@@ -214,7 +211,7 @@ def _train(run: Run, card: Card, start: BaselineStart) -> StaticNet:
             name=f"alone {name}",
             num_classes=run.bundle.num_classes,
         ),
-        alone_plan(run),
+        _plan(run),
         session.train,
         folder=_checkpoints(run, card),
         options=TrainOptions(

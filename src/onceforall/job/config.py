@@ -40,9 +40,9 @@ from onceforall.supernets.families import (
     resnet50d,
     small_images,
 )
-from onceforall.supernets.spec import SupernetSpec
+from onceforall.supernets.spec import StaticSpec, SupernetSpec
 from onceforall.supernets.weights import spec_from_json
-from onceforall.training.plan import Opened, Phase, Plan, delayed_plan, sandwich_plan
+from onceforall.training.plan import Opened, Phase, Plan, alone_plan, delayed_plan, sandwich_plan
 from onceforall.training.shrinking import progressive_plan, published_plan
 
 # Subnets of a grid, at most: one of more is a mistake, and takes longer than training.
@@ -130,6 +130,9 @@ class RunConfig(Section):
         if train.freeze_backbone:
             phases = tuple(dataclasses.replace(phase, trainable="classifier") for phase in phases)
         plan = dataclasses.replace(plan, phases=phases)
+        if isinstance(spec, StaticSpec):
+            length = sum(phase.epochs for phase in phases)
+            plan = alone_plan(plan, epochs=length, warmup_epochs=min(1.0, length / 10))
         plan.index(train.start_at)
         return dataclasses.replace(
             plan,

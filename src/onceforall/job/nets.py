@@ -8,12 +8,24 @@ from typing import Any
 
 import yaml
 
-from onceforall.errors import ConfigError
+from onceforall.artifacts import Card
+from onceforall.blueprint import Blueprint
+from onceforall.errors import ConfigError, ZooError
 from onceforall.job.config import flag
-from onceforall.supernets.families import published_spec
-from onceforall.supernets.spec import MBConvSpec, ResNetSpec, SupernetSpec
+from onceforall.supernets.families import PUBLISHED_RESOLUTIONS, published_spec
+from onceforall.supernets.spec import StaticSpec, SupernetSpec
+from onceforall.supernets.static_families import STATIC_FAMILIES
 from onceforall.supernets.weights import spec_from_json, spec_to_json
-from onceforall.zoo.load import IMAGENET_MEAN, IMAGENET_STD, weights_file
+from onceforall.zoo.entries import find_entry
+from onceforall.zoo.load import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ZooNet,
+    load_config_net,
+    load_proxylessnas,
+    load_specialized,
+    weights_file,
+)
 
 # A file need not say what the data set and the pictures decide.
 _OF_THE_DATA: dict[str, Any] = {"num_classes": 2, "resolutions": [32]}
@@ -29,7 +41,7 @@ def net_flags(net: str | Path | SupernetSpec) -> list[str]:
     Raises:
         ConfigError: If it is none of these.
     """
-    if isinstance(net, MBConvSpec | ResNetSpec):
+    if isinstance(net, SupernetSpec):
         return _flags(spec_to_json(net), has_sides=True)
     path = Path(net)
     if path.suffix not in (".yaml", ".yml", ".json"):
@@ -58,6 +70,66 @@ def net_flags(net: str | Path | SupernetSpec) -> list[str]:
 def _flags(table: dict[str, Any], *, has_sides: bool) -> list[str]:
     flags = ["supernet.family=table", flag("supernet.table", table)]
     return flags + ([flag("supernet.resolutions", table["resolutions"])] if has_sides else [])
+
+
+def static_flags(name: str, *, has_weights: bool = False) -> list[str]:
+    """Return the settings of training a static network alone, for ``--static``.
+
+    Args:
+        name: A static family, a published specialised id, a configuration (``.json``), or the
+            folder of a shipped model, whose architecture it is.
+        has_weights: Whether trained weights come with it: then so does its normalisation.
+
+    Raises:
+        ConfigError: If it is none of these.
+        ZooError: If the architecture of a published id is only in a file that is not there.
+    """
+    plan, side, moments = _static(name)
+    path = Path(name)
+    spec = StaticSpec(
+        name=path.stem if path.suffix == ".json" else path.name,
+        plan=plan,
+        num_classes=plan.num_classes,
+        resolutions=(side,),
+    )
+    own = [flag(key, value) for key, value in moments.items()] if has_weights else []
+    return [*_flags(spec_to_json(spec), has_sides=True), "grid.ship=true", *own]
+
+
+def _static(name: str) -> tuple[Blueprint, int, dict[str, list[float]]]:
+    """Return a static network, its side in pixels, and the normalisation of its images."""
+    path = Path(name)
+    if name in STATIC_FAMILIES:
+        imagenet = {"data.mean": list(IMAGENET_MEAN), "data.std": list(IMAGENET_STD)}
+        return STATIC_FAMILIES[name](), PUBLISHED_RESOLUTIONS[-1], imagenet
+    if (path / "card.json").is_file():
+        card = Card.read(path / "card.json")
+        own = {"data.mean": list(card.mean), "data.std": list(card.std)}
+        return card.blueprint, card.resolution, own
+    if path.suffix == ".json":
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file")
+        loaded = load_config_net(path)
+    else:
+        loaded = _published_static(name)
+    said = loaded.preprocessing
+    return (
+        loaded.model.plan,
+        loaded.resolution,
+        {"data.mean": list(said.mean), "data.std": list(said.std)},
+    )
+
+
+def _published_static(name: str) -> ZooNet:
+    try:
+        kind = find_entry(name, "specialized", "proxylessnas").kind
+    except ZooError as error:
+        families = ", ".join(STATIC_FAMILIES)
+        raise ConfigError(
+            f"--static {name!r} is no .json file, no folder of a model, and not one of {families}; "
+            f"{error}"
+        ) from error
+    return load_specialized(name) if kind == "specialized" else load_proxylessnas(name)
 
 
 def weights_flags(net: str, weights: str) -> list[str]:

@@ -18,6 +18,7 @@ from onceforall.job.context import Run
 from onceforall.job.prove import Proven, measure_as_shipped, prove, write_proven
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.costs import count_macs
+from onceforall.supernets.spec import StaticSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,11 @@ def _winners(run: Run) -> list[Wanted]:
 
 
 def _grid(run: Run) -> list[Wanted]:
-    grid = run.config.grid_archs(run.spec.space)
+    """Return the whole grid; a static network, of which there is one, under its own name."""
+    spec = run.spec
+    if isinstance(spec, StaticSpec):
+        return [Wanted(name=spec.name, arch=spec.space.largest)]
+    grid = run.config.grid_archs(spec.space)
     return [Wanted(name=name, arch=arch) for name, arch in grid.items()]
 
 

@@ -36,6 +36,7 @@ class Status:
         losses: Loss of each subnet of the latest step.
         top1: Training top-1 of each subnet of the latest step, in [0, 1].
         probes: Latest validation top-1 of the watched subnets, in [0, 1].
+        grid: Latest validation top-1 of the grid's subnets, in [0, 1]; empty where none is watched.
         checkpoint_step: Step of the newest checkpoint.
         warnings: Rollbacks, damaged checkpoints and skipped images so far.
     """
@@ -52,6 +53,7 @@ class Status:
     losses: tuple[float, ...] = ()
     top1: tuple[float, ...] = ()
     probes: Mapping[str, float]
+    grid: Mapping[str, float]
     checkpoint_step: int | None = None
     warnings: int = 0
 
@@ -70,6 +72,7 @@ def read_status(folder: RunFolder) -> Status:
     events = folder.read_events()
     latest = read_json(folder.progress) if folder.progress.is_file() else {}
     probes = [event["probes"] for event in events if event.get("probes")]
+    grids = [event["grid"] for event in events if event.get("grid")]
     saved = [event["step"] for event in events if event["event"] == "checkpoint"]
     warned = [e for e in events if e["event"] in ("warning", "rollback", "damaged_checkpoint")]
     told = max((float(event["time"]) for event in (*events[-1:], latest) if event), default=0.0)
@@ -88,6 +91,7 @@ def read_status(folder: RunFolder) -> Status:
         losses=tuple(latest.get("subnet_losses", ())),
         top1=tuple(latest.get("subnet_top1", ())),
         probes=probes[-1] if probes else {},
+        grid=grids[-1] if grids else {},
         checkpoint_step=saved[-1] if saved else None,
         warnings=len(warned),
     )
@@ -132,6 +136,13 @@ def status_lines(status: Status) -> list[str]:
     if status.probes:
         shown = "  ".join(f"{name} {100 * top1:.2f} %" for name, top1 in status.probes.items())
         lines.append(f"validation top-1: {shown}")
+    if status.grid:
+        mean = sum(status.grid.values()) / len(status.grid)
+        least, most = (choose(status.grid, key=status.grid.__getitem__) for choose in (min, max))
+        lines.append(
+            f"grid of {len(status.grid)}: mean {100 * mean:.2f} %, "
+            f"{least} {100 * status.grid[least]:.2f} % to {most} {100 * status.grid[most]:.2f} %"
+        )
     if status.checkpoint_step is not None:
         lines.append(f"newest checkpoint: step {status.checkpoint_step}")
     if status.warnings:

@@ -57,14 +57,11 @@ class Validation:
         if not (is_due or is_last):
             return {}
         space = run.spec.space
-        found = self._top1(
-            net,
-            {
-                "smallest": space.smallest,
-                "random": space.sample(random.Random(f"{run.config.seed}/probe")),
-                "largest": space.largest,
-            },
-        )
+        watched = {"largest": space.largest}
+        if space.size > 1:
+            sampled = space.sample(random.Random(f"{run.config.seed}/probe"))
+            watched = {"smallest": space.smallest, "random": sampled, **watched}
+        found = self._top1(net, watched)
         self.spent_s += time.monotonic() - started
         return {"probes": found}
 

@@ -28,6 +28,10 @@ def training_charts(run: Run) -> Markup | None:
     top1 = [("train", "training images, leading subnet", _curve(run.epochs, "top1", 100.0))]
     for name in _PROBES:
         top1.append((name, f"{name} subnet", _probe_curve(run.epochs, name)))
+    # What is open of it grows from phase to phase: a phase that opens more may begin lower.
+    top1.append(
+        ("grid", "mean of the grid as far as it is open", _curve(run.epochs, "grid_mean", 100.0))
+    )
     accuracy = _training_chart(run, top1, title="Top-1 accuracy (%)", limits=(0.0, 100.0))
     charts = (
         _training_chart(run, loss, title="Loss", limits=(0.0, float("inf"))),

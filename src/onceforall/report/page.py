@@ -21,6 +21,7 @@ from onceforall.report.model_table import model_table
 from onceforall.report.pareto_chart import chart_points, pareto_section
 from onceforall.report.run_folder import Run, read_run
 from onceforall.report.snippets import usage
+from onceforall.report.tuned_table import tuned_table
 
 REPORT_NAME = "report.html"
 
@@ -136,6 +137,7 @@ def _sections(run: Run) -> Markup:
     has_search = run.search or run.predictor
     return join(
         (
+            _section("Before and after fine-tuning", "tuned", tuned_table(run)),
             _section("Training", "training", curves.training_charts(run)),
             _section("Prediction and search", "search", how if has_search else None),
             _section("Latency", "latency", _latency(run)),

@@ -92,7 +92,8 @@ def read_run(folder: Path) -> Run:
         notes.append("Training: no finished epoch in events.jsonl yet.")
     supernet = _read(folder / "checkpoints" / "supernet.json", read_json, "the supernet", notes)
     samples = _read_samples(folder, notes)
-    if not samples:
+    is_found = not section(section(settings, "config"), "grid").get("ship")
+    if not samples and is_found:
         notes.append("Evaluation: no subnet has been evaluated yet.")
     predictor = _read(folder / "predictor.json", read_json, "predictor.json", notes)
     search = _read(folder / "search" / "front.json", read_json, "search/front.json", notes)
@@ -100,7 +101,7 @@ def read_run(folder: Path) -> Run:
         (path.name, _read(path, read_json, f"latency/{path.name}", notes))
         for path in sorted((folder / "latency").glob("*.json"))
     )
-    if not latency:
+    if not latency and is_found:
         notes.append("Latency: no table in latency/ yet.")
     models = _read_models(folder / "models", notes)
     counter = cost_counter(supernet, [table for _, table in latency], models)

@@ -214,9 +214,14 @@ def ofanet(
         resolutions: Input sides in pixels, ascending.
         dropout: Dropout rate before the classifier.
 
+    Raises:
+        ConfigError: If there is no unit.
+
     Source: the names, and the space of eight subnets, of a public re-implementation of
     Cai et al., *Once-for-All*, ICLR 2020; the widths are ours.
     """
+    if num_units < 1:
+        raise ConfigError(f"num_units {num_units} is below 1")
     width = 128
     smaller = max_width / 2
     widths = (int(smaller) if smaller == int(smaller) else smaller, max_width)

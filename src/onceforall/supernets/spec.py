@@ -1,14 +1,15 @@
 """Stage tables: what a supernet is made of, as data.
 
 A spec knows its search space, the blueprint of every arch in it, and the *slots* that costs are
-compiled from. The published families are instances of these two tables, and so is any table of
-your own.
+compiled from. The published families are instances of two tables, and so is any table of your own;
+a static network is the third kind, in which nothing is elastic.
 """
 
 from __future__ import annotations
 
 from onceforall.supernets.mbconv_spec import BlockKind, FixedBlock, MBConvSpec, MBConvStage
 from onceforall.supernets.resnet_spec import ResNetSpec, ResNetStage
+from onceforall.supernets.static_spec import StaticSpec
 
 __all__ = [
     "BlockKind",
@@ -17,7 +18,8 @@ __all__ = [
     "MBConvStage",
     "ResNetSpec",
     "ResNetStage",
+    "StaticSpec",
     "SupernetSpec",
 ]
 
-SupernetSpec = MBConvSpec | ResNetSpec
+SupernetSpec = MBConvSpec | ResNetSpec | StaticSpec

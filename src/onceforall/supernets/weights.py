@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from onceforall.blueprint import Blueprint
+from onceforall.blueprint import LAYER_TYPES, Blueprint
 from onceforall.errors import CheckpointError, ConfigError
 from onceforall.files import read_json, write_bytes, write_json
 from onceforall.records import record_from_json, record_to_json
@@ -20,12 +20,16 @@ from onceforall.supernets.spec import (
     MBConvStage,
     ResNetSpec,
     ResNetStage,
+    StaticSpec,
     SupernetSpec,
 )
 from onceforall.supernets.static import StaticNet, build
 from onceforall.supernets.supernet import Supernet
 
-_SPEC_TYPES = (FixedBlock, MBConvSpec, MBConvStage, ResNetSpec, ResNetStage)
+_SPEC_TYPES = (
+    FixedBlock, MBConvSpec, MBConvStage, ResNetSpec, ResNetStage, StaticSpec, Blueprint,
+    *LAYER_TYPES,
+)  # fmt: skip
 
 
 def spec_to_json(spec: SupernetSpec) -> dict[str, Any]:
@@ -40,7 +44,7 @@ def spec_from_json(value: dict[str, Any]) -> SupernetSpec:
         ConfigError: If it is not one.
     """
     spec = record_from_json(value, _SPEC_TYPES)
-    if not isinstance(spec, MBConvSpec | ResNetSpec):
+    if not isinstance(spec, SupernetSpec):
         raise ConfigError(f"record {type(spec).__name__} is not a stage table")
     return spec
 

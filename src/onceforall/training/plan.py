@@ -249,6 +249,19 @@ def sandwich_plan(
     )
 
 
+def alone_plan(plan: Plan, *, epochs: float, warmup_epochs: float) -> Plan:
+    """Return the plan of one network alone: the settings of ``plan``, one phase, no teacher."""
+    phase = Phase(
+        name="alone",
+        epochs=epochs,
+        draw="largest",
+        learning_rate=plan.phases[0].learning_rate,
+        warmup_epochs=warmup_epochs,
+        trainable=plan.phases[0].trainable,
+    )
+    return replace(plan, name="alone", phases=(phase,))
+
+
 def delayed_plan(
     *,
     epochs: float,

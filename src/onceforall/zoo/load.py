@@ -238,12 +238,12 @@ def _static_net(
 
 
 def weights_file(net_id: str, *, progress: Progress | None = None) -> Path:
-    """Return the file of a published supernet's official weights: cached, else downloaded.
+    """Return the file of a published network's official weights: cached, else downloaded.
 
     Raises:
         ZooError: If there is no such id, or the file cannot be had.
     """
-    return fetch(find_entry(net_id, "supernet").file("weights"), progress=progress)
+    return fetch(find_entry(net_id).file("weights"), progress=progress)
 
 
 def _weights_path(

@@ -25,7 +25,7 @@ from onceforall.blueprint import (
     Residual,
 )
 from onceforall.errors import BlueprintError
-from onceforall.supernets.spec import MBConvSpec, SupernetSpec
+from onceforall.supernets.spec import MBConvSpec, ResNetSpec, SupernetSpec
 
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -101,13 +101,14 @@ def _supernet_sites(spec: SupernetSpec) -> list[_Site]:
     plan = spec.blueprint(spec.space.largest)
     sites = []
     for site in _sites(plan):
-        sizes = kernels[site.position - len(plan.stem)] if isinstance(site.layer, MBConv) else ()
+        is_block = bool(kernels) and isinstance(site.layer, MBConv)
+        sizes = kernels[site.position - len(plan.stem)] if is_block else ()
         ours = f"layers.{site.position}"
         sites.append(
             replace(
                 site,
                 ours=ours,
-                doubled=bool(sizes) or not isinstance(spec, MBConvSpec),
+                doubled=bool(sizes) or isinstance(spec, ResNetSpec),
                 kernel_sizes=sizes,
             )
         )
