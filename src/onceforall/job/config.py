@@ -167,6 +167,12 @@ class RunConfig(Section):
             )
         return found
 
+    @property
+    def finetune_epochs(self) -> int:
+        """Return the epochs that each shipped model is fine-tuned for; 0 for none."""
+        epochs = self.grid.finetune_epochs
+        return max(1, round(epochs * self.train.epochs_scale)) if epochs else 0
+
     def _plan(self, spec: SupernetSpec) -> Plan:
         train = self.train
         # Before the time is known the lengths are not; their proportions are.

@@ -51,7 +51,7 @@ _FINDING = ("evaluate", "predictor", "latency", "search")
 def steps_of(config: RunConfig) -> tuple[str, ...]:
     """Return the steps of a run."""
     left_out = _FINDING if config.grid.ship else ()
-    left_out = left_out if config.grid.finetune_epochs else (*left_out, "finetune")
+    left_out = left_out if config.finetune_epochs else (*left_out, "finetune")
     return tuple(step for step in STEPS if step not in left_out)
 
 
@@ -162,9 +162,8 @@ def run_all(
 
 def tuning_of(run: Run) -> Tuning:
     """Return how a run fine-tunes its models: as its training, in proportion as long."""
-    train, grid = run.config.train, run.config.grid
-    epochs = max(1, round(grid.finetune_epochs * train.epochs_scale))
-    return usual_tuning(run, epochs=epochs, distill=train.distillation != "none")
+    is_taught = run.config.train.distillation != "none"
+    return usual_tuning(run, epochs=run.config.finetune_epochs, distill=is_taught)
 
 
 def finetune_step(run: Run) -> None:

@@ -207,6 +207,8 @@ def _fit_training(
         / processes
     )
     rest_s = rest_seconds(config, speed, task, cores=processes)
+    if config.grid.ship:  # nothing is looked for
+        evaluate_s, rest_s = 0.0, grid_seconds(config, speed, task, processes=processes)
     if config.train.epochs == 0:
         estimate = Estimate(
             train_s=0.0,
@@ -297,6 +299,19 @@ def rest_seconds(config: RunConfig, speed: Speed, task: Task, *, cores: int) -> 
     images_s = confirmed * one_s + shipped * tested_s
     files_s = (confirmed + shipped) * timed_s + shipped * compared_s
     return fixed_s + latency_s + images_s / gain + files_s
+
+
+def grid_seconds(config: RunConfig, speed: Speed, task: Task, *, processes: int) -> float:
+    """Return the seconds of shipping a grid, and of fine-tuning each of its subnets."""
+    spec = config.spec(task.num_classes)
+    count = len(config.grid_archs(spec.space))
+    tested_s = 1.15 * speed.forward_s * (config.data.num_calibration + task.num_test)
+    files_s = 0.6 + (_COMPARED_IMAGES + _TIMING_RUNS / 2) * speed.host_forward_s
+    is_taught = config.train.distillation != "none"
+    image_s = speed.middle_s + is_taught * speed.forward_s
+    tuning_s = config.finetune_epochs * task.num_train * image_s / processes
+    shipped = 2 if config.finetune_epochs else 1
+    return 5.0 + count * (tuning_s + shipped * (tested_s + files_s))
 
 
 def effort_seconds(effort: str, *, num_train: int, image_side: int) -> float:

@@ -45,15 +45,17 @@ def check_limits_kept(config: RunConfig, num_classes: int) -> None:
     ).feasible_row()
 
 
-def check_grid(config: RunConfig, num_classes: int) -> None:
-    """Refuse a grid that is not of the space, or fine-tuning of what is trained in a given time.
+def check_training(config: RunConfig, num_classes: int) -> None:
+    """Refuse phases that make no plan, and a grid that is not of the space.
 
     Raises:
-        ArchError: If an option is not one of the space.
-        ConfigError: If it has too many subnets.
+        ArchError: If an option of the grid is not one of the space.
+        ConfigError: If there is no phase of the name to start at, or the grid is too large.
     """
+    spec = config.spec(num_classes)
+    config.plan(spec)
     if config.grid.every or config.grid.ship:
-        config.grid_archs(config.spec(num_classes).space)
+        config.grid_archs(spec.space)
 
 
 def check_tools(latency: LatencyConfig) -> None:

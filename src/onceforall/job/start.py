@@ -22,7 +22,7 @@ from onceforall.job.data import image_side, open_data, training_images
 from onceforall.job.folder import RunFolder
 from onceforall.job.machine import default_device, hardware
 from onceforall.job.planning import Planned, plan_config
-from onceforall.job.preflight import check_data, check_grid, check_limits_kept
+from onceforall.job.preflight import check_data, check_limits_kept, check_training
 from onceforall.job.recipes import ladder_for, named_recipe, transfer_recipe
 from onceforall.job.transfer import read_start
 from onceforall.job.weights import load_initial_weights, new_supernet
@@ -170,7 +170,7 @@ def _start(run: Run, request: Request, side: int) -> Run:
     """Choose network, processes and lengths from what is measured; write ``run.yaml``."""
     check_data(run.config, run.bundle)
     check_limits_kept(run.config, run.bundle.num_classes)
-    check_grid(run.config, run.bundle.num_classes)
+    check_training(run.config, run.bundle.num_classes)
     plan = _planned(run, request, side)
     check_limits_kept(plan.config, run.bundle.num_classes)  # the network may be another
     clock = dataclasses.replace(run.clock, budget_s=plan.budget_s)

@@ -232,13 +232,12 @@ def ofanet(
         is_uniform=True,
         stem_width=32,
         stem_stride=1,
-        stem_activation="h_swish",
-        fixed_block=FixedBlock(width=64, stride=2, activation="h_swish"),
+        fixed_block=FixedBlock(width=64, stride=2),
         stages=tuple(
             MBConvStage(
                 width=width * 2**unit,
                 stride=2,
-                activation="h_swish",
+                activation="relu",
                 squeeze_excite=True,
                 num_blocks=max_depth,
                 depths=(max_depth - 1, max_depth) if max_depth > 1 else (1,),
@@ -252,7 +251,6 @@ def ofanet(
             for unit in range(num_units)
         ),
         expand_width=4 * width * 2 ** (num_units - 1),
-        head_activation="h_swish",
         dropout=dropout,
     )
 
