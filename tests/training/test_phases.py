@@ -17,6 +17,7 @@ from onceforall.supernets.supernet import Supernet
 from onceforall.training.engine import train
 from onceforall.training.freezing import Part
 from onceforall.training.plan import Opened, Phase, Plan, delayed_plan, sandwich_plan
+from onceforall.training.ranks import Ranks, sum_gradients
 from onceforall.training.settings import Callbacks, EpochEnd, TrainOptions
 from onceforall.training.shrinking import progressive_plan, published_plan
 from tests.training.tiny import SPEC, tiny_batches, tiny_net
@@ -124,6 +125,13 @@ def test_with_only_transforms_learning_everything_else_keeps_its_bits(
     # The largest kernel has no transform: with it alone nothing learns.
     assert changed == (set() if opened.kernel_size == 1 else transforms)
     assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_ranks_exchange_numbers_where_nothing_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.mul_(2))
+    numbers, still = torch.tensor([1.0, 3.0]), torch.nn.Parameter(torch.zeros(2))
+    found = sum_gradients([still], numbers, Ranks(rank=0, world_size=2))
+    assert found.tolist() == [2.0, 6.0] and numbers.tolist() == [1.0, 3.0]
 
 
 def test_with_only_the_classifier_learning_no_other_parameter_changes(tmp_path: Path) -> None:

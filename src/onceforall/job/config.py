@@ -132,7 +132,12 @@ class RunConfig(Section):
         plan = dataclasses.replace(plan, phases=phases)
         if isinstance(spec, StaticSpec):
             length = sum(phase.epochs for phase in phases)
-            plan = alone_plan(plan, epochs=length, warmup_epochs=min(1.0, length / 10))
+            plan = alone_plan(
+                plan,
+                epochs=length,
+                warmup_epochs=min(1.0, length / 10),
+                trainable=phases[0].trainable,
+            )
         plan.index(train.start_at)
         return dataclasses.replace(
             plan,

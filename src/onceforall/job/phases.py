@@ -71,11 +71,11 @@ def _teacher_name(run: Run, plan: Plan) -> str:
     return phase_file(run.folder.phases, plan.phases[0].name).name
 
 
-def read_entry(run: Run, plan: Plan) -> Entry:
-    """Return what the configuration says that training begins with besides weights.
+def read_entry(run: Run, plan: Plan, net: Supernet) -> Entry:
+    """Return what the configuration says that training of ``net`` begins with besides weights.
 
     Raises:
-        CheckpointError: If a file cannot be read, or the weights do not fit.
+        CheckpointError: If a file cannot be read, or does not fit.
         ConfigError: If there is no such file, or a teacher that no phase learns from.
     """
     config = run.config.train
@@ -100,6 +100,9 @@ def read_entry(run: Run, plan: Plan) -> Entry:
             tensors = safetensors.torch.load_file(path)
         except (OSError, safetensors.SafetensorError) as error:
             raise CheckpointError(f"averaged weights {path} cannot be read: {error}") from error
+        shapes = {name: parameter.shape for name, parameter in net.named_parameters()}
+        if shapes != {name: value.shape for name, value in tensors.items()}:
+            raise CheckpointError(f"averaged weights {path} are of another network")
         average = {name: value.to(run.device) for name, value in tensors.items()}
     return Entry(teacher=teacher, average=average)
 

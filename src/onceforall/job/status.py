@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from onceforall.artifacts import RunSettings
 from onceforall.files import read_json
 from onceforall.job.folder import RunFolder
 
@@ -79,7 +81,7 @@ def read_status(folder: RunFolder) -> Status:
     age_s = max(0.0, time.time() - told) if told else 0.0
     return Status(
         state=_state(folder, latest, age_s),
-        epochs=latest.get("epochs", settings.config["train"]["epochs"]),
+        epochs=latest.get("epochs", _asked_epochs(settings)),
         epoch=latest.get("epoch", 0),
         phase=latest.get("phase", ""),
         # Not every step is written down; a checkpoint may be further than the last one that was.
@@ -95,6 +97,14 @@ def read_status(folder: RunFolder) -> Status:
         checkpoint_step=saved[-1] if saved else None,
         warnings=len(warned),
     )
+
+
+def _asked_epochs(settings: RunSettings) -> int:
+    """Return the epochs that are begun, of the length that was asked for or fitted to a time."""
+    train = settings.config["train"]
+    own = sum(phase["epochs"] for phase in train.get("phases", ()))
+    epochs = own if train["epochs"] is None else train["epochs"]
+    return math.ceil(epochs * train.get("epochs_scale", 1.0))
 
 
 def _state(folder: RunFolder, latest: Mapping[str, Any], age_s: float) -> State:

@@ -51,7 +51,7 @@ def _facts(run: Run) -> dict[str, Any]:
 
 def _train(run: Run, session: DataSession, net: Supernet) -> None:
     plan, facts = run.config.plan(run.spec), _facts(run)
-    entry, validate = read_entry(run, plan), Validation(run=run, session=session, facts=facts)
+    entry, validate = read_entry(run, plan, net), Validation(run=run, session=session, facts=facts)
 
     def after_epoch(end: EpochEnd) -> Event:
         if end.ends_phase and run.ranks.is_main and len(plan.phases) > 1:

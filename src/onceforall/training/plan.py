@@ -249,7 +249,7 @@ def sandwich_plan(
     )
 
 
-def alone_plan(plan: Plan, *, epochs: float, warmup_epochs: float) -> Plan:
+def alone_plan(plan: Plan, *, epochs: float, warmup_epochs: float, trainable: Part = "all") -> Plan:
     """Return the plan of one network alone: the settings of ``plan``, one phase, no teacher."""
     phase = Phase(
         name="alone",
@@ -257,7 +257,7 @@ def alone_plan(plan: Plan, *, epochs: float, warmup_epochs: float) -> Plan:
         draw="largest",
         learning_rate=plan.phases[0].learning_rate,
         warmup_epochs=warmup_epochs,
-        trainable=plan.phases[0].trainable,
+        trainable=trainable,
     )
     return replace(plan, name="alone", phases=(phase,))
 
