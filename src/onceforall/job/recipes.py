@@ -170,7 +170,7 @@ def _ofanet_recipe(usual: RunConfig, *, num_train: int, num_classes: int) -> Run
                 autocast=None,
                 ranks=0,
             ),
-            "grid": GridConfig(every=5, ship=True, finetune_epochs=25, finetune_rate=0.08),
+            "grid": GridConfig(every=5, ship=True, finetune_epochs=25, finetune_rate=0.16),
         }
     )
 

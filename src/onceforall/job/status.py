@@ -102,8 +102,8 @@ def read_status(folder: RunFolder) -> Status:
 def _asked_epochs(settings: RunSettings) -> int:
     """Return the epochs that are begun, of the length that was asked for or fitted to a time."""
     train = settings.config["train"]
-    own = sum(phase["epochs"] for phase in train.get("phases", ()))
-    epochs = own if train["epochs"] is None else train["epochs"]
+    own: float = sum(phase["epochs"] for phase in train.get("phases", ()))
+    epochs: float = own if train["epochs"] is None else train["epochs"]
     return math.ceil(epochs * train.get("epochs_scale", 1.0))
 
 
