@@ -177,6 +177,7 @@ def test_a_specialised_network_is_a_module_and_a_pair() -> None:
 
 PAGE = """
 import sys
+import sympy  # a need of PyTorch's own, which it imports late
 import torch
 
 checkout, source = sys.argv[1:]
