@@ -104,7 +104,8 @@ def _asked_epochs(settings: RunSettings) -> int:
     train = settings.config["train"]
     own: float = sum(phase["epochs"] for phase in train.get("phases", ()))
     epochs: float = own if train["epochs"] is None else train["epochs"]
-    return math.ceil(epochs * train.get("epochs_scale", 1.0))
+    scale: float = train.get("epochs_scale", 1.0)
+    return math.ceil(epochs * scale)
 
 
 def _state(folder: RunFolder, latest: Mapping[str, Any], age_s: float) -> State:
