@@ -97,8 +97,8 @@ def of_part(part: Part, **how: object) -> Plan:
     )
 
 
-def changed_by(plan: Plan, folder: Path, net: Supernet) -> set[str]:
-    """Return the tensors that training changes, in the network or in its averages."""
+def changed_by(plan: Plan, folder: Path, net: Supernet) -> tuple[set[str], set[str]]:
+    """Return the tensors that training changes, in the network and in its averages."""
     before, averages = state_of(net), {}
 
     def look(end: EpochEnd) -> dict[str, object]:
@@ -112,7 +112,7 @@ def changed_by(plan: Plan, folder: Path, net: Supernet) -> set[str]:
     # An average that lags behind would move towards the weights, were it not left alone.
     lag = {name: p.detach() + 0.25 for name, p in net.named_parameters()}
     run(net, plan, folder, callbacks=Callbacks(after_epoch=look), average=lag)
-    return found | {n for n, value in averages.items() if not torch.equal(value, lag[n])}
+    return found, {n for n, value in averages.items() if not torch.equal(value, lag[n])}
 
 
 @pytest.mark.parametrize("opened", [Opened(), Opened(kernel_size=(3,)), Opened(kernel_size=1)])
@@ -120,10 +120,11 @@ def test_with_only_transforms_learning_everything_else_keeps_its_bits(
     opened: Opened, tmp_path: Path
 ) -> None:
     net = tiny_net()
-    changed = changed_by(of_part("transforms", opened=opened), tmp_path, net)
+    changed, averaged = changed_by(of_part("transforms", opened=opened), tmp_path, net)
     transforms = {name for name, _ in net.named_parameters() if ".transforms." in name}
     # The largest kernel has no transform: with it alone nothing learns.
     assert changed == (set() if opened.kernel_size == 1 else transforms)
+    assert averaged == transforms
     assert all(parameter.requires_grad for parameter in net.parameters())
 
 
@@ -136,8 +137,9 @@ def test_ranks_exchange_numbers_where_nothing_learns(monkeypatch: pytest.MonkeyP
 
 def test_with_only_the_classifier_learning_no_other_parameter_changes(tmp_path: Path) -> None:
     net = tiny_net()
-    changed = changed_by(of_part("classifier"), tmp_path, net) & dict(net.named_parameters()).keys()
-    assert changed == {name for name, _ in net.named_parameters() if ".linear." in name}
+    changed, averaged = changed_by(of_part("classifier"), tmp_path, net)
+    changed &= dict(net.named_parameters()).keys()
+    assert changed == averaged == {name for name, _ in net.named_parameters() if ".linear." in name}
 
 
 def test_a_network_without_transforms_cannot_learn_them(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def train(
         position=Position(phase=plan.index(start_at)),
         watch=LossWatch(num_classes=net.spec.num_classes),
         optimizer=new_optimizer(net, plan),
-        average={**parameters_copy(net), **(average or {})} if plan.ema_decay else {},
+        average=_first_average(net, average or {}) if plan.ema_decay else {},
         teacher=teacher,
         has_own_teacher=teacher is not None,
         asked=plan,
@@ -115,6 +115,11 @@ def train(
         with torch.no_grad():
             for name, parameter in net.named_parameters():
                 parameter.copy_(run.average[name])
+
+
+def _first_average(net: Trainable, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the averaged weights to begin with, which training changes in place."""
+    return parameters_copy(net) | {name: value.clone() for name, value in given.items()}
 
 
 def _run(run: Standing) -> None:
