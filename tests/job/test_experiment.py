@@ -150,6 +150,7 @@ def test_wrong_requests_are_refused_before_anything_is_written(
 ) -> None:
     for flag, error, says in (
         ("grid.depths=[3]", ArchError, "no depth is elastic"),
+        ("search.limits.macs=1e5", ConfigError, "limit macs has no effect: grid.ship"),
         ("train.plan=none", ConfigError, "train.plan"),
         ("train.phases=[{name: a}]", ConfigError, "train.phases.0.epochs"),
         ("train.distillation=alpha", ConfigError, "needs train.plan sandwich"),

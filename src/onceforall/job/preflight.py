@@ -50,12 +50,18 @@ def check_training(config: RunConfig, num_classes: int) -> None:
 
     Raises:
         ArchError: If an option of the grid is not one of the space.
-        ConfigError: If there is no phase of the name to start at, or the grid is too large.
+        ConfigError: If there is no phase of the name to start at, the grid is too large, or a
+            limit would be ignored.
     """
     spec = config.spec(num_classes)
     config.plan(spec)
     if config.grid.every or config.grid.ship:
         config.grid_archs(spec.space)
+    if config.grid.ship and config.search.limits:
+        raise ConfigError(
+            f"limit {next(iter(config.search.limits))} has no effect: grid.ship ships the whole "
+            "grid, and nothing is searched"
+        )
 
 
 def check_tools(latency: LatencyConfig) -> None:

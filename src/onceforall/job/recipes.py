@@ -245,6 +245,13 @@ def transfer_recipe(
     return usual.model_copy(update={"data": data, "supernet": net, "train": train})
 
 
+def with_network(usual: RunConfig, start: Start) -> RunConfig:
+    """Return a recipe for the very network that a checkpoint is of."""
+    spec = start.spec
+    net = SupernetConfig(family="table", table=spec_to_json(spec), resolutions=spec.resolutions)
+    return usual.model_copy(update={"supernet": net})
+
+
 def ladder_for(image_side: int) -> tuple[SupernetConfig, ...]:
     """Return the networks that suit images of a side in pixels, ascending in cost.
 

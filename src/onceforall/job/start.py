@@ -23,7 +23,7 @@ from onceforall.job.folder import RunFolder
 from onceforall.job.machine import default_device, hardware
 from onceforall.job.planning import Planned, plan_config
 from onceforall.job.preflight import check_data, check_limits_kept, check_training
-from onceforall.job.recipes import ladder_for, named_recipe, transfer_recipe
+from onceforall.job.recipes import ladder_for, named_recipe, transfer_recipe, with_network
 from onceforall.job.transfer import read_start
 from onceforall.job.weights import load_initial_weights, new_supernet
 from onceforall.measure.latency.targets import make_target
@@ -153,7 +153,8 @@ def _resolved(request: Request) -> tuple[RunConfig, int]:
         num_train=probe.num_train,
         num_classes=probe.num_classes,
     )
-    init = resolve(recipe, file=request.config_text, flags=request.settings).train.init
+    asked = resolve(recipe, file=request.config_text, flags=request.settings).train
+    init = asked.init
     if request.recipe == "transfer" and not init:
         raise ConfigError("recipe transfer needs a trained network: --init FILE")
     # With weights at hand transfer is the first choice, unless the user names another network.
@@ -161,7 +162,10 @@ def _resolved(request: Request) -> tuple[RunConfig, int]:
     says_what_it_is = bool(init) and Path(init).with_suffix(".json").is_file()
     if request.recipe == "transfer" or (is_open and says_what_it_is):
         start = read_start(Path(init), num_classes=probe.num_classes)
-        recipe = transfer_recipe(recipe, start, image_side=side, num_classes=probe.num_classes)
+        if asked.start_at and request.recipe == "auto":
+            recipe = with_network(recipe, start)  # the same training goes on
+        else:
+            recipe = transfer_recipe(recipe, start, image_side=side, num_classes=probe.num_classes)
     config = resolve(recipe, file=request.config_text, flags=request.settings)
     return config, side
 
