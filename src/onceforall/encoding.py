@@ -131,6 +131,8 @@ class Encoding:
         Raises:
             ArchError: If an arch is not in the other space.
         """
+        if self.space.is_uniform != other.space.is_uniform:
+            return other.from_archs(self.to_archs(rows))
         rows, active = self.canonical(rows), self.active(rows)
         result = np.zeros((len(rows), other.num_genes), dtype=np.uint8)
         for g, gene in enumerate(other.genes):
