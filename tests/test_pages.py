@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from onceforall.job.nets import net_flags
 from onceforall.supernets.spec import MBConvSpec
@@ -58,7 +58,7 @@ def test_own_stage_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     Path("mynet.yaml").write_text(table)
     (family, value) = net_flags("mynet.yaml")
     assert family == "supernet.family=table"
-    spec = spec_from_json(json.loads(value.partition("=")[2]))
+    spec = spec_from_json(yaml.safe_load(value.partition("=")[2]))
     assert isinstance(spec, MBConvSpec)
     assert [stage.block for stage in spec.stages] == ["residual", "fused_mbconv", "mbconv"]
 
