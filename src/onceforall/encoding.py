@@ -23,7 +23,7 @@ from onceforall.space import SearchSpace
 
 Rows = NDArray[np.uint8]
 Features = NDArray[np.float32]
-# A gene's place: (axis, stage or width site, block), as in ``space.Gene``.
+# A gene's place: (axis, stage or width site, block), as in ``genes.Gene``.
 Place = tuple[str, int, int]
 
 

@@ -15,7 +15,7 @@ Event = dict[str, Any]
 
 
 class TrainData(Protocol):
-    """What the engine asks of training data; ``data/protocols.py`` says the rest."""
+    """What the engine asks of training data; ``data/batches/protocols.py`` says the rest."""
 
     @property
     def batch_size(self) -> int:
