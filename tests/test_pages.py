@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from onceforall.job.nets import net_flags
+from onceforall.supernets.spec import MBConvSpec
+from onceforall.supernets.weights import spec_from_json
 
 DOCS = Path(__file__).parents[1] / "docs"
 SHORTER = {'budget="2m"': 'settings={"train.epochs": 2, "latency.budget_s": 2}'}
@@ -42,6 +49,37 @@ def test_coming_from_the_released_system(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     names = run_page("coming-from-ofa.md")
     assert names["config"]["name"] == "MobileNetV3"  # type: ignore[index]
+
+
+def test_own_stage_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_page("stage-tables.md")
+    (table,) = re.findall(r"```yaml\n(.*?)```", (DOCS / "stage-tables.md").read_text(), re.DOTALL)
+    Path("mynet.yaml").write_text(table)
+    (family, value) = net_flags("mynet.yaml")
+    assert family == "supernet.family=table"
+    spec = spec_from_json(yaml.safe_load(value.partition("=")[2]))
+    assert isinstance(spec, MBConvSpec)
+    assert [stage.block for stage in spec.stages] == ["residual", "fused_mbconv", "mbconv"]
+
+
+def test_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_page("search.md")
+    assert names["best"].costs["macs"] <= 4e6  # type: ignore[attr-defined]
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    check = [sys.executable, str(DOCS / "reference.py"), "--check"]
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["settings", "files"])
+def test_nothing_of_the_reference_is_without_a_word(name: str) -> None:
+    for line in (DOCS / "reference" / f"{name}.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        assert not line.startswith("| `") or cells[2], line
 
 
 def test_every_page_with_python_is_run() -> None:

@@ -125,8 +125,8 @@ def evaluate(
     """
     means, stds = parse_numbers("--mean", mean), parse_numbers("--std", std)
     bad_image = parse_on_bad_image(on_bad_image)
-    from onceforall.job.evaluate_any import EvalRequest, evaluate_request, named_device
-    from onceforall.job.machine import default_device
+    from onceforall.job.evaluate_any import EvalRequest, evaluate_request
+    from onceforall.job.machine import default_device, named_device
     from onceforall.training.ranks import (
         ranks_from_environment,
         start_process_group,

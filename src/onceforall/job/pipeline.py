@@ -1,6 +1,6 @@
 """The whole job as resumable steps: from images to verified models and a report.
 
-    plan -> train -> evaluate -> predictor -> latency -> search -> models -> report
+    plan -> train -> evaluate -> predictor -> latency -> search -> models (-> finetune) -> report
 
 Each step asks first whether its output is there and complete; the same command after a crash, a
 kill or a full disk goes on and ends with the same files as an undisturbed run (on a GPU, as two
@@ -41,9 +41,20 @@ from onceforall.job.tuned_table import tuned_lines, write_tuned
 from onceforall.report import write_report
 from onceforall.training.ranks import Ranks, wait_for_all
 
-STEPS = (
-    "plan", "train", "evaluate", "predictor", "latency", "search", "models", "finetune", "report"
-)  # fmt: skip
+# The steps between plan and report: what does the work, and what is said of it before.
+_WORK: dict[str, tuple[Callable[[Run], None], Callable[[Run], str]]] = {
+    "train": (train_step, lambda run: _training_text(run)),
+    "evaluate": (evaluate_step, lambda run: f"{run.config.evaluate.num_archs} sampled subnets"),
+    "predictor": (predictor_step, lambda run: "accuracy from the architecture"),
+    "latency": (latency_step, lambda run: f"{run.config.latency.target} on this machine"),
+    "search": (search_step, lambda run: "Pareto front of accuracy and latency"),
+    "models": (models_step, lambda run: "specialise, measure, export, verify"),
+    "finetune": (
+        lambda run: finetune_step(run),
+        lambda run: f"{tuning_of(run).epochs} epochs each",
+    ),
+}
+STEPS = ("plan", *_WORK, "report")
 # What finds the models to ship: a grid needs no finding.
 _FINDING = ("evaluate", "predictor", "latency", "search")
 
@@ -140,7 +151,8 @@ def run_all(
     if until not in steps:
         raise ConfigError(f"step {until!r} is not one of this run's: {', '.join(steps)}")
     steps = steps[: steps.index(until) + 1]
-    if ranks.is_main and "models" in steps and not run.folder.latency(run.config).is_file():
+    is_timed = "latency" in steps or "models" in steps
+    if ranks.is_main and is_timed and not run.folder.latency(run.config).is_file():
         check_tools(run.config.latency)
     _announce(run, steps, "plan", plan_text(run))
     shared = [step for step in steps if step in SHARED_STEPS]
@@ -166,21 +178,14 @@ def tuning_of(run: Run) -> Tuning:
     return usual_tuning(run, epochs=run.config.finetune_epochs, distill=is_taught)
 
 
+def _tuning_text(run: Run) -> str:
+    return f"each model, {run.config.finetune_epochs} epochs"
+
+
 def finetune_step(run: Run) -> None:
     """Fine-tune every model that was shipped, and write the table."""
     finetune_all(run, tuning_of(run))
     write_tuned(run)
-
-
-_WORK: dict[str, tuple[Callable[[Run], None], Callable[[Run], str]]] = {
-    "train": (train_step, lambda run: _training_text(run)),
-    "evaluate": (evaluate_step, lambda run: f"{run.config.evaluate.num_archs} sampled subnets"),
-    "predictor": (predictor_step, lambda run: "accuracy from the architecture"),
-    "latency": (latency_step, lambda run: f"{run.config.latency.target} on this machine"),
-    "search": (search_step, lambda run: "Pareto front of accuracy and latency"),
-    "models": (models_step, lambda run: "specialise, measure, export, verify"),
-    "finetune": (finetune_step, lambda run: f"each model, {tuning_of(run).epochs} epochs"),
-}
 
 
 def _training_text(run: Run) -> str:

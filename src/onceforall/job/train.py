@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from onceforall.errors import CheckpointError
 from onceforall.job.context import Event, Run
-from onceforall.job.data import DataSession
+from onceforall.job.data import DataSession, calibration_augmentation
 from onceforall.job.phases import read_entry, write_phase
 from onceforall.job.validation import Validation
 from onceforall.job.weights import load_initial_weights, new_supernet
@@ -40,13 +41,15 @@ def train_step(run: Run) -> None:
 def _facts(run: Run) -> dict[str, Any]:
     """Return what is written beside weights: the classes, and how images are prepared."""
     bundle = run.bundle
-    return {
+    facts: dict[str, Any] = {
         "classes": list(bundle.class_names),
         "mean": list(bundle.mean),
         "std": list(bundle.std),
         "crop_ratio": bundle.eval_crop_ratio,
         "data": bundle.name,
     }
+    varied = calibration_augmentation(run.config.data, bundle)
+    return facts if varied is None else {**facts, "calibration_augmentation": asdict(varied)}
 
 
 def _train(run: Run, session: DataSession, net: Supernet) -> None:

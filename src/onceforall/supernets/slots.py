@@ -11,7 +11,7 @@ from onceforall.arch import Arch
 from onceforall.blueprint import Blueprint, Layer
 from onceforall.space import SearchSpace
 
-# A gene's place: (axis, stage or width site, block), as in ``space.Gene``.
+# A gene's place: (axis, stage or width site, block), as in ``genes.Gene``.
 GeneKey = tuple[str, int, int]
 
 

@@ -37,7 +37,7 @@ class EpochEnd:
 
 
 class TrainData(Protocol):
-    """What the engine asks of training data; ``data/protocols.py`` says the rest."""
+    """What the engine asks of training data; ``data/batches/protocols.py`` says the rest."""
 
     @property
     def batch_size(self) -> int:
