@@ -150,13 +150,15 @@ LAYOUT = """\
       events.jsonl           one JSON object a line: epochs, checkpoints, decisions, warnings
       progress.json          the latest training step
       checkpoints/           training state, pace.jsonl (changes of plan, replayed by a resume),
-                             supernet.safetensors and supernet.json: the trained supernet
+                             supernet.safetensors and supernet.json: the trained supernet,
+                             phases/NAME: as each phase left it, best: best grid of a phase
       evaluations.jsonl      Evaluation, one a line
       predictor.safetensors  accuracy predictor; predictor.json says how good it is
       latency/               models of the latency of devices, and their measurements
       search/front.json      FrontFile; confirmed.json: ConfirmedFile; failed.json: FailedFile
       models/NAME/           card.json: Card; arch.json, model.safetensors, model.onnx
       baselines/NAME.json    Baseline
+      finetuned.csv          models before and after fine-tuning
       report.html            one offline page
 """
 
