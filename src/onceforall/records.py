@@ -12,6 +12,11 @@ from typing import Any
 
 from onceforall.errors import ConfigError
 
+# By annotation, which is a string.
+_KINDS: dict[Any, tuple[type, ...]] = {
+    "int": (int,), "bool": (bool,), "float": (int, float), "str": (str,),
+}  # fmt: skip
+
 
 def record_to_json(value: Any) -> Any:
     """Return plain JSON for a record, a tuple of records, or a plain value."""
@@ -46,7 +51,18 @@ def _read(value: Any, known: dict[str, type]) -> Any:
     if name not in known:
         raise ConfigError(f"record type {name!r} is not one of {', '.join(known)}")
     parts = {key: _read(item, known) for key, item in value.items() if key != "type"}
+    _check_kinds(known[name], parts)
     try:
         return known[name](**parts)
     except TypeError as error:
         raise ConfigError(f"record {name}: {error}") from error
+
+
+def _check_kinds(cls: Any, parts: dict[str, Any]) -> None:
+    """Refuse a number, word or truth value that is not of the kind its field says."""
+    for field in fields(cls):
+        kinds = _KINDS.get(field.type)
+        if kinds and field.name in parts and not isinstance(parts[field.name], kinds):
+            raise ConfigError(
+                f"record {cls.__name__}: {field.name} {parts[field.name]!r} is not {field.type}"
+            )
