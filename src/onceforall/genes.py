@@ -11,6 +11,8 @@ from onceforall.errors import ArchError
 
 Axis = Literal["resolution", "stem_depth", "width_mult", "depth", "kernel_size", "expand_ratio"]
 Choice = int | float
+# Where a gene is: axis, stage or width site, block; -1 where it is not of one.
+Place = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

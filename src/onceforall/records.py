@@ -6,16 +6,22 @@ may occur, so a file can only ever become one of those.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from onceforall.errors import ConfigError
 
-# By annotation, which is a string.
-_KINDS: dict[Any, tuple[type, ...]] = {
-    "int": (int,), "bool": (bool,), "float": (int, float), "str": (str,),
-}  # fmt: skip
+# What a word of an annotation, which is a string, stands for.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "bool": (bool,),
+    "float": (int, float),
+    "str": (str,),
+    "None": (type(None),),
+    "tuple": (),
+}
 
 
 def record_to_json(value: Any) -> Any:
@@ -48,21 +54,34 @@ def _read(value: Any, known: dict[str, type]) -> Any:
     if not isinstance(value, dict):
         return value
     name = value.get("type")
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ConfigError(f"record type {name!r} is not one of {', '.join(known)}")
     parts = {key: _read(item, known) for key, item in value.items() if key != "type"}
-    _check_kinds(known[name], parts)
+    _check_kinds(known[name], parts, known)
     try:
         return known[name](**parts)
     except TypeError as error:
         raise ConfigError(f"record {name}: {error}") from error
 
 
-def _check_kinds(cls: Any, parts: dict[str, Any]) -> None:
-    """Refuse a number, word or truth value that is not of the kind its field says."""
+def _check_kinds(cls: Any, parts: dict[str, Any], known: dict[str, type]) -> None:
+    """Refuse a value that is not of the kind its field says, where that is plain."""
+    kinds = {**_KINDS, **{name: (kind,) for name, kind in known.items()}}
     for field in fields(cls):
-        kinds = _KINDS.get(field.type)
-        if kinds and field.name in parts and not isinstance(parts[field.name], kinds):
-            raise ConfigError(
-                f"record {cls.__name__}: {field.name} {parts[field.name]!r} is not {field.type}"
-            )
+        words = re.findall(r"\w+", str(field.type))
+        if field.name not in parts or not kinds.keys() >= set(words):
+            continue
+        value = parts[field.name]
+        allowed = tuple(kind for word in words for kind in kinds[word])
+        fits = all(isinstance(leaf, allowed) for leaf in _leaves(value))
+        if not fits or isinstance(value, tuple) != (words[0] == "tuple"):
+            raise ConfigError(f"record {cls.__name__}: {field.name} {value!r} is not {field.type}")
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield what is not a tuple, however deep."""
+    if not isinstance(value, tuple):
+        yield value
+        return
+    for item in value:
+        yield from _leaves(item)

@@ -209,7 +209,8 @@ def test_ranks_share_no_gpu_by_name_and_no_standard_input(
     places: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from onceforall.errors import ConfigError
-    from onceforall.job.evaluate_any import EvalRequest, evaluate_request, named_device
+    from onceforall.job.evaluate_any import EvalRequest, evaluate_request
+    from onceforall.job.machine import named_device
 
     two = Ranks(rank=1, world_size=2, local_rank=1)
     with pytest.raises(ConfigError, match="cuda:0 is one GPU for several processes"):

@@ -348,28 +348,6 @@ def _calibration_images(bundle: DataBundle, count: int, seed: int) -> tuple[Imag
     return images, f"{len(images)} {part}"
 
 
-def named_device(name: str, ranks: Ranks) -> torch.device:
-    """Return the device of a name; ``cuda`` is a GPU of its own for each rank of a machine.
-
-    Raises:
-        ConfigError: If it is none of ``cpu``, ``cuda`` and ``cuda:N``, there is no such GPU, or
-            several ranks would share one.
-    """
-    kind, colon, number = name.partition(":")
-    if name == "cpu":
-        return torch.device("cpu")
-    if kind != "cuda" or bool(colon) != number.isdecimal():
-        raise ConfigError(f"--device {name!r} is not one of cpu, cuda, cuda:N")
-    if colon and ranks.world_size > 1:
-        raise ConfigError(f"--device {name} is one GPU for several processes: say cuda")
-    index = int(number) if colon else ranks.local_rank
-    if index >= torch.cuda.device_count():
-        raise ConfigError(
-            f"--device {name}: there are {torch.cuda.device_count()} GPUs, none with number {index}"
-        )
-    return torch.device("cuda", index)
-
-
 def _three(name: str, values: Sequence[float]) -> tuple[float, float, float] | None:
     if not values:
         return None
