@@ -167,16 +167,6 @@ def test_crop_at_its_own_size_is_exact(tmp_path, decoder):
     assert (read(tmp_path / "a.jpg", box, 50) == whole[10:60, 30:80]).all()
 
 
-@pytest.mark.parametrize("resolution", [200, 100, 45, 20])
-def test_both_decoders_give_the_same_bits(tmp_path, resolution, monkeypatch):
-    if pixels_module.simplejpeg is None:
-        pytest.skip("simplejpeg is not installed: pip install 'onceforall[jpeg]'")
-    (tmp_path / "a.jpg").write_bytes(encoded(noise(3, 300, 400), subsampling="4:2:0"))
-    fast = read(tmp_path / "a.jpg", (37, 21, 381, 259), resolution)
-    monkeypatch.setattr(pixels_module, "simplejpeg", None)
-    assert (read(tmp_path / "a.jpg", (37, 21, 381, 259), resolution) == fast).all()
-
-
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_crop_resizes_as_torch_does(tmp_path, suffix, decoder):
     path = tmp_path / f"a{suffix}"

@@ -117,8 +117,8 @@ def worth_it(pairs: Sequence[Pair], *, num_models: int, supernet_s: float | None
 
 def _times(pairs: Sequence[Pair], supernet_s: float | None) -> str:
     together = "" if len(pairs) == 1 else " together"
-    said = f"Training alone took {_duration(_seconds(pairs))}{together}"
-    return f"{said}." if supernet_s is None else f"{said}, the supernet {_duration(supernet_s)}."
+    said = f"Training alone took {minutes(_seconds(pairs))}{together}"
+    return f"{said}." if supernet_s is None else f"{said}, the supernet {minutes(supernet_s)}."
 
 
 def _plain_is_better(pairs: Sequence[Pair], supernet_s: float | None) -> str:
@@ -192,7 +192,8 @@ def _points(points: float) -> str:
     return "0.0" if float(written) == 0 else written
 
 
-def _duration(seconds: float) -> str:
+def minutes(seconds: float) -> str:
+    """Return a duration for people, e.g. ``40 s``, ``7.2 min`` or ``3.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
