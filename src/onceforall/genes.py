@@ -9,6 +9,8 @@ from typing import Any, Literal
 from onceforall.arch import Arch
 from onceforall.errors import ArchError
 
+# A new axis is a field of Arch, a part of the search space and of slots, and opened by training
+# plans (training/plan, training/shrinking).
 Axis = Literal["resolution", "stem_depth", "width_mult", "depth", "kernel_size", "expand_ratio"]
 Choice = int | float
 # Where a gene is: axis, stage or width site, block; -1 where it is not of one.

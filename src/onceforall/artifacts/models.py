@@ -17,14 +17,25 @@ from onceforall.artifacts.record import (
 
 
 class ShippedFile(Record):
-    """Size and digest of one file of a model."""
+    """Size and digest of one file of a model.
+
+    Attributes:
+        bytes: Size.
+        sha256: Digest in hexadecimal.
+    """
 
     bytes: NonNegativeInt
     sha256: str
 
 
 class DeviceFacts(Record):
-    """What a latency was measured on."""
+    """What a latency was measured on.
+
+    Attributes:
+        name: Latency target.
+        threads: Threads of a run.
+        hardware: Facts of the machine.
+    """
 
     name: str
     threads: PositiveInt
@@ -32,7 +43,12 @@ class DeviceFacts(Record):
 
 
 class FinetuneSettings(Record):
-    """How a model was fine-tuned."""
+    """How a model was fine-tuned.
+
+    Attributes:
+        learning_rate: Peak.
+        distill: Whether it learned from the supernet's largest subnet too.
+    """
 
     learning_rate: float
     distill: bool
@@ -107,7 +123,12 @@ class Card(Record):
 
 
 class BaselineStart(Record):
-    """An architecture whose training alone was begun, and for how long it may take."""
+    """An architecture whose training alone was begun.
+
+    Attributes:
+        arch: The architecture.
+        budget_s: Time that its training is given.
+    """
 
     arch: ArchField
     budget_s: NonNegativeFloat

@@ -37,6 +37,16 @@ class Found(Record):
     """A subnet that a search found, with its exact and predicted costs.
 
     Latencies on further devices stand beside ``latency_ms`` as ``latency_ms@NAME``.
+
+    Attributes:
+        arch: The subnet.
+        predicted_top1: Accuracy that is believed of it.
+        cautious_top1: The same less the standard deviations of the search's caution.
+        predicted_top1_std: Standard deviation of the prediction; None of a published predictor.
+        macs: Multiply-accumulates at its resolution.
+        params: Parameters.
+        peak_activation_bytes: Largest float32 activations alive at once.
+        latency_ms: Predicted latency; None where no device was named.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -60,12 +70,7 @@ class Found(Record):
 
 
 class FrontPoint(Found):
-    """A subnet of a predicted front.
-
-    Attributes:
-        cautious_top1: Predicted top-1, less the standard deviations of the search's caution.
-        predicted_top1_std: Standard deviation of the prediction.
-    """
+    """A subnet of a predicted front."""
 
     cautious_top1: float
     predicted_top1_std: NonNegativeFloat
@@ -95,7 +100,14 @@ class FrontFile(Record):
 
 
 class Answer(Found):
-    """What ``ofa search`` prints: the best subnet under limits."""
+    """What ``ofa search`` prints: the best subnet under limits.
+
+    Attributes:
+        limits: Upper bounds that it keeps, by name.
+        evaluations: Archs that the search looked at.
+        seconds: Time of the search.
+        name: The arch in short notation.
+    """
 
     limits: dict[str, float]
     evaluations: NonNegativeInt
@@ -108,7 +120,15 @@ class Answer(Found):
 
 
 class Confirmed(FrontPoint):
-    """A candidate of the front, measured: ``latency_ms`` and validation accuracy."""
+    """A candidate of the front, measured.
+
+    Attributes:
+        latency_ms: Measured latency.
+        predicted_latency_ms: What the latency model said.
+        valid_top1: Share of the validation images that it got right.
+        valid_loss: Mean cross-entropy on them.
+        valid_images: Validation images.
+    """
 
     predicted_latency_ms: Milliseconds
     valid_top1: Fraction
@@ -117,19 +137,32 @@ class Confirmed(FrontPoint):
 
 
 class ConfirmedFile(Record):
-    """Contents of ``search/confirmed.json``."""
+    """Contents of ``search/confirmed.json``.
+
+    Attributes:
+        points: Candidates that were measured.
+    """
 
     points: tuple[Confirmed, ...]
 
 
 class Failed(Record):
-    """A model that could not be proven, and why."""
+    """A model that could not be proven.
+
+    Attributes:
+        name: Name of its folder.
+        problem: What is wrong with it.
+    """
 
     name: str
     problem: str
 
 
 class FailedFile(Record):
-    """Contents of ``search/failed.json``."""
+    """Contents of ``search/failed.json``.
+
+    Attributes:
+        models: What did not ship.
+    """
 
     models: tuple[Failed, ...]

@@ -56,7 +56,15 @@ class Request(Record):
 
 
 class DataFacts(Record):
-    """The data set of a run; ``fingerprint`` tells whether its images changed."""
+    """The data set of a run.
+
+    Attributes:
+        name: Its name.
+        classes: Classes.
+        train: Training images, those held out included.
+        test: Test images.
+        fingerprint: Digest of names, sizes and labels, which tells whether the images changed.
+    """
 
     name: str
     classes: PositiveInt

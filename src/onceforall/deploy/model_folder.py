@@ -204,6 +204,8 @@ def write_card(folder: Path, plan: Blueprint, checks: Checks, facts: Mapping[str
     problem = checks.problem()
     if problem is not None:
         raise VerificationError(f"{folder.name}: {problem}")
+    if unknown := facts.keys() - Card.model_fields.keys():
+        raise TypeError(f"artifacts.Card has no field {min(unknown)!r}")
     files = {name: _shipped_file(folder / name) for name in _FILES}
     card = Card(**facts, files=files, checks=asdict(checks), blueprint=plan)
     card.write(folder / "card.json")

@@ -38,7 +38,16 @@ from onceforall.measure.comparison import minutes
 from onceforall.report import write_report
 from onceforall.training.ranks import Ranks, wait_for_all
 
-STEPS = ("plan", "train", "evaluate", "predictor", "latency", "search", "models", "report")
+# The steps between plan and report: what does the work, and what is said of it before.
+_WORK: dict[str, tuple[Callable[[Run], None], Callable[[Run], str]]] = {
+    "train": (train_step, lambda run: _training_text(run)),
+    "evaluate": (evaluate_step, lambda run: f"{run.config.evaluate.num_archs} sampled subnets"),
+    "predictor": (predictor_step, lambda run: "accuracy from the architecture"),
+    "latency": (latency_step, lambda run: f"{run.config.latency.target} on this machine"),
+    "search": (search_step, lambda run: "Pareto front of accuracy and latency"),
+    "models": (models_step, lambda run: "specialise, measure, export, verify"),
+}
+STEPS = ("plan", *_WORK, "report")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,16 +148,6 @@ def run_all(
     cards = run.folder.read_cards()
     failed = read_failed(run) if "models" in steps else ()
     return Done(run=run, cards=cards, failed=failed, report=report)
-
-
-_WORK: dict[str, tuple[Callable[[Run], None], Callable[[Run], str]]] = {
-    "train": (train_step, lambda run: _training_text(run)),
-    "evaluate": (evaluate_step, lambda run: f"{run.config.evaluate.num_archs} sampled subnets"),
-    "predictor": (predictor_step, lambda run: "accuracy from the architecture"),
-    "latency": (latency_step, lambda run: f"{run.config.latency.target} on this machine"),
-    "search": (search_step, lambda run: "Pareto front of accuracy and latency"),
-    "models": (models_step, lambda run: "specialise, measure, export, verify"),
-}
 
 
 def _training_text(run: Run) -> str:

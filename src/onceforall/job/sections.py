@@ -126,6 +126,9 @@ class TrainConfig(Section):
         subnets_per_step: Subnets of a sandwich, of ``sandwich`` and ``delayed`` plans.
         full_share: Share of the epochs that the largest subnet trains alone; ``delayed`` plan.
         ramp: Share of the rest over which smaller subnets come in; ``delayed`` plan.
+        weight_decay: L2 penalty of convolution and linear weights.
+        label_smoothing: Share of each label that is spread over all classes.
+        ema_decay: Of a running mean of the weights, which is what is kept; 0 for none.
         side: Side of training images over the resolution of the subnets that they train; below 1
             for random crops, which show objects larger than evaluation does.
         max_grad_norm: Global norm that gradients are clipped to, 0 for no clipping; null for the
@@ -202,6 +205,8 @@ class SearchConfig(Section):
     """The search for the front.
 
     Attributes:
+        population_size: Archs of a generation.
+        generations: Generations of the search.
         limits: Upper bounds by name (``latency_ms``, ``macs``, ``params``,
             ``peak_activation_bytes``); empty for the whole front.
         num_models: Winners to ship from the front; with limits there is one.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 
 from onceforall.errors import CheckpointError
 from onceforall.job.context import Event, Run
-from onceforall.job.data import DataSession
+from onceforall.job.data import DataSession, calibration_augmentation
 from onceforall.job.weights import load_initial_weights, new_supernet
 from onceforall.measure.subnet import evaluate_arch
 from onceforall.supernets.supernet import Supernet
@@ -36,13 +37,16 @@ def train_step(run: Run) -> None:
         _train(run, session, net)
     if run.ranks.is_main:
         bundle = run.bundle
-        facts = {
+        facts: dict[str, Any] = {
             "classes": list(bundle.class_names),
             "mean": list(bundle.mean),
             "std": list(bundle.std),
             "crop_ratio": bundle.eval_crop_ratio,
             "data": bundle.name,
         }
+        varied = calibration_augmentation(run.config.data, bundle)
+        if varied is not None:
+            facts["calibration_augmentation"] = asdict(varied)
         save_supernet(net, run.folder.supernet, facts=facts)
     wait_for_all(run.ranks)
 

@@ -72,7 +72,7 @@ def open_folder(
         if size is None:
             images[name] = files
         else:
-            images[name], bad = _decode_all(files, size, on_bad_image)
+            images[name], bad = decode_files(files, size, on_bad_image)
             skipped.extend(bad)
     mean, std = _statistics(images.get("train"), on_bad_image)
     return DataBundle(
@@ -155,7 +155,7 @@ def _spread(total: int, count: int) -> list[int]:
     return [i * total // count for i in range(count)]
 
 
-def _decode_all(
+def decode_files(
     files: ImageFiles, side: int, on_bad_image: OnBadImage
 ) -> tuple[ImageArrays, list[str]]:
     """Decode every file to ``side`` pixels square; also return the names left out."""

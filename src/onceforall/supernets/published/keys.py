@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 from onceforall.blueprint import (
     Block,
@@ -19,8 +20,10 @@ from onceforall.blueprint import (
     Conv,
     FusedMBConv,
     GlobalPool,
+    Identity,
     Layer,
     Linear,
+    MaxPool,
     MBConv,
     Residual,
 )
@@ -183,6 +186,10 @@ def _site_keys(site: _Site) -> Iterator[tuple[str, str]]:
         case FusedMBConv():
             for unit in ("expand", "point_linear"):
                 yield from _conv(f"{ours}.{unit}", f"{published}.{unit}", doubled)
+        case Identity() | MaxPool() | GlobalPool():
+            return
+        case _ as never:
+            assert_never(never)
 
 
 def _mbconv(site: _Site, layer: MBConv) -> Iterator[tuple[str, str]]:
