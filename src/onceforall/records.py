@@ -6,22 +6,16 @@ may occur, so a file can only ever become one of those.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+import functools
+import types
+import typing
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from onceforall.errors import ConfigError
 
-# What a word of an annotation, which is a string, stands for.
-_KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "bool": (bool,),
-    "float": (int, float),
-    "str": (str,),
-    "None": (type(None),),
-    "tuple": (),
-}
+_LARGEST = 10**9
 
 
 def record_to_json(value: Any) -> Any:
@@ -42,7 +36,7 @@ def record_from_json(value: Any, types: Iterable[type]) -> Any:
         types: Every class that may occur.
 
     Raises:
-        ConfigError: If a type or field is unknown or missing.
+        ConfigError: If a type or field is unknown, missing, or holds something else than it may.
     """
     known = {cls.__name__: cls for cls in types}
     return _read(value, known)
@@ -57,31 +51,36 @@ def _read(value: Any, known: dict[str, type]) -> Any:
     if not isinstance(name, str) or name not in known:
         raise ConfigError(f"record type {name!r} is not one of {', '.join(known)}")
     parts = {key: _read(item, known) for key, item in value.items() if key != "type"}
-    _check_kinds(known[name], parts, known)
+    hints = _hints(known[name])
+    for key, part in parts.items():
+        if key in hints and not fits(part, hints[key]):
+            shown = getattr(hints[key], "__name__", str(hints[key]).replace("typing.", ""))
+            raise ConfigError(f"record {name}: {key} {part!r} is not {shown}")
     try:
         return known[name](**parts)
-    except TypeError as error:
+    except TypeError as error:  # fields that are missing or unknown
         raise ConfigError(f"record {name}: {error}") from error
 
 
-def _check_kinds(cls: Any, parts: dict[str, Any], known: dict[str, type]) -> None:
-    """Refuse a value that is not of the kind its field says, where that is plain."""
-    kinds = {**_KINDS, **{name: (kind,) for name, kind in known.items()}}
-    for field in fields(cls):
-        words = re.findall(r"\w+", str(field.type))
-        if field.name not in parts or not kinds.keys() >= set(words):
-            continue
-        value = parts[field.name]
-        allowed = tuple(kind for word in words for kind in kinds[word])
-        fits = all(isinstance(leaf, allowed) for leaf in _leaves(value))
-        if not fits or isinstance(value, tuple) != (words[0] == "tuple"):
-            raise ConfigError(f"record {cls.__name__}: {field.name} {value!r} is not {field.type}")
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
-    """Yield what is not a tuple, however deep."""
-    if not isinstance(value, tuple):
-        yield value
-        return
-    for item in value:
-        yield from _leaves(item)
+def fits(value: Any, hint: Any) -> bool:
+    """Say whether a value is of an annotated type; numbers are of a size that arithmetic bears."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, each) for each in arguments)
+    if origin is typing.Literal:
+        return any(type(value) is type(each) and value == each for each in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if arguments[-1] is Ellipsis:
+            return all(fits(part, arguments[0]) for part in value)
+        return len(value) == len(arguments) and all(map(fits, value, arguments))
+    if hint in (int, float):
+        is_number = isinstance(value, int | hint) and not isinstance(value, bool)
+        return is_number and abs(value) <= _LARGEST
+    return value is None if hint is type(None) else isinstance(value, hint)
