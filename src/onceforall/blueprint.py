@@ -201,6 +201,9 @@ class Blueprint:
     norm_momentum: float = 0.1
 
     def __post_init__(self) -> None:
+        for layer in self.layers:
+            if not isinstance(layer, LAYER_TYPES):
+                raise BlueprintError(f"{layer!r} is not a layer")
         if sum(self.stage_sizes) != len(self.blocks):
             raise BlueprintError(
                 f"stage sizes {self.stage_sizes} do not add up to {len(self.blocks)} blocks"

@@ -123,49 +123,6 @@ class Encoding:
             )
         return rows
 
-    def convert(self, rows: Rows, other: Encoding) -> Rows:
-        """Return the rows of the same archs in the encoding of another space.
-
-        Meant for a space and a restriction of it, in either direction.
-
-        Raises:
-            ArchError: If an arch is not in the other space.
-        """
-        if self.space.is_uniform != other.space.is_uniform:
-            return other.from_archs(self.to_archs(rows))
-        rows, active = self.canonical(rows), self.active(rows)
-        result = np.zeros((len(rows), other.num_genes), dtype=np.uint8)
-        for g, gene in enumerate(other.genes):
-            values, on = self._values(rows, active, gene)
-            lookup = {choice: i for i, choice in enumerate(gene.choices)}
-            result[:, g] = [
-                _position(lookup, value, gene) if is_on else 0
-                for value, is_on in zip(values, on, strict=True)
-            ]
-        # What the other space fixes must be what the rows chose.
-        for g, gene in enumerate(self.genes):
-            if gene.place not in other.index:
-                only = only_choice(other.space, gene)
-                for value in np.unique(rows[active[:, g], g]).tolist():
-                    if gene.choices[value] != only:
-                        raise ArchError(
-                            f"{_place(gene)} {gene.choices[value]} is not one of ({only},)"
-                        )
-        return other.canonical(result)
-
-    def _values(
-        self, rows: Rows, active: NDArray[np.bool_], gene: Gene
-    ) -> tuple[list[Any], list[bool]]:
-        """Return every row's value of another space's gene, and whether it counts."""
-        column = self.gene_index(gene.axis, gene.stage, gene.block)
-        if column is not None:
-            choices = self.genes[column].choices
-            return [choices[i] for i in rows[:, column].tolist()], active[:, column].tolist()
-        on = [True] * len(rows)
-        if gene.block >= 0:
-            on = (self.depths(rows)[:, gene.stage] > gene.block).tolist()
-        return [only_choice(self.space, gene)] * len(rows), on
-
     # -- canonical form -------------------------------------------------------------------------
 
     def active(self, rows: Rows) -> NDArray[np.bool_]:
@@ -275,19 +232,6 @@ class Encoding:
         from_a = np.where(in_a == in_b, rng.random(a.shape) < 0.5, in_a)
         return self.canonical(np.where(from_a, a, b))
 
-    def neighbours(self, row: Rows) -> Rows:
-        """Return every distinct arch that differs from ``row`` ``(G,)`` in one gene.
-
-        A change of depth that adds a block gives it the smallest options, as in
-        ``SearchSpace.neighbours``. Canonical rows, gene by gene; ``row`` is not among them.
-        """
-        row = self.canonical(row[None])
-        columns = np.repeat(np.arange(self.num_genes), self.num_options)
-        options = np.concatenate([np.arange(n) for n in self.num_options] or [np.arange(0)])
-        rows = np.repeat(row, len(columns), axis=0)
-        rows[np.arange(len(columns)), columns] = options
-        return self.unique(np.concatenate([row, rows]))[1:]
-
     def _draw(self, n: int, rng: np.random.Generator) -> Rows:
         return rng.integers(0, self.num_options, size=(n, self.num_genes)).astype(np.uint8)
 
@@ -303,22 +247,6 @@ class Encoding:
         n, g = np.nonzero(self.active(rows))
         result[n, self._starts[g] + rows[n, g]] = 1
         return result
-
-    def from_features(self, features: Features) -> Rows:
-        """Return the canonical rows that :meth:`features` maps to ``features``.
-
-        Raises:
-            ArchError: If the features are not one-hot features of this space.
-        """
-        num_features = int(self.num_options.sum())
-        if features.ndim != 2 or features.shape[1] != num_features:
-            raise ArchError(f"features have shape {features.shape}, not (N, {num_features})")
-        rows = np.zeros((len(features), self.num_genes), dtype=np.uint8)
-        for g, (start, count) in enumerate(zip(self._starts, self.num_options, strict=True)):
-            rows[:, g] = features[:, start : start + count].argmax(axis=1)
-        if not np.array_equal(self.features(rows), features):
-            raise ArchError("features are not the one-hot features of archs of this space")
-        return rows
 
     @property
     def _starts(self) -> NDArray[np.int64]:
@@ -345,15 +273,3 @@ def only_choice(space: SearchSpace, gene: Gene) -> Any:
     stage = space.stages[gene.stage]
     names = {"depth": "depths", "kernel_size": "kernel_sizes", "expand_ratio": "expand_ratios"}
     return getattr(stage, names[gene.axis])[0]
-
-
-def _position(lookup: Mapping[Any, int], value: Any, gene: Gene) -> int:
-    if value not in lookup:
-        raise ArchError(f"{_place(gene)} {value} is not one of {gene.choices}")
-    return lookup[value]
-
-
-def _place(gene: Gene) -> str:
-    stage = f"stage {gene.stage} " if gene.stage >= 0 else ""
-    block = f"block {gene.block} " if gene.block >= 0 else ""
-    return f"{stage}{block}{gene.axis}"

@@ -4,6 +4,7 @@ Keys, types and ranges are checked when a file is read. Keys that a record does 
 out; those that older versions did not write are None.
 """
 
+from onceforall.artifacts.epochs import Epoch
 from onceforall.artifacts.models import (
     Baseline,
     BaselineStart,
@@ -34,6 +35,7 @@ __all__ = [
     "ConfirmedFile",
     "DataFacts",
     "DeviceFacts",
+    "Epoch",
     "Estimate",
     "Evaluation",
     "Failed",

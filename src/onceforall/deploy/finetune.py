@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from onceforall.data.batches.protocols import TrainBatches
 from onceforall.supernets.single import SingleArchNet
 from onceforall.supernets.static import StaticNet
 from onceforall.supernets.supernet import Supernet
 from onceforall.training.engine import train
 from onceforall.training.plan import Phase, Plan
 from onceforall.training.ranks import Ranks
-from onceforall.training.settings import Callbacks, TrainData, TrainOptions
+from onceforall.training.settings import Callbacks, TrainOptions
 
 
 def finetune_plan(
@@ -60,7 +61,7 @@ def finetune_plan(
 def finetune(
     model: StaticNet,
     plan: Plan,
-    data: TrainData,
+    data: TrainBatches,
     *,
     resolution: int,
     num_classes: int,

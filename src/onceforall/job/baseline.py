@@ -26,10 +26,9 @@ from onceforall.blueprint import Blueprint
 from onceforall.errors import ConfigError
 from onceforall.job.context import Event, Run
 from onceforall.job.local_ranks import run_on_all, take_part
-from onceforall.job.status import minutes
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.calibrate import recalibrate_bn
-from onceforall.measure.comparison import supernet_seconds
+from onceforall.measure.comparison import minutes, supernet_seconds
 from onceforall.measure.proportion import Share
 from onceforall.supernets.single import SingleArchNet
 from onceforall.supernets.static import StaticNet, build

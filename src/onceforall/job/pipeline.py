@@ -35,9 +35,9 @@ from onceforall.job.search import search_step
 from onceforall.job.shared_steps import SHARED_STEPS
 from onceforall.job.ship import models_step, read_failed
 from onceforall.job.start import plan_run
-from onceforall.job.status import minutes
 from onceforall.job.train import train_step
 from onceforall.job.tuned_table import tuned_lines, write_tuned
+from onceforall.measure.comparison import minutes
 from onceforall.report import write_report
 from onceforall.training.ranks import Ranks, wait_for_all
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from onceforall.artifacts import RunSettings
 from onceforall.files import read_json
 from onceforall.job.folder import RunFolder
+from onceforall.measure.comparison import minutes
 
 State = Literal["not started", "running", "silent", "stopped", "trained"]
 # A rank that has told nothing for this long is called silent: probes and evaluation take time.
@@ -161,10 +162,3 @@ def status_lines(status: Status) -> list[str]:
     if status.state == "stopped":
         lines.append("the same command goes on from the newest checkpoint")
     return lines
-
-
-def minutes(seconds: float) -> str:
-    """Return a duration for people, e.g. ``40 s``, ``7.2 min`` or ``3.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

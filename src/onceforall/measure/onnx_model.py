@@ -1,16 +1,13 @@
-"""ONNX models: written straight from blueprints, or exported by PyTorch.
+"""ONNX models, written straight from blueprints.
 
-``blueprint_to_onnx`` writes the graph of our own networks node by node, batch norm folded into the
-convolutions. It takes milliseconds, gives the same bytes for the same weights, and is what
-latency is measured on and what ships. ``to_onnx`` exports any other module with PyTorch's exporter.
+The graph is written node by node, batch norm folded into the convolutions. It takes milliseconds,
+gives the same bytes for the same weights, and is what latency is measured on and what ships.
 Every model has the input ``images`` and the output ``logits``, both float32.
 """
 
 from __future__ import annotations
 
 import importlib
-import logging
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -105,54 +102,6 @@ def blueprint_to_onnx(
     )
     model.ir_version = IR_VERSION
     data: bytes = model.SerializeToString(deterministic=True)
-    return data
-
-
-def to_onnx(module: nn.Module, *, resolution: int, dynamic_batch: bool = True) -> bytes:
-    """Export any module that maps ``(B, 3, H, W)`` images to logits, in eval mode.
-
-    For our own networks use :func:`blueprint_to_onnx`: it is far faster and needs less.
-
-    Args:
-        module: Network on any device. It is left as it was.
-        resolution: Side of the square input, in pixels.
-        dynamic_batch: Leave the batch size free; otherwise it is 1.
-
-    Raises:
-        MissingExtraError: If onnx or onnxscript is not installed.
-    """
-    for package in ("onnx", "onnxscript"):
-        import_extra(package, "onnx")
-    modes = [(part, part.training) for part in module.modules()]
-    parameter = next(module.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
-    # Two images: a batch of one would be taken for a constant.
-    images = torch.zeros(1 + dynamic_batch, 3, resolution, resolution, device=device)
-    shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
-    # The exporter warns and logs about its own internals, which no caller can act on.
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    try:
-        log.setLevel(logging.ERROR)
-        module.eval()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module,
-                (images,),
-                dynamo=True,
-                verbose=False,
-                input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
-                dynamic_shapes=shapes,
-            )
-    finally:
-        log.setLevel(level)
-        for part, training in modes:
-            part.training = training
-    if program is None:
-        raise BlueprintError(f"PyTorch exported nothing of {type(module).__name__}")
-    data: bytes = program.model_proto.SerializeToString(deterministic=True)
     return data
 
 

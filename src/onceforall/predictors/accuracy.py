@@ -72,18 +72,6 @@ class PredictorReport:
         """Return a JSON object."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> PredictorReport:
-        """Return what :meth:`to_json` wrote.
-
-        Raises:
-            CheckpointError: If a field is missing or unknown.
-        """
-        try:
-            return cls(**value)
-        except TypeError as error:
-            raise CheckpointError(f"predictor report: {error}") from error
-
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

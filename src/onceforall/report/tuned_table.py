@@ -1,69 +1,50 @@
-"""The table of models before and after fine-tuning."""
+"""The models before and after fine-tuning, as the rows of a table."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from onceforall.artifacts import Card
 from onceforall.genes import Axis, values_of
 from onceforall.report import numbers
-from onceforall.report.markup import Markup, element
-from onceforall.report.records import Model, number, text
 from onceforall.report.run_folder import Run
 
 _AXES: tuple[Axis, ...] = ("kernel_size", "depth", "expand_ratio")
 
 
-def tuned_table(run: Run) -> Markup | None:
-    """Return the models that were fine-tuned, before and after, or None where none was."""
-    by_name = {model.name: model for model in run.models}
-    pairs = [
-        (by_name[source], model)
-        for model in run.models
-        if (source := text(model.card, "finetuned_from")) in by_name
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuned:
+    """A model before and after fine-tuning.
+
+    Attributes:
+        before: Card of the model.
+        after: Card of what became of it.
+        place: ``(k, d, w)`` of a network with one choice everywhere.
+    """
+
+    before: Card
+    after: Card
+    place: str
+
+    @property
+    def gain(self) -> str:
+        """Return what it gained, in points of top-1."""
+        return numbers.typeset(f"{100 * (self.after.top1 - self.before.top1):+.2f}")
+
+
+def tuned_rows(run: Run) -> list[Tuned]:
+    """Return the models that were fine-tuned; none where none was."""
+    by_name = {model.card.name: model.card for model in run.models}
+    cards = [model.card for model in run.models]
+    return [
+        Tuned(before=before, after=after, place=_place(before))
+        for after in cards
+        if (before := by_name.get(after.finetuned_from or "")) is not None
     ]
-    if not pairs:
-        return None
-    heads = ("Model", "(k, d, w)", "MACs", "Params", "Before", "After", "Gain", "Epochs")
-    table = element(
-        "table",
-        {"class": "models"},
-        element("caption", {"class": "hidden"}, "Test top-1 before and after fine-tuning"),
-        element(
-            "thead", None, element("tr", None, *(_head(head, i) for i, head in enumerate(heads)))
-        ),
-        element("tbody", None, *(_row(before, after) for before, after in pairs)),
-    )
-    attributes = {"class": "scroll", "tabindex": 0, "role": "region", "aria-label": "Fine-tuning"}
-    return element("div", attributes, table)  # type: ignore[arg-type]
 
 
-def _head(title: str, place: int) -> Markup:
-    return element("th", {"scope": "col", "class": "n" if place else None}, title)
-
-
-def _row(before: Model, after: Model) -> Markup:
-    first, second = before.subnet.top1, after.subnet.top1
-    gain = None if first is None or second is None else 100 * (second - first)
-    epochs = number(after.card, "finetune_epochs")
-    cells = (
-        _place(before),
-        numbers.count(before.subnet.costs.get("macs")),
-        numbers.count(before.subnet.costs.get("params")),
-        numbers.percent(first),
-        numbers.percent(second),
-        numbers.NOTHING if gain is None else numbers.typeset(f"{gain:+.2f}"),
-        numbers.NOTHING if epochs is None else f"{epochs:g}",
-    )
-    return element(
-        "tr",
-        None,
-        element("th", {"scope": "row"}, before.name),
-        *(element("td", {"class": "n"}, cell) for cell in cells),
-    )
-
-
-def _place(model: Model) -> str:
-    """Return ``(k, d, w)`` of a network with one choice everywhere."""
-    arch = model.subnet.arch
-    found = [() if arch is None else values_of(arch, axis) for axis in _AXES]
+def _place(card: Card) -> str:
+    found = [values_of(card.arch, axis) for axis in _AXES]
     if any(len(values) != 1 for values in found):
         return numbers.NOTHING
     return f"({', '.join(f'{values[0]:g}' for values in found)})"

@@ -9,9 +9,9 @@ from typing import Any
 from onceforall.arch import Arch
 from onceforall.blueprint import Blueprint, Layer, Linear
 from onceforall.errors import BlueprintError
-from onceforall.genes import StageChoices
+from onceforall.genes import Place, StageChoices
 from onceforall.space import SearchSpace
-from onceforall.supernets.slots import GeneKey, Slot
+from onceforall.supernets.slots import Slot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class StaticSpec:
 
 
 def _always(layer: Layer) -> Any:
-    def choose(values: Mapping[GeneKey, Any]) -> Layer:
+    def choose(values: Mapping[Place, Any]) -> Layer:
         return layer
 
     return choose

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from onceforall.arch import Arch
+from onceforall.data.batches.protocols import TrainBatches
 from onceforall.errors import Interrupted
 from onceforall.training.attentive import choose_attentively
 from onceforall.training.budget import Pacer
@@ -27,7 +28,7 @@ from onceforall.training.plan import Phase, Plan
 from onceforall.training.ranks import Ranks, share_from_main, wait_for_all
 from onceforall.training.sampling import Moment, draw_archs, draw_resolution
 from onceforall.training.schedules import CosineSchedule
-from onceforall.training.settings import Callbacks, EpochEnd, Event, TrainData, TrainOptions
+from onceforall.training.settings import Callbacks, EpochEnd, Event, TrainOptions
 from onceforall.training.standing import (
     Position,
     Standing,
@@ -51,7 +52,7 @@ from onceforall.training.watch import LossWatch
 def train(
     net: Trainable,
     plan: Plan,
-    data: TrainData,
+    data: TrainBatches,
     *,
     folder: Path,
     options: TrainOptions,

@@ -1,10 +1,10 @@
-"""How a plan is run, whom the engine talks to, and what it asks of data."""
+"""How a plan is run, and whom the engine talks to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -34,26 +34,6 @@ class EpochEnd:
     ends_phase: bool
     is_last: bool
     average: Mapping[str, Tensor]
-
-
-class TrainData(Protocol):
-    """What the engine asks of training data; ``data/batches/protocols.py`` says the rest."""
-
-    @property
-    def batch_size(self) -> int:
-        """Images per batch and rank."""
-        ...
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of one epoch."""
-        ...
-
-    def iterate(
-        self, epoch: int, *, start_step: int = 0, resolution_of: Callable[[int], int]
-    ) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-        """Yield ``(step, (images, labels))`` from ``start_step``."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

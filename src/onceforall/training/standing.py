@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from onceforall.data.batches.protocols import TrainBatches
 from onceforall.errors import CheckpointError, ConfigError, TrainingError
 from onceforall.supernets.supernet import Supernet
 from onceforall.training.budget import Pacer
@@ -18,7 +19,7 @@ from onceforall.training.freezing import learn_only, parameters_of
 from onceforall.training.optimizer import make_optimizer, parameters_copy
 from onceforall.training.plan import Plan
 from onceforall.training.ranks import Ranks, gather_numbers, wait_for_all
-from onceforall.training.settings import Callbacks, Event, TrainData, TrainOptions
+from onceforall.training.settings import Callbacks, Event, TrainOptions
 from onceforall.training.step import Trainable
 from onceforall.training.watch import LossWatch
 
@@ -45,7 +46,7 @@ class Standing:
     net: Trainable
     asked: Plan  # before any phase was given another length
     plan: Plan
-    data: TrainData
+    data: TrainBatches
     folder: Path
     options: TrainOptions
     callbacks: Callbacks

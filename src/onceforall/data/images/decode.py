@@ -20,6 +20,7 @@ from PIL import Image
 from onceforall.errors import DataError
 
 ORIENTATION_TAG = 0x0112
+# ImageOps.exif_transpose would write the EXIF data anew, and fails on what some cameras wrote.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
