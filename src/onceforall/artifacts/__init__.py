@@ -4,6 +4,7 @@ Keys, types and ranges are checked when a file is read. Keys that a record does 
 out; those that older versions did not write are None.
 """
 
+from onceforall.artifacts.events import Progress, Told
 from onceforall.artifacts.models import (
     Baseline,
     BaselineStart,
@@ -22,6 +23,7 @@ from onceforall.artifacts.search import (
     Found,
     FrontFile,
     FrontPoint,
+    Rejected,
 )
 from onceforall.artifacts.settings import DataFacts, Estimate, Request, RunSettings
 
@@ -42,7 +44,10 @@ __all__ = [
     "Found",
     "FrontFile",
     "FrontPoint",
+    "Progress",
+    "Rejected",
     "Request",
     "RunSettings",
     "ShippedFile",
+    "Told",
 ]

@@ -38,6 +38,7 @@ from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.weights import spec_from_json
 from onceforall.training.plan import Plan, delayed_plan, sandwich_plan
 from onceforall.training.shrinking import progressive_plan, published_plan
+from onceforall.yaml_text import parse_yaml
 
 
 class RunConfig(Section):
@@ -174,9 +175,9 @@ def resolve(recipe: RunConfig, *, file: str | None = None, flags: Sequence[str] 
     values = recipe.model_dump()
     if file is not None:
         try:
-            changes = yaml.safe_load(file) or {}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"configuration file: {' '.join(str(error).split())}") from error
+            changes = parse_yaml(file) or {}
+        except ValueError as error:
+            raise ConfigError(f"configuration file: {error}") from error
         if not isinstance(changes, dict):
             raise ConfigError(f"configuration file holds {type(changes).__name__}, not sections")
         _merge(values, changes, "")
@@ -185,9 +186,9 @@ def resolve(recipe: RunConfig, *, file: str | None = None, flags: Sequence[str] 
         if not equals:
             raise ConfigError(f"--set {flag!r} is not of the form section.key=value")
         try:
-            value: Any = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {flag!r}: {' '.join(str(error).split())}") from error
+            value: Any = parse_yaml(text)
+        except ValueError as error:
+            raise ConfigError(f"--set {flag!r}: {error}") from error
         for part in reversed(name.split(".")):
             value = {part: value}
         _merge(values, value, "")

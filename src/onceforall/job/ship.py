@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from onceforall.arch import Arch
-from onceforall.artifacts import Card, Confirmed, Failed, FailedFile
+from onceforall.artifacts import Card, Confirmed, Failed, FailedFile, Rejected
 from onceforall.deploy.model_folder import finished_or_removed, remove_unfinished
 from onceforall.errors import ConfigError, InfeasibleError, VerificationError
-from onceforall.files import read_json, write_json
+from onceforall.files import write_json
 from onceforall.job.confirm import confirm_step, winners
 from onceforall.job.context import Run
 from onceforall.job.prove import Proven, measure_as_shipped, prove, write_proven
@@ -93,7 +93,7 @@ def _ship_first(run: Run, wanted: Sequence[Wanted]) -> list[Unshipped]:
     """
     bound = run.config.search.limits.get("latency_ms", math.inf)
     path = run.folder.rejected
-    slow: dict[str, float] = read_json(path) if path.is_file() else {}
+    slow = Rejected.read(path).latency_ms if path.is_file() else {}
     failed: list[Unshipped] = []
     for each in wanted:
         if each.name in slow:

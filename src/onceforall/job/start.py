@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import yaml
 
 from onceforall.artifacts import DataFacts, Request, RunSettings
 from onceforall.errors import ConfigError
-from onceforall.files import check_writable, read_json
+from onceforall.files import check_writable
 from onceforall.job.choosing import Task
 from onceforall.job.clock import Clock
 from onceforall.job.config import RunConfig, resolve, validated
@@ -30,6 +29,7 @@ from onceforall.measure.latency.targets import make_target
 from onceforall.search.limits import check_limits
 from onceforall.training.ranks import Ranks
 from onceforall.versions import versions
+from onceforall.yaml_text import parse_yaml
 
 
 def plan_run(
@@ -113,9 +113,9 @@ def plan_run(
 
 def _clock_of(folder: RunFolder, saved: RunSettings, started: float) -> Clock:
     """Return the clock of a run that was started before."""
-    told = folder.read_events()[-1:]
-    told += [read_json(folder.progress)] if folder.progress.is_file() else []
-    before_s = max((float(event.get("elapsed_s", 0.0)) for event in told), default=0.0)
+    latest = folder.read_progress()
+    told = [event.get("elapsed_s") or 0.0 for event in folder.read_events()[-1:]]
+    before_s = max([*told, 0.0 if latest is None else latest.elapsed_s])
     budget_s = math.inf if saved.budget_s is None else saved.budget_s
     return Clock(budget_s=budget_s, before_s=before_s, started=started)
 
@@ -123,7 +123,7 @@ def _clock_of(folder: RunFolder, saved: RunSettings, started: float) -> Clock:
 def given_keys(request: Request) -> set[str]:
     """Return the settings that the user gave, as ``section.key`` and as ``section``."""
     keys = {flag.partition("=")[0] for flag in request.flags}
-    values = yaml.safe_load(request.config_text) if request.config_text else None
+    values = parse_yaml(request.config_text) if request.config_text else None
     for section, part in values.items() if isinstance(values, dict) else ():
         keys |= {f"{section}.{key}" for key in part} if isinstance(part, dict) else {section}
     return keys | {key.partition(".")[0] for key in keys}

@@ -16,17 +16,15 @@ Whatever is missing or cannot be read becomes a line in :attr:`Run.notes`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from onceforall.errors import ConfigError
-from onceforall.files import read_json, read_jsonl
+from onceforall.errors import CheckpointError, ConfigError
+from onceforall.files import read_json, read_jsonl, reason_of
 from onceforall.measure.comparison import supernet_seconds
+from onceforall.reading import read_bounded
 from onceforall.report.costs import cost_counter
 from onceforall.report.records import (
     Model,
@@ -39,6 +37,7 @@ from onceforall.report.records import (
     sequence,
     text,
 )
+from onceforall.yaml_text import parse_yaml
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +198,7 @@ def _steps(events: list[Record]) -> tuple[tuple[str, float], ...]:
 
 
 def _read_yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())
+    return parse_yaml(read_bounded(path))
 
 
 def _read(path: Path, reader: Callable[[Path], Any], name: str, notes: list[str]) -> Record:
@@ -209,8 +208,8 @@ def _read(path: Path, reader: Callable[[Path], Any], name: str, notes: list[str]
         return {}
     try:
         value = reader(path)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        notes.append(f"{name} cannot be read: {' '.join(str(error).split())[:200]}")
+    except (OSError, ValueError, CheckpointError) as error:
+        notes.append(f"{name} cannot be read: {reason_of(error)[:200]}")
         return {}
     if not isinstance(value, dict):
         notes.append(f"{name} does not hold an object.")
@@ -221,7 +220,7 @@ def _read(path: Path, reader: Callable[[Path], Any], name: str, notes: list[str]
 def _read_lines(path: Path, name: str, notes: list[str]) -> list[Record]:
     try:
         lines = read_jsonl(path)
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        notes.append(f"{name} cannot be read: {' '.join(str(error).split())[:200]}")
+    except (OSError, CheckpointError) as error:
+        notes.append(f"{name} cannot be read: {reason_of(error)[:200]}")
         return []
     return [line for line in lines if isinstance(line, dict)]
