@@ -9,13 +9,13 @@ from pathlib import Path
 
 from onceforall.artifacts import Card, FinetuneSettings
 from onceforall.deploy.finetune import finetune, finetune_plan
-from onceforall.deploy.model_folder import finished_or_removed
+from onceforall.deploy.model_folder import finished_or_removed, read_model
 from onceforall.errors import ConfigError
 from onceforall.job.context import Event, Run
 from onceforall.job.prove import measure_as_shipped, prove_plain, write_proven
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.calibrate import recalibrate_bn
-from onceforall.supernets.weights import load_plain
+from onceforall.supernets.static import StaticNet
 from onceforall.training.settings import Callbacks, TrainOptions
 
 
@@ -42,14 +42,13 @@ def finetune_model(
     """
     if not 0 < learning_rate < math.inf:
         raise ConfigError(f"learning rate {learning_rate:g} is not above 0")
-    card = shipped_card(run, name)
+    card, plain = shipped_model(run, name)
     tuned = run.folder.models / f"{name}-finetune{epochs}"
     settings = FinetuneSettings(learning_rate=learning_rate, distill=distill)
     if run.folder.card(tuned.name).is_file():
         return _same_settings(tuned, Card.read(run.folder.card(tuned.name)), settings)
     session = run.session()
-    weights = run.folder.models / name / "model.safetensors"
-    model = load_plain(card.blueprint, weights).to(run.device)
+    model = plain.to(run.device)
     finetune(
         model,
         dataclasses.replace(
@@ -109,18 +108,19 @@ def _same_settings(tuned: Path, done: Card, settings: FinetuneSettings) -> Card:
     return done
 
 
-def shipped_card(run: Run, name: str) -> Card:
-    """Return the card of a model of a run.
+def shipped_model(run: Run, name: str) -> tuple[Card, StaticNet]:
+    """Return a model of a run, by the name of its folder: its card and its network.
 
     Raises:
         ConfigError: If there is no such model.
+        VerificationError: If a file was changed since it shipped.
     """
-    by_name = {card.name: card for card in run.folder.read_cards()}
-    if not by_name:
+    names = sorted(path.parent.name for path in run.folder.models.glob("*/card.json"))
+    if not names:
         raise ConfigError(f"{run.folder.path} has no models yet: run  ofa run")
-    if name not in by_name:
-        raise ConfigError(f"model {name!r} is not one of {', '.join(by_name)}")
-    return by_name[name]
+    if name not in names:
+        raise ConfigError(f"model {name!r} is not one of {', '.join(names)}")
+    return read_model(run.folder.models / name)
 
 
 def _tell_finetuning(run: Run, name: str, event: Event) -> None:

@@ -18,6 +18,7 @@ from onceforall.job.context import Run
 from onceforall.job.prove import Proven, measure_as_shipped, prove, write_proven
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.costs import count_macs
+from onceforall.terminal import printable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +134,7 @@ def specialize_arch(run: Run, arch: Arch, name: str = "") -> Card:
     macs = count_macs(run.spec.blueprint(arch), resolution=arch.resolution)
     name = name or f"own-{macs / 1e6:.3g}M-{arch.resolution}px"
     folder = run.folder.models / name
-    if Path(name).name != name or name.startswith("."):
+    if Path(name).name != name or name.startswith(".") or printable(name) != name:
         raise ConfigError(f"--name {name!r} is not a plain folder name")
     if run.folder.card(name).is_file():
         raise ConfigError(f"{folder} exists; use another --name")
