@@ -44,6 +44,7 @@ JOB = [
     "data",
     "preflight",
     "folder",
+    "lock",
     "status",
     "context",
     "weights",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from onceforall.errors import ArchError
+from onceforall.reading import is_number
 
 # Physical blocks per stage of the published families, by their number of stages: ResNet50D (4),
 # MobileNetV3 (5), ProxylessNAS (6). The published spelling lists every block, kept or not.
@@ -196,8 +197,7 @@ def _whole(name: str, value: Any) -> int:
 
 def _number(name: str, value: Any) -> float:
     """Keep whole expand ratios as ``int``, so that JSON text is the same whatever came in."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not abs(value) <= _LARGEST:
+    if not is_number(value, -_LARGEST, _LARGEST):
         raise ArchError(f"arch: {name} {value!r} is not a number")
     return int(value) if float(value).is_integer() else float(value)
 

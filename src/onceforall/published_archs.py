@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from onceforall.arch import PUBLISHED_EXTRA_BLOCKS, PUBLISHED_WIDTH_MULTS, Arch
 from onceforall.errors import ArchError
+from onceforall.reading import is_number
 
 _LARGEST = 10**6
 
@@ -130,14 +131,9 @@ def _size(value: Any) -> int:
 
 
 def _whole(name: str, value: Any) -> int:
-    if not _is_number(value) or value != int(value):
+    if not is_number(value, -_LARGEST, _LARGEST) or value != int(value):
         raise ArchError(f"{name} {value!r} is not a whole number")
     return int(value)
-
-
-def _is_number(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and abs(value) < _LARGEST
 
 
 def _broadcast(name: str, value: Any, count: int) -> list[Any]:
@@ -145,7 +141,7 @@ def _broadcast(name: str, value: Any, count: int) -> list[Any]:
     if len(values) != count:
         raise ArchError(f"{name} has {len(values)} entries where the space has {count}")
     for each in values:
-        if not _is_number(each):
+        if not is_number(each, -_LARGEST, _LARGEST):
             raise ArchError(f"{name} {each!r} is not a number")
     return values
 

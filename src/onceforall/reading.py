@@ -16,7 +16,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 # Texts: a latency model of the largest published space has 2 MB.
 MAX_TEXT_BYTES = 32 * 2**20
@@ -108,6 +108,11 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError(f"not UTF-8 text: {error.reason}") from error
     _check_depth(value)
     return value
+
+
+def is_number(value: object, low: float, high: float) -> TypeGuard[float]:
+    """Say whether a value of a file is a number of a range; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 def _check_depth(value: Any) -> None:

@@ -67,7 +67,8 @@ def _check_events(text: str | bytes) -> None:
                 raise ValueError(too_deep())
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-        if getattr(event, "tag", None) not in (None, "!"):
-            raise ValueError(f"tag {event.tag} is not allowed")
+        tag = getattr(event, "tag", None)
+        if tag not in (None, "!"):
+            raise ValueError(f"tag {tag} is not allowed")
         if isinstance(event, yaml.ScalarEvent) and event.value == "<<" and event.implicit[0]:
             raise ValueError("merge key << is not allowed")

@@ -92,7 +92,7 @@ class Record(BaseModel):
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "its content"
-            raise cls._damaged(where, f"{place}: {first['msg']}") from error
+            raise cls.damaged(where, f"{place}: {first['msg']}") from error
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -108,11 +108,12 @@ class Record(BaseModel):
         except FileNotFoundError as error:
             raise CheckpointError(f"{path} is not there") from error
         except ValueError as error:
-            raise cls._damaged(str(path), str(error)) from error
+            raise cls.damaged(str(path), str(error)) from error
         return cls.from_json(value, where=str(path))
 
     @classmethod
-    def _damaged(cls, where: str, what: str) -> CheckpointError:
+    def damaged(cls, where: str, what: str) -> CheckpointError:
+        """Return the error of a file of this kind: what is wrong, and what helps."""
         return damaged(where, what)
 
     @classmethod

@@ -112,8 +112,8 @@ class RunSettings(Record):
     hardware: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod
-    def _damaged(cls, where: str, what: str) -> CheckpointError:
-        # Nothing can write it again.
+    def damaged(cls, where: str, what: str) -> CheckpointError:
+        """Return the error of a damaged ``run.yaml``, which nothing can write again."""
         return CheckpointError(
             f"{where} is damaged: {what}; restore it, or start anew with another --out"
         )

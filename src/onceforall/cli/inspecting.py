@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from onceforall.cli.console import Screen, print_json
+from onceforall.cli.console import Screen, print_json, say
 from onceforall.cli.options import (
     MAX_SEED,
     Data,
@@ -47,7 +47,7 @@ def data(
         print_json(facts)
         return
     for name, value in facts.items():
-        print(f"{name:12} {value}")
+        say(f"{name:12} {value}")
 
 
 def evaluate(
@@ -169,7 +169,7 @@ def evaluate(
     if json:
         print_json(result)
         return
-    print(
+    say(
         f"top-1 {result['top1'] * 100:.2f} %, top-5 {result['top5'] * 100:.2f} % of "
         f"{result['images']} images at {result['resolution']} px; {result['macs'] / 1e6:.1f} M "
         f"MACs, {result['params'] / 1e6:.2f} M params; batch norm: {result['calibration']}"
@@ -187,7 +187,7 @@ def zoo_list(json: Json = False) -> None:
         print_json(zoo_rows())
         return
     for line in zoo_lines():
-        print(line)
+        say(line)
 
 
 def zoo_show(
@@ -205,7 +205,7 @@ def zoo_show(
         print_json(facts)
         return
     for name, value in facts.items():
-        print(f"{name:16} {value}")
+        say(f"{name:16} {value}")
 
 
 def zoo_verify(
@@ -226,7 +226,7 @@ def zoo_verify(
     else:
         for check in checks:
             if check.status not in ("ok", "absent"):
-                print(f"{check.status}: {check.id} {check.name} {check.expected} {check.found}")
+                say(f"{check.status}: {check.id} {check.name} {check.expected} {check.found}")
         counts = Counter(check.status for check in checks)
-        print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+        say(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
     return int(any(check.status == "differs" for check in checks))

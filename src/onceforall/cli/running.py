@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onceforall.cli.console import Screen, print_json, stop_on_signals
+from onceforall.cli.console import Screen, print_json, say, stop_on_signals
 from onceforall.cli.options import (
     MAX_SEED,
     Budget,
@@ -162,7 +162,7 @@ def _show_status(folder: Path, *, json: bool) -> None:
         print_json(found.to_json())
         return
     for line in status_lines(found):
-        print(line)
+        say(line)
 
 
 def _net_flags(net: str, weights: str, epochs: float | None) -> list[str]:
@@ -242,7 +242,7 @@ def _run(request: Request, out: Path, *, until: str, tensorboard: bool, json: bo
         print_json(summary(done))
     else:
         for line in done.closing_lines:
-            print(line)
+            say(line)
     if done.failed:
         raise typer.Exit(1)
 
@@ -346,7 +346,7 @@ def search(
         return
     for best in found:
         here = "" if best.latency_ms is None else f"{best.latency_ms:.3f} ms, "
-        print(
+        say(
             f"{_bounds(best.limits)}: predicted top-1 {best.predicted_top1 * 100:.2f} %, {here}"
             + "".join(f"{ms:.3f} ms on {name}, " for name, ms in best.elsewhere_ms.items())
             + f"{best.macs / 1e6:.3g} M MACs  {best.arch}"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from onceforall.cli.console import Screen, print_json, stop_on_signals
+from onceforall.cli.console import Screen, print_json, say, stop_on_signals
 from onceforall.cli.options import Json, RunArgument, parse_budget
 
 Folders = Annotated[
@@ -34,16 +34,19 @@ def specialize(
     from onceforall.arch_files import read_arch
     from onceforall.job.model_table import model_table
     from onceforall.job.ship import specialize_arch
-    from onceforall.job.start import open_run
+    from onceforall.job.start import run_to_change
 
-    with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
-        trained = open_run(run, tell=screen, should_stop=should_stop)
+    with (
+        Screen(quiet=json) as screen,
+        stop_on_signals() as should_stop,
+        run_to_change(run, tell=screen, should_stop=should_stop) as trained,
+    ):
         card = specialize_arch(trained, read_arch(arch, trained.spec.space), name)
     if json:
         print_json(card.to_json())
         return
     for line in model_table([card]):
-        print(line)
+        say(line)
 
 
 def verify(folders: Folders, json: Json = False) -> None:
@@ -58,7 +61,7 @@ def verify(folders: Folders, json: Json = False) -> None:
         print_json(results)
         return
     for result in results:
-        print(f"{result['name']}: verified, ONNX off by {result['onnx_relative_error']:.1e}")
+        say(f"{result['name']}: verified, ONNX off by {result['onnx_relative_error']:.1e}")
 
 
 def report(run: RunArgument) -> None:
@@ -70,7 +73,7 @@ def report(run: RunArgument) -> None:
     from onceforall.report import write_report
 
     RunFolder(path=run).read_settings()
-    print(write_report(run))
+    say(write_report(run))
 
 
 def finetune(
@@ -89,11 +92,15 @@ def finetune(
     """
     from onceforall.job.finetune import finetune_model
     from onceforall.job.model_table import model_table
-    from onceforall.job.start import open_run
+    from onceforall.job.start import run_to_change
 
-    with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
+    with (
+        Screen(quiet=json) as screen,
+        stop_on_signals() as should_stop,
+        run_to_change(run, tell=screen, should_stop=should_stop) as trained,
+    ):
         card = finetune_model(
-            open_run(run, tell=screen, should_stop=should_stop),
+            trained,
             model,
             epochs=epochs,
             learning_rate=learning_rate,
@@ -103,7 +110,7 @@ def finetune(
         print_json(card.to_json())
         return
     for line in model_table([card]):
-        print(line)
+        say(line)
 
 
 def baseline(
@@ -134,19 +141,22 @@ def baseline(
     seconds = parse_budget(budget)
     from onceforall.job.baseline import train_alone
     from onceforall.job.model_table import read_pairs, result_lines
-    from onceforall.job.start import open_run
+    from onceforall.job.start import run_to_change
     from onceforall.report import write_report
 
-    with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
-        opened = open_run(run, tell=screen, should_stop=should_stop)
+    with (
+        Screen(quiet=json) as screen,
+        stop_on_signals() as should_stop,
+        run_to_change(run, tell=screen, should_stop=should_stop) as opened,
+    ):
         records = train_alone(opened, model or [], budget_s=seconds)
-    page, cards = write_report(run), opened.folder.read_cards()
+        page, cards = write_report(run), opened.folder.read_cards()
     if json:
         pairs = read_pairs(opened.folder, cards)
         print_json([{**r.to_json(), "verdict": pairs[r.name].verdict} for r in records])
         return
     for line in [*result_lines(opened.folder, cards), "", f"report:  {page}"]:
-        print(line)
+        say(line)
 
 
 def export(
@@ -163,4 +173,4 @@ def export(
     from onceforall.deploy.export import export_model
 
     error = export_model(model, out, form=form)
-    print(f"{out}" + ("" if error is None else f": off by {error:.1e} relative"))
+    say(f"{out}" + ("" if error is None else f": off by {error:.1e} relative"))

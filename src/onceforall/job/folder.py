@@ -10,7 +10,7 @@ from typing import Any
 from onceforall.artifacts import Card, Evaluation, FrontFile, Progress, RunSettings, Told
 from onceforall.errors import CheckpointError, ConfigError
 from onceforall.files import iterate_jsonl
-from onceforall.job.config import RunConfig
+from onceforall.job.config import RunConfig, validated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +107,17 @@ class RunFolder:
         if not self.settings.is_file():
             raise ConfigError(f"{self.path} is not the folder of a run: there is no run.yaml")
         return RunSettings.read(self.settings)
+
+    def read_config(self, settings: RunSettings) -> RunConfig:
+        """Return the configuration in ``run.yaml``.
+
+        Raises:
+            CheckpointError: If it is damaged.
+        """
+        try:
+            return validated(settings.config)
+        except ConfigError as error:
+            raise RunSettings.damaged(str(self.settings), f"config.{error}") from error
 
     def read_front(self) -> FrontFile:
         """Return the front that the search found.

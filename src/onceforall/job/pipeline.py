@@ -25,10 +25,10 @@ from onceforall.job.context import Run, Tell
 from onceforall.job.evaluate import evaluate_step
 from onceforall.job.latency import latency_step
 from onceforall.job.local_ranks import local_ranks
+from onceforall.job.lock import sole_writer
 from onceforall.job.machine import usable_cores
 from onceforall.job.model_table import result_lines
 from onceforall.job.predict import predictor_step
-from onceforall.job.preflight import check_tools
 from onceforall.job.search import search_step
 from onceforall.job.shared_steps import SHARED_STEPS
 from onceforall.job.ship import models_step, read_failed
@@ -36,6 +36,7 @@ from onceforall.job.start import plan_run
 from onceforall.job.status import minutes
 from onceforall.job.train import train_step
 from onceforall.report import write_report
+from onceforall.terminal import printable
 from onceforall.training.ranks import Ranks, wait_for_all
 
 STEPS = ("plan", "train", "evaluate", "predictor", "latency", "search", "models", "report")
@@ -107,6 +108,30 @@ def run_all(
     if until not in STEPS:
         raise ConfigError(f"step {until!r} is not one of {', '.join(STEPS)}")
     ranks = ranks or Ranks()
+    with sole_writer(out) if ranks.is_main else contextlib.nullcontext():
+        return _run_all(
+            request,
+            out,
+            STEPS[: STEPS.index(until) + 1],
+            tell=tell,
+            should_stop=should_stop,
+            ranks=ranks,
+            device=device,
+            started=started,
+        )
+
+
+def _run_all(
+    request: Request,
+    out: Path,
+    steps: Sequence[str],
+    *,
+    tell: Tell,
+    should_stop: Callable[[], bool],
+    ranks: Ranks,
+    device: torch.device | None,
+    started: float | None,
+) -> Done:
     if not ranks.is_main:
         wait_for_all(ranks)  # rank 0 plans (and downloads) first
     run = plan_run(
@@ -117,12 +142,10 @@ def run_all(
         ranks=ranks,
         device=device,
         started=started,
+        steps=steps,
     )
     if ranks.is_main:
         wait_for_all(ranks)
-    steps = STEPS[: STEPS.index(until) + 1]
-    if ranks.is_main and "latency" in steps and not run.folder.latency(run.config).is_file():
-        check_tools(run.config.latency)
     _announce(run, steps, "plan", plan_text(run))
     shared = [step for step in steps if step in SHARED_STEPS]
     with _all_ranks(run, shared) as together:
@@ -133,7 +156,7 @@ def run_all(
             if step in _WORK and step not in shared:
                 _do(run, steps, step)
     report = None
-    if until == "report" and ranks.is_main:
+    if "report" in steps and ranks.is_main:
         _announce(run, steps, "report", "one offline HTML file")
         report = write_report(run.folder.path)
     cards = run.folder.read_cards()
@@ -155,7 +178,7 @@ def _training_text(run: Run) -> str:
     """Say what is trained, and for how long; where there is a time to keep, epochs follow it."""
     settings = run.config.train
     if settings.epochs == 0:
-        return f"loaded, {settings.init} as it is"
+        return f"loaded, {printable(settings.init)} as it is"
     count, epochs = settings.ranks, run.config.plan(run.spec).epochs
     about = "" if math.isinf(run.clock.budget_s) else "about "
     processes = f" in {count} processes" if count > 1 else ""
@@ -205,8 +228,9 @@ def plan_text(run: Run) -> str:
     sides = ", ".join(map(str, run.config.supernet.resolutions))
     left_out = f", {len(bundle.skipped)} unreadable left out" if bundle.skipped else ""
     lines = [
-        f"{bundle.name}, {bundle.num_classes} classes, {bundle.num_train} + {bundle.num_test} "
-        f"images{left_out}; {run.spec.space.size:.2g} subnets at {sides} px",
+        f"{printable(bundle.name)}, {bundle.num_classes} classes, "
+        f"{bundle.num_train} + {bundle.num_test} images{left_out}; "
+        f"{run.spec.space.size:.2g} subnets at {sides} px",
         f"      network: {settings.chosen or run.config.supernet.family}",
     ]
     if estimate is not None:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
+
+from onceforall.arch import MAX_RESOLUTION
 
 # The largest that every generator takes.
 MAX_SEED = 2**63 - 1
+# With more, OpenMP ends the process.
+MAX_THREADS = 512
+
+Pixels = Annotated[int, Field(ge=8, le=MAX_RESOLUTION)]
+Width = Annotated[int, Field(ge=1, le=2**16)]
+Stride = Annotated[int, Field(ge=1, le=4)]
+Depth = Annotated[int, Field(ge=1, le=64)]
+Kernel = Annotated[int, Field(ge=1, le=31)]
+Factor = Annotated[float, Field(ge=0.01, le=64)]
+Level = Annotated[float, Field(ge=-100, le=100)]
+Deviation = Annotated[float, Field(ge=1e-4, le=100)]
 
 
 class Section(BaseModel):
@@ -46,20 +59,20 @@ class DataConfig(Section):
     source: str
     root: str = ""
     on_bad_image: Literal["refuse", "skip"] = "refuse"
-    num_valid: int = Field(ge=1)
-    num_calibration: int = Field(ge=1)
+    num_valid: int = Field(ge=1, le=10**8)
+    num_calibration: int = Field(ge=1, le=10**8)
     crop: Literal["none", "pad", "resized"] | None = None
     padding: float = Field(0.125, ge=0, le=0.5)
     flip: bool | None = None
     color: Literal["none", "tf", "torch"] | None = None
-    min_scale: float = Field(0.08, gt=0, le=1)
+    min_scale: float = Field(0.08, ge=1e-4, le=1)
     cutout: float = Field(0.0, ge=0, le=1)
     policy: Literal["none", "randaugment", "trivialaugment"] = "none"
-    mixup_alpha: float = Field(0.0, ge=0)
-    cutmix_alpha: float = Field(0.0, ge=0)
-    num_workers: int = Field(0, ge=0)
-    mean: tuple[float, float, float] | None = None
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    mixup_alpha: float = Field(0.0, ge=0, le=100)
+    cutmix_alpha: float = Field(0.0, ge=0, le=100)
+    num_workers: int = Field(0, ge=0, le=256)
+    mean: tuple[Level, Level, Level] | None = None
+    std: tuple[Deviation, Deviation, Deviation] | None = None
 
 
 class SupernetConfig(Section):
@@ -95,20 +108,20 @@ class SupernetConfig(Section):
         "proxylessnas",
         "resnet50d",
     ]
-    resolutions: tuple[PositiveInt, ...] = Field(min_length=1)
+    resolutions: tuple[Pixels, ...] = Field(min_length=1, max_length=64)
     table: dict[str, Any] | None = None
-    widths: tuple[PositiveInt, ...] = Field((16, 32, 64), min_length=1)
-    strides: tuple[PositiveInt, ...] = ()
-    width_mults: tuple[PositiveFloat, ...] = (0.5, 0.75, 1.0)
-    depths: tuple[PositiveInt, ...] = Field((1, 2), min_length=1)
-    kernel_sizes: tuple[PositiveInt, ...] = Field((3, 5, 7), min_length=1)
-    expand_ratios: tuple[PositiveFloat, ...] = Field((2, 3, 4), min_length=1)
-    stem_width: int = Field(16, ge=1)
+    widths: tuple[Width, ...] = Field((16, 32, 64), min_length=1, max_length=32)
+    strides: tuple[Stride, ...] = Field((), max_length=32)
+    width_mults: tuple[Factor, ...] = Field((0.5, 0.75, 1.0), max_length=64)
+    depths: tuple[Depth, ...] = Field((1, 2), min_length=1, max_length=64)
+    kernel_sizes: tuple[Kernel, ...] = Field((3, 5, 7), min_length=1, max_length=16)
+    expand_ratios: tuple[Factor, ...] = Field((2, 3, 4), min_length=1, max_length=64)
+    stem_width: Width = 16
     stem_stride: int = Field(1, ge=1, le=4)
-    expand_width: int = Field(128, ge=0)
-    divisor: int = Field(8, ge=1)
-    width_mult: float = Field(1.0, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    expand_width: int = Field(128, ge=0, le=2**16)
+    divisor: int = Field(8, ge=1, le=1024)
+    width_mult: Factor = 1.0
+    dropout: float = Field(0.0, ge=0, le=0.999)
 
 
 class TrainConfig(Section):
@@ -148,28 +161,28 @@ class TrainConfig(Section):
     """
 
     plan: Literal["sandwich", "progressive", "delayed", "published"] = "sandwich"
-    epochs: float | None = Field(None, ge=0)
-    batch_size: int = Field(64, ge=1)
-    learning_rate: float = Field(0.3, gt=0)
-    reference_batch: int = Field(64, ge=1)
-    subnets_per_step: int = Field(4, ge=2)
+    epochs: float | None = Field(None, ge=0, le=1e6)
+    batch_size: int = Field(64, ge=1, le=2**20)
+    learning_rate: float = Field(0.3, gt=0, le=1e4)
+    reference_batch: int = Field(64, ge=1, le=2**24)
+    subnets_per_step: int = Field(4, ge=2, le=256)
     full_share: float = Field(0.5, gt=0, lt=1)
     ramp: float = Field(0.3, ge=0, le=1)
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, le=10)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     ema_decay: float = Field(0.0, ge=0, lt=1)
-    side: float = Field(1.0, gt=0, le=1)
-    max_grad_norm: float | None = Field(None, ge=0)
+    side: float = Field(1.0, ge=0.1, le=1)
+    max_grad_norm: float | None = Field(None, ge=0, le=1e9)
     distillation: Literal["soft_targets", "alpha"] = "soft_targets"
     attentive: Literal["none", "best", "worst"] = "none"
     autocast: bool | None = False
-    micro_batches: int = Field(1, ge=1)
-    ranks: int = Field(1, ge=0)
-    threads: int = Field(0, ge=0)
+    micro_batches: int = Field(1, ge=1, le=2**20)
+    ranks: int = Field(1, ge=0, le=256)
+    threads: int = Field(0, ge=0, le=MAX_THREADS)
     init: str = ""
     reinit_head: bool = False
     freeze_backbone: bool = False
-    head_factor: float = Field(1.0, gt=0)
+    head_factor: float = Field(1.0, ge=1e-6, le=1e6)
 
 
 class EvaluateConfig(Section):
@@ -180,7 +193,7 @@ class EvaluateConfig(Section):
             predictor needs 10.
     """
 
-    num_archs: int = Field(160, ge=10)
+    num_archs: int = Field(160, ge=10, le=10**6)
 
 
 class LatencyConfig(Section):
@@ -194,8 +207,8 @@ class LatencyConfig(Section):
     """
 
     target: str = "ort-cpu"
-    threads: int = Field(1, ge=1)
-    budget_s: float = Field(30.0, gt=0)
+    threads: int = Field(1, ge=1, le=MAX_THREADS)
+    budget_s: float = Field(30.0, gt=0, le=1e7)
 
 
 class SearchConfig(Section):
@@ -212,10 +225,10 @@ class SearchConfig(Section):
             most; the predictor is fitted again in between.
     """
 
-    population_size: int = Field(128, ge=8)
-    generations: int = Field(60, ge=1)
+    population_size: int = Field(128, ge=8, le=10**5)
+    generations: int = Field(60, ge=1, le=10**5)
     limits: dict[str, float] = Field(default_factory=dict)
-    num_models: int = Field(8, ge=1)
-    num_candidates: int = Field(32, ge=1)
-    caution: float = Field(0.0, ge=0)
-    refine_evaluations: int = Field(0, ge=0)
+    num_models: int = Field(8, ge=1, le=1000)
+    num_candidates: int = Field(32, ge=1, le=10**5)
+    caution: float = Field(0.0, ge=0, le=100)
+    refine_evaluations: int = Field(0, ge=0, le=10**6)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -15,13 +16,19 @@ from onceforall.errors import ConfigError
 from onceforall.files import check_writable
 from onceforall.job.choosing import Task
 from onceforall.job.clock import Clock
-from onceforall.job.config import RunConfig, resolve, validated
+from onceforall.job.config import RunConfig, resolve
 from onceforall.job.context import Run, Tell
 from onceforall.job.data import image_side, open_data, training_images
 from onceforall.job.folder import RunFolder
+from onceforall.job.lock import LOCK, sole_writer
 from onceforall.job.machine import default_device, hardware
 from onceforall.job.planning import Planned, plan_config
-from onceforall.job.preflight import check_data, check_limits_kept
+from onceforall.job.preflight import (
+    check_buildable,
+    check_data,
+    check_limits_kept,
+    check_tools,
+)
 from onceforall.job.recipes import ladder_for, named_recipe, transfer_recipe
 from onceforall.job.transfer import read_start
 from onceforall.job.weights import load_initial_weights, new_supernet
@@ -41,6 +48,7 @@ def plan_run(
     ranks: Ranks | None = None,
     device: torch.device | None = None,
     started: float | None = None,
+    steps: Sequence[str] = (),
 ) -> Run:
     """Return the run in ``out``: the one that is there, or a new one.
 
@@ -54,6 +62,7 @@ def plan_run(
         ranks: This process among all.
         device: Where to train; the GPU if there is one.
         started: Moment (of ``time.monotonic``) that the time of the run counts from.
+        steps: What will be done, so that what it needs is known to be there.
 
     Raises:
         ConfigError: If the folder belongs to another request, or a setting is wrong.
@@ -74,17 +83,21 @@ def plan_run(
             f"rank {ranks.rank} does not see {folder.settings}, which rank 0 has written; all "
             "ranks need the same folder, on a disk that they share"
         )
-    if saved is None and out.is_dir() and any(out.iterdir()):
+    if saved is None and out.is_dir() and any(path.name != LOCK for path in out.iterdir()):
         raise ConfigError(f"output folder {out} is not empty and holds no run; use another --out")
     if saved is None:
         check_writable(folder.settings)
     started = time.monotonic() if started is None else started
     where = device or default_device(ranks)
     side_px = 0
+    is_main = ranks is None or ranks.is_main
     if saved is None:
         config, side_px = _resolved(request)
     else:
-        config = validated(saved.config)
+        config = folder.read_config(saved)
+        check_buildable(config, saved.data.classes)
+    if is_main and "latency" in steps and not folder.latency(config).is_file():
+        check_tools(config.latency)
     # Learned and random policies work on photographs read from files, not on decoded squares.
     side = config.supernet.resolutions[-1] if config.data.policy == "none" else None
     bundle = open_data(config.data, image_size=side)
@@ -163,6 +176,7 @@ def _resolved(request: Request) -> tuple[RunConfig, int]:
         start = read_start(Path(init), num_classes=probe.num_classes)
         recipe = transfer_recipe(recipe, start, image_side=side, num_classes=probe.num_classes)
     config = resolve(recipe, file=request.config_text, flags=request.settings)
+    check_buildable(config, probe.num_classes)
     return config, side
 
 
@@ -242,3 +256,17 @@ def open_run(
     """
     request = RunFolder(path=out).read_settings().request
     return plan_run(request, out, tell=tell, should_stop=should_stop, ranks=ranks, device=device)
+
+
+@contextlib.contextmanager
+def run_to_change(
+    out: Path, *, tell: Tell, should_stop: Callable[[], bool] = lambda: False
+) -> Iterator[Run]:
+    """Give the run that lies in ``out``, for a verb that writes into it; no other may meanwhile.
+
+    Raises:
+        ConfigError: If there is none, or another process is at work there.
+    """
+    RunFolder(path=out).read_settings()
+    with sole_writer(out):
+        yield open_run(out, tell=tell, should_stop=should_stop)

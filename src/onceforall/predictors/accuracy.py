@@ -34,7 +34,7 @@ from onceforall.predictors.ensemble import (
     train_members,
     tuned_ridge,
 )
-from onceforall.reading import MAX_BINARY_BYTES, parse_json, read_bounded
+from onceforall.reading import MAX_BINARY_BYTES, is_number, parse_json, read_bounded
 
 MIN_SAMPLES = 10
 # An honest predictor may be somewhat below 0 or above 1 at the ends of its space.
@@ -295,9 +295,8 @@ def _check_numbers(numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
     """Raise ValueError if a number is none, or tensors do not fit one another."""
     for name in _NUMBERS:
         value = numbers.get(name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
         low = -_LARGEST if name == "accuracy_mean" else 0
-        if not is_number or not low <= value <= _LARGEST:
+        if not is_number(value, low, _LARGEST):
             raise ValueError(f"{name} {value!r} is not a number from {low:g} to {_LARGEST:g}")
     if not numbers["feature_scale"] or not numbers["typical_spread"]:
         raise ValueError("feature_scale or typical_spread is 0")

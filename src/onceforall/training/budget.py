@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onceforall.files import Json, append_jsonl, damaged, read_jsonl
+from onceforall.reading import is_number
 
 # First steps of a phase that say nothing about the later ones: kernels are prepared in them.
 _WARMUP_STEPS = 4
@@ -46,7 +47,7 @@ def _decision(journal: Path, line: Json) -> tuple[int, list[float]]:
     step, epochs = line.get("step"), line.get("epochs")
     if not isinstance(step, int) or not isinstance(epochs, list) or not epochs:
         raise damaged(journal, f"{line} is no decision")
-    if not all(isinstance(each, int | float) and 0 <= each <= _MOST_EPOCHS for each in epochs):
+    if not all(is_number(each, 0, _MOST_EPOCHS) for each in epochs):
         raise damaged(journal, f"epochs {epochs} are no lengths")
     return step, epochs
 

@@ -36,6 +36,11 @@ _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+# What a damaged archive makes of its readers.
+_DAMAGE = (
+    OSError, ValueError, EOFError, RuntimeError, NotImplementedError, SyntaxError, TypeError,
+    struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+)  # fmt: skip
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -61,8 +66,7 @@ def open_npz(path: Path) -> DataBundle:
         return bundle_from_arrays(arrays, name=path.stem, class_names=names)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    except (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, SyntaxError,
-            TypeError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:  # fmt: skip
+    except _DAMAGE as error:
         raise DataError(f"{path}: not a readable .npz file: {reason_of(error)}") from error
 
 

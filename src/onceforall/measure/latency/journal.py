@@ -16,6 +16,7 @@ from onceforall.files import append_jsonl, damaged, read_jsonl, reason_of
 from onceforall.measure.latency.measure import Latency, measure_latency
 from onceforall.measure.latency.table import Entry, layer_from_json, layer_to_json
 from onceforall.measure.latency.targets import Candidate, Target
+from onceforall.reading import is_number
 
 _MOST_MS = 1e9
 
@@ -121,8 +122,7 @@ class Journal:
 
 
 def _ms(value: Any) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 <= value <= _MOST_MS:
+    if not is_number(value, 0, _MOST_MS):
         raise ValueError(f"{value!r} is not a number of milliseconds")
     return float(value)
 

@@ -28,7 +28,7 @@ from onceforall.blueprint import (
 from onceforall.errors import MeasurementError
 from onceforall.files import reason_of
 from onceforall.measure.costs import sized_layers
-from onceforall.reading import named, read_bounded
+from onceforall.reading import is_number, named, read_bounded
 from onceforall.yaml_text import parse_yaml
 
 _FILE_NAME = re.compile(r"(\d+)_lookup_table\.yaml")
@@ -105,8 +105,7 @@ def read_published_latency(path: Path, *, resolution: int | None = None) -> Publ
 
 def _mean_ms(path: Path, key: str, entry: Any) -> float:
     mean = entry.get("mean") if isinstance(entry, Mapping) else None
-    is_number = isinstance(mean, int | float) and not isinstance(mean, bool)
-    if not is_number or not 0 < mean <= _MAX_MS:
+    if not is_number(mean, 1e-9, _MAX_MS):
         raise MeasurementError(f"{path}: {key}: mean {mean!r} is not a number of milliseconds")
     return float(mean)
 

@@ -28,6 +28,7 @@ from onceforall.blueprint import (
     make_divisible,
 )
 from onceforall.errors import ConfigError
+from onceforall.reading import is_number
 
 _LARGEST, _LARGEST_RATIO = 10**9, 64
 _NETS = ("MobileNetV3", "ProxylessNASNets", "ResNets")
@@ -315,16 +316,15 @@ def _flag(fields: Mapping[str, Any], key: str, where: str, default: bool) -> boo
 
 
 def _ratio(value: Any, where: str) -> float:
-    if not 0 < _number(value, f"{where}: expand_ratio") <= _LARGEST_RATIO:
-        raise ConfigError(f"{where}: expand_ratio {value!r} is not in (0, {_LARGEST_RATIO}]")
-    return value  # type: ignore[no-any-return]
+    if not is_number(value, 0.01, _LARGEST_RATIO):
+        raise ConfigError(f"{where}: expand_ratio {value!r} is not from 0.01 to {_LARGEST_RATIO}")
+    return value
 
 
 def _number(value: Any, where: str) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not abs(value) < _LARGEST:
+    if not is_number(value, -_LARGEST, _LARGEST):
         raise ConfigError(f"{where} {value!r} is not a number")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _activation(value: Any, where: str) -> Activation:
