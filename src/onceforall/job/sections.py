@@ -13,7 +13,7 @@ MAX_SEED = 2**63 - 1
 # With more, OpenMP ends the process.
 MAX_THREADS = 512
 
-Pixels = Annotated[int, Field(ge=8, le=MAX_RESOLUTION)]
+Pixels = Annotated[int, Field(ge=4, le=MAX_RESOLUTION)]
 Width = Annotated[int, Field(ge=1, le=2**16)]
 Stride = Annotated[int, Field(ge=1, le=4)]
 Depth = Annotated[int, Field(ge=1, le=64)]
