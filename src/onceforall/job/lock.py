@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from onceforall.errors import ConfigError
-from onceforall.files import check_writable
+from onceforall.files import check_writable, remove_partial_files
 from onceforall.reading import open_regular
 
 LOCK = ".lock"
@@ -42,6 +42,9 @@ def sole_writer(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with _locked(folder):
+            # Of who was killed here. A report may be written at any time, without the lock.
+            for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+                remove_partial_files(place, but_of="report.html")
             yield
     finally:
         with contextlib.suppress(OSError):  # what is not empty stays
