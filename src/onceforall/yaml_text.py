@@ -6,6 +6,7 @@ end the interpreter: none of them is in a file of settings, and none is read.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import yaml
@@ -31,6 +32,24 @@ def parse_yaml(text: str | bytes) -> Any:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ValueError(" ".join(str(error).split())) from error
+
+
+def dump_yaml(value: Any) -> str:
+    """Return a text that :func:`parse_yaml` reads: parts that are one object are written twice."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False)  # type: ignore[no-any-return]
+
+
+def dump_yaml_line(value: Any) -> str:
+    """Return the same on one line, keys sorted."""
+    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=math.inf)
+    return text.strip()  # type: ignore[no-any-return]
+
+
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper, without aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ import onceforall
 from onceforall.errors import CheckpointError, VerificationError
 from onceforall.predictors.accuracy import AccuracyPredictor
 from onceforall.predictors.published import read_published_predictor
-from onceforall.space import SearchSpace
 from onceforall.supernets.families import published_spec
 from tests.cli.command import Answer, ofa
 
@@ -62,13 +63,8 @@ def test_a_changed_model_is_noticed_by_everyone(
 def test_a_model_that_no_runtime_reads_is_one_line(model: Path) -> None:
     (model / "model.onnx").write_bytes(b"garbage")
     card = json.loads((model / "card.json").read_text())
-    card["files"]["model.onnx"] = {
-        "bytes": 7,
-        "sha256": "f0a16c39a4c1c4fe2a2bd9e9df5ba5bb9dbf1e9b8f9c5e6b6fa7b7b0b0e0e0e0",
-    }
-    import hashlib
-
-    card["files"]["model.onnx"]["sha256"] = hashlib.sha256(b"garbage").hexdigest()
+    digest = hashlib.sha256(b"garbage").hexdigest()
+    card["files"]["model.onnx"] = {"bytes": 7, "sha256": digest}
     (model / "card.json").write_text(json.dumps(card))
     refused(ofa("verify", model), "model.onnx cannot be run", status=1)
 
@@ -123,8 +119,7 @@ def _published(path: Path, value: float) -> Path:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
 def test_a_published_predictor_of_wild_numbers(value: float, tmp_path: Path) -> None:
     path = _published(tmp_path / "p.pth", value)
-    space: SearchSpace = published_spec("ofa_mbv3_d234_e346_k357_w1.0").space
-    space = space.restrict(resolutions=(224,))
+    space = replace(published_spec("ofa_mbv3_d234_e346_k357_w1.0").space, resolutions=(224,))
     with pytest.raises(CheckpointError, match=r"numbers that are none|no share of images"):
         read_published_predictor(path).predict([space.largest], space)
 

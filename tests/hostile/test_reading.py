@@ -18,7 +18,7 @@ from onceforall.predictors.published import read_published_predictor
 from onceforall.reading import open_regular, parse_json, read_bounded
 from onceforall.supernets.published.checkpoint import read_weights
 from onceforall.terminal import printable
-from onceforall.yaml_text import MAX_YAML_BYTES, parse_yaml
+from onceforall.yaml_text import MAX_YAML_BYTES, dump_yaml, parse_yaml
 from tests.hostile.trial import Tally, memory
 
 # -- 6: regular files only, no links --------------------------------------------------------------
@@ -157,6 +157,12 @@ def test_yaml_that_is_meant_is_read() -> None:
         "train": {"epochs": 2.5, "plan": "delayed"},
         "supernet": {"widths": [8, 16], "dropout": float("inf")},
     }
+
+
+def test_what_is_written_is_read_again() -> None:
+    shared = [1, 2.5e-05]
+    value = {"b": shared, "a": {"x": shared, "y": None, "z": "1:2", "on": "no"}}
+    assert parse_yaml(dump_yaml(value)) == value
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 65 + "1" + "}" * 65, "9" * 5000, "\xff"])

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import pydantic
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from onceforall.arch import MAX_RESOLUTION, Arch
@@ -15,7 +14,7 @@ from onceforall.blueprint import Blueprint, blueprint_from_json, blueprint_to_js
 from onceforall.errors import CheckpointError, OnceForAllError
 from onceforall.files import append_jsonl, damaged, iterate_jsonl, write_json, write_text
 from onceforall.reading import parse_json, read_bounded
-from onceforall.yaml_text import parse_yaml
+from onceforall.yaml_text import dump_yaml, parse_yaml
 
 
 def _arch(value: Any) -> Arch:
@@ -129,7 +128,7 @@ class Record(BaseModel):
     def write(self, path: Path) -> None:
         """Write a JSON or, by the name of the file, YAML file, atomically."""
         if path.suffix == ".yaml":
-            write_text(path, yaml.safe_dump(self.to_json(), sort_keys=False))
+            write_text(path, dump_yaml(self.to_json()))
         else:
             write_json(path, self.to_json())
 

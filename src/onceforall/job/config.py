@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic
-import yaml
 from pydantic import Field
 
 from onceforall.errors import ConfigError
@@ -38,7 +36,7 @@ from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.weights import spec_from_json
 from onceforall.training.plan import Plan, delayed_plan, sandwich_plan
 from onceforall.training.shrinking import progressive_plan, published_plan
-from onceforall.yaml_text import parse_yaml
+from onceforall.yaml_text import dump_yaml_line, parse_yaml
 
 
 class RunConfig(Section):
@@ -200,7 +198,7 @@ def flag(key: str, value: object) -> str:
 
     JSON would not do: YAML takes its ``1e-05`` for a string.
     """
-    text = yaml.safe_dump({"": value}, default_flow_style=True, width=math.inf).strip()
+    text = dump_yaml_line({"": value})
     return f"{key}={text.removeprefix('{').removesuffix('}').partition(':')[2].strip()}"
 
 
