@@ -172,7 +172,13 @@ def files() -> Iterator[str]:
     yield "safetensors; nothing is a pickle but training state, which is read as tensors only."
     yield "All files are written whole or not at all.\n"
     records = (getattr(artifacts, name) for name in artifacts.__all__)
-    order = (artifacts.settings, artifacts.epochs, artifacts.search, artifacts.models)
+    order = (
+        artifacts.settings,
+        artifacts.events,
+        artifacts.epochs,
+        artifacts.search,
+        artifacts.models,
+    )
     for kind in sorted(
         records,
         key=lambda kind: (order.index(inspect.getmodule(kind)), inspect.getsourcelines(kind)[1]),

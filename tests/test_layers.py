@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1] / "src" / "onceforall"
 # Branches of one line do not import each other.
 LAYERS = [
     ["errors"],
-    ["files", "records", "versions"],
+    ["reading", "terminal"],
+    ["files", "records", "versions", "yaml_text"],
     ["arch"],
     ["published_archs"],
     ["genes"],
@@ -44,6 +45,7 @@ JOB = [
     "data",
     "preflight",
     "folder",
+    "lock",
     "status",
     "context",
     "weights",

@@ -5,6 +5,7 @@ out; those that older versions did not write are None.
 """
 
 from onceforall.artifacts.epochs import Epoch
+from onceforall.artifacts.events import Progress, Told
 from onceforall.artifacts.models import (
     Baseline,
     BaselineStart,
@@ -23,6 +24,7 @@ from onceforall.artifacts.search import (
     Found,
     FrontFile,
     FrontPoint,
+    Rejected,
 )
 from onceforall.artifacts.settings import DataFacts, Estimate, Request, RunSettings
 
@@ -44,7 +46,10 @@ __all__ = [
     "Found",
     "FrontFile",
     "FrontPoint",
+    "Progress",
+    "Rejected",
     "Request",
     "RunSettings",
     "ShippedFile",
+    "Told",
 ]

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field
 
 from onceforall.artifacts.record import (
     ArchField,
     BlueprintField,
+    Count,
+    Deviations,
+    Epochs,
     Fraction,
     Milliseconds,
+    Pixels,
+    PlainName,
+    Positive,
+    Predicted,
     Record,
     Rgb,
+    Seconds,
+    Spread,
 )
 
 
@@ -24,8 +33,8 @@ class ShippedFile(Record):
         sha256: Digest in hexadecimal.
     """
 
-    bytes: NonNegativeInt
-    sha256: str
+    bytes: Count
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class DeviceFacts(Record):
@@ -38,7 +47,7 @@ class DeviceFacts(Record):
     """
 
     name: str
-    threads: PositiveInt
+    threads: Positive
     hardware: dict[str, Any]
 
 
@@ -50,7 +59,7 @@ class FinetuneSettings(Record):
         distill: Whether it learned from the supernet's largest subnet too.
     """
 
-    learning_rate: float
+    learning_rate: Spread
     distill: bool
 
 
@@ -90,35 +99,35 @@ class Card(Record):
         finetune_settings: How.
     """
 
-    name: str
+    name: PlainName
     arch: ArchField
     top1: Fraction
     top5: Fraction | None = None
     top1_interval: tuple[Fraction, Fraction] | None = None
-    images: PositiveInt | None = None
-    macs: PositiveInt
-    params: PositiveInt
-    peak_activation_bytes: PositiveInt
-    resolution: PositiveInt
+    images: Positive | None = None
+    macs: Positive
+    params: Positive
+    peak_activation_bytes: Positive
+    resolution: Pixels
     data: str
     classes: tuple[str, ...]
     mean: Rgb
-    std: Rgb
-    crop_ratio: Annotated[float, Field(gt=0, le=1)]
+    std: Deviations
+    crop_ratio: Annotated[float, Field(ge=0.01, le=1)]
     versions: dict[str, str]
     latency_ms: Milliseconds
-    latency_mad_ms: NonNegativeFloat
+    latency_mad_ms: Spread
     latency_p90_ms: Milliseconds
     target: DeviceFacts
-    predicted_top1: float | None = None
-    predicted_top1_std: NonNegativeFloat | None = None
+    predicted_top1: Predicted | None = None
+    predicted_top1_std: Spread | None = None
     predicted_latency_ms: Milliseconds | None = None
     valid_top1: Fraction | None = None
     files: dict[str, ShippedFile]
     checks: dict[str, bool | float]
     blueprint: BlueprintField
-    finetuned_from: str | None = None
-    finetune_epochs: PositiveInt | None = None
+    finetuned_from: PlainName | None = None
+    finetune_epochs: Positive | None = None
     finetune_settings: FinetuneSettings | None = None
 
 
@@ -131,7 +140,7 @@ class BaselineStart(Record):
     """
 
     arch: ArchField
-    budget_s: NonNegativeFloat
+    budget_s: Seconds
 
 
 class Baseline(Record):
@@ -154,17 +163,17 @@ class Baseline(Record):
         versions: Of Python and packages.
     """
 
-    name: str
+    name: PlainName
     arch: ArchField
     top1: Fraction
     top1_interval: tuple[Fraction, Fraction]
     top5: Fraction
-    images: PositiveInt
-    epochs: NonNegativeFloat
-    seconds: NonNegativeFloat
-    budget_s: NonNegativeFloat
+    images: Positive
+    epochs: Epochs
+    seconds: Seconds
+    budget_s: Seconds
     seed: int
-    resolution: PositiveInt
-    processes: PositiveInt
-    threads: PositiveInt
+    resolution: Pixels
+    processes: Positive
+    threads: Positive
     versions: dict[str, str]

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import ConfigDict, Field
 
-from onceforall.artifacts.record import ArchField, Fraction, Milliseconds, Record
+from onceforall.artifacts.record import (
+    ArchField,
+    Count,
+    Fraction,
+    Loss,
+    Milliseconds,
+    Pixels,
+    PlainName,
+    Positive,
+    Predicted,
+    Record,
+    Seconds,
+    Spread,
+)
 
 
 class Evaluation(Record):
@@ -26,10 +39,10 @@ class Evaluation(Record):
     arch: ArchField
     top1: Fraction
     top5: Fraction
-    loss: float
-    images: PositiveInt
-    macs: PositiveInt
-    resolution: PositiveInt
+    loss: Loss
+    images: Positive
+    macs: Positive
+    resolution: Pixels
     refines: bool | None = None
 
 
@@ -53,12 +66,12 @@ class Found(Record):
     __pydantic_extra__: dict[str, float] = Field(init=False)
 
     arch: ArchField
-    predicted_top1: float
-    cautious_top1: float | None = None
-    predicted_top1_std: float | None = None
-    macs: PositiveInt
-    params: PositiveInt
-    peak_activation_bytes: PositiveInt | None = None
+    predicted_top1: Predicted
+    cautious_top1: Predicted | None = None
+    predicted_top1_std: Spread | None = None
+    macs: Positive
+    params: Positive
+    peak_activation_bytes: Positive | None = None
     latency_ms: float | None = None
 
     @property
@@ -72,8 +85,8 @@ class Found(Record):
 class FrontPoint(Found):
     """A subnet of a predicted front."""
 
-    cautious_top1: float
-    predicted_top1_std: NonNegativeFloat
+    cautious_top1: Predicted
+    predicted_top1_std: Spread
     latency_ms: Milliseconds
 
 
@@ -92,11 +105,11 @@ class FrontFile(Record):
 
     objectives: tuple[str, ...]
     limits: dict[str, float]
-    caution: NonNegativeFloat = 0.0
+    caution: Spread = 0.0
     points: tuple[FrontPoint, ...]
     hypervolume: tuple[float, ...]
     reference: tuple[float, ...]
-    evaluations: NonNegativeInt
+    evaluations: Count
 
 
 class Answer(Found):
@@ -110,8 +123,8 @@ class Answer(Found):
     """
 
     limits: dict[str, float]
-    evaluations: NonNegativeInt
-    seconds: NonNegativeFloat
+    evaluations: Count
+    seconds: Seconds
     name: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -132,8 +145,8 @@ class Confirmed(FrontPoint):
 
     predicted_latency_ms: Milliseconds
     valid_top1: Fraction
-    valid_loss: float
-    valid_images: PositiveInt
+    valid_loss: Loss
+    valid_images: Positive
 
 
 class ConfirmedFile(Record):
@@ -154,7 +167,7 @@ class Failed(Record):
         problem: What is wrong with it.
     """
 
-    name: str
+    name: PlainName
     problem: str
 
 
@@ -166,3 +179,15 @@ class FailedFile(Record):
     """
 
     models: tuple[Failed, ...]
+
+
+class Rejected(Record):
+    """Contents of ``search/rejected.json``: models that broke the limit, and their latency."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Milliseconds] = Field(init=False)
+
+    @property
+    def latency_ms(self) -> dict[str, float]:
+        """Return the latency of each by its name."""
+        return dict(self.__pydantic_extra__)

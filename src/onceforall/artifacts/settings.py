@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field
 
-from onceforall.artifacts.record import Record
+from onceforall.artifacts.record import Count, Positive, Record, Seconds
+from onceforall.errors import CheckpointError
 
 
 class Request(Record):
@@ -32,7 +33,7 @@ class Request(Record):
     on_bad_image: str | None = None
     config_text: str | None = None
     flags: tuple[str, ...] = ()
-    budget_s: float | None = None
+    budget_s: Seconds | None = None
     effort: str | None = None
     seed: int | None = None
     recipe: str = "auto"
@@ -67,9 +68,9 @@ class DataFacts(Record):
     """
 
     name: str
-    classes: PositiveInt
-    train: NonNegativeInt
-    test: NonNegativeInt
+    classes: Positive
+    train: Count
+    test: Count
     fingerprint: str
 
 
@@ -84,11 +85,11 @@ class Estimate(Record):
         fills_budget: Whether training takes all the time that is left; not if epochs were given.
     """
 
-    train_s: NonNegativeFloat
-    evaluate_s: NonNegativeFloat
-    rest_s: NonNegativeFloat
+    train_s: Seconds
+    evaluate_s: Seconds
+    rest_s: Seconds
     fills_budget: bool
-    step_seconds: tuple[NonNegativeFloat, ...]
+    step_seconds: tuple[Seconds, ...]
 
 
 class RunSettings(Record):
@@ -113,7 +114,14 @@ class RunSettings(Record):
     seed: int
     space_size: float
     chosen: str = ""
-    budget_s: float | None = None
+    budget_s: Seconds | None = None
     estimate: Estimate | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def damaged(cls, where: str, what: str) -> CheckpointError:
+        """Return the error of a damaged ``run.yaml``, which nothing can write again."""
+        return CheckpointError(
+            f"{where} is damaged: {what}; restore it, or start anew with another --out"
+        )

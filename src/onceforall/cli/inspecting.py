@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from onceforall.cli.console import print_json
+from onceforall.cli.console import print_json, say
 from onceforall.cli.options import Data, Json, OnBadImage, Root, parse_on_bad_image
 
 
@@ -37,7 +37,7 @@ def data(
         print_json(facts)
         return
     for name, value in facts.items():
-        print(f"{name:12} {value}")
+        say(f"{name:12} {value}")
 
 
 def zoo_list(json: Json = False) -> None:
@@ -51,7 +51,7 @@ def zoo_list(json: Json = False) -> None:
         print_json(zoo_rows())
         return
     for line in zoo_lines():
-        print(line)
+        say(line)
 
 
 def zoo_show(
@@ -69,7 +69,7 @@ def zoo_show(
         print_json(facts)
         return
     for name, value in facts.items():
-        print(f"{name:16} {value}")
+        say(f"{name:16} {value}")
 
 
 def zoo_verify(
@@ -90,7 +90,7 @@ def zoo_verify(
     else:
         for check in checks:
             if check.status not in ("ok", "absent"):
-                print(f"{check.status}: {check.id} {check.name} {check.expected} {check.found}")
+                say(f"{check.status}: {check.id} {check.name} {check.expected} {check.found}")
         counts = Counter(check.status for check in checks)
-        print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+        say(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
     return int(any(check.status == "differs" for check in checks))

@@ -11,6 +11,8 @@ import typer
 
 from onceforall.errors import ConfigError
 from onceforall.job.clock import parse_time
+from onceforall.reading import named, read_bounded
+from onceforall.yaml_text import MAX_YAML_BYTES
 
 # As in the configuration, which is not loaded before a verb needs it.
 MAX_SEED = 2**63 - 1
@@ -231,7 +233,7 @@ def read_config(path: Path | None) -> str | None:
         OSError: If it cannot be read.
     """
     try:
-        return None if path is None else path.read_text()
+        return None if path is None else read_bounded(named(path), MAX_YAML_BYTES).decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"--config {path} is not a text file") from error
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onceforall.cli.console import Screen, print_json, stop_on_signals
+from onceforall.cli.console import Screen, print_json, say, stop_on_signals
 from onceforall.cli.options import (
     Budget,
     Config,
@@ -182,7 +182,7 @@ def _show_status(folder: Path, *, json: bool) -> None:
         print_json(found.to_json())
         return
     for line in status_lines(found):
-        print(line)
+        say(line)
 
 
 def _net_flags(
@@ -259,6 +259,6 @@ def _run(request: Request, out: Path, *, until: str, tensorboard: bool, json: bo
         print_json(summary(done))
     else:
         for line in done.closing_lines:
-            print(line)
+            say(line)
     if done.failed:
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onceforall.cli.console import Screen, print_json, stop_on_signals
+from onceforall.cli.console import Screen, print_json, say, stop_on_signals
 from onceforall.cli.options import MAX_SEED, Json, Limit, parse_budget, parse_limits
 from onceforall.errors import ConfigError, Interrupted
 
@@ -109,7 +109,8 @@ def search(
             )
             found = search_published(request, progress=_progress(screen, should_stop))
     if not json:
-        print("\n".join(map(_line, found)))
+        for best in found:
+            say(_line(best))
         return
     answers = [best.to_json() for best in found]
     several = any(len(bounds) > 1 for bounds in limits.values())

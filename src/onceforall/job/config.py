@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic
-import yaml
 from pydantic import Field
 
 from onceforall.arch import Arch
@@ -44,6 +42,7 @@ from onceforall.supernets.spec import StaticSpec, SupernetSpec
 from onceforall.supernets.weights import spec_from_json
 from onceforall.training.plan import Opened, Phase, Plan, alone_plan, delayed_plan, sandwich_plan
 from onceforall.training.shrinking import progressive_plan, published_plan
+from onceforall.yaml_text import dump_yaml_line, parse_yaml
 
 # Subnets of a grid, at most: one of more is a mistake, and takes longer than training.
 MAX_GRID = 1000
@@ -261,9 +260,9 @@ def resolve(recipe: RunConfig, *, file: str | None = None, flags: Sequence[str] 
     values = recipe.model_dump()
     if file is not None:
         try:
-            changes = yaml.safe_load(file) or {}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"configuration file: {' '.join(str(error).split())}") from error
+            changes = parse_yaml(file) or {}
+        except ValueError as error:
+            raise ConfigError(f"configuration file: {error}") from error
         if not isinstance(changes, dict):
             raise ConfigError(f"configuration file holds {type(changes).__name__}, not sections")
         _merge(values, changes, "")
@@ -272,9 +271,9 @@ def resolve(recipe: RunConfig, *, file: str | None = None, flags: Sequence[str] 
         if not equals:
             raise ConfigError(f"--set {flag!r} is not of the form section.key=value")
         try:
-            value: Any = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {flag!r}: {' '.join(str(error).split())}") from error
+            value: Any = parse_yaml(text)
+        except ValueError as error:
+            raise ConfigError(f"--set {flag!r}: {error}") from error
         for part in reversed(name.split(".")):
             value = {part: value}
         _merge(values, value, "")
@@ -286,7 +285,7 @@ def flag(key: str, value: object) -> str:
 
     JSON would not do: YAML takes its ``1e-05`` for a string.
     """
-    text = yaml.safe_dump({"": value}, default_flow_style=True, width=math.inf).strip()
+    text = dump_yaml_line({"": value})
     return f"{key}={text.removeprefix('{').removesuffix('}').partition(':')[2].strip()}"
 
 

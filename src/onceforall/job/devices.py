@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,6 @@ from typing import Any
 from onceforall.blueprint import Layer
 from onceforall.errors import ConfigError, MeasurementError
 from onceforall.files import check_writable, read_json_file, write_json
-from onceforall.job.config import validated
 from onceforall.job.folder import RunFolder
 from onceforall.measure.latency.model import LatencyModel, build_latency_model
 from onceforall.measure.latency.table import space_entries
@@ -34,7 +34,7 @@ def spec_of(net: str) -> SupernetSpec:
     folder = RunFolder(path=Path(net))
     if folder.settings.is_file():
         settings = folder.read_settings()
-        return validated(settings.config).spec(settings.data.classes)
+        return folder.read_config(settings).spec(settings.data.classes)
     return published_spec(net)
 
 
@@ -208,5 +208,5 @@ def check_device_limits(limits: Mapping[str, float], devices: Sequence[str]) -> 
                 f"limit {name!r} needs a latency table of {device!r}; there are tables of "
                 f"{', '.join(devices) or 'no device'}"
             )
-        if not bound > 0:
-            raise ConfigError(f"limit {name}={bound:g} is not above 0")
+        if not 0 < bound < math.inf:
+            raise ConfigError(f"limit {name}={bound:g} is not a number above 0")

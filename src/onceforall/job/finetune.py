@@ -17,7 +17,7 @@ import torch
 
 from onceforall.artifacts import Card, FinetuneSettings
 from onceforall.deploy.finetune import finetune, finetune_plan
-from onceforall.deploy.model_folder import finished_or_removed
+from onceforall.deploy.model_folder import finished_or_removed, read_model
 from onceforall.errors import ConfigError
 from onceforall.job.context import Event, Run
 from onceforall.job.local_ranks import run_on_all, take_part
@@ -25,7 +25,6 @@ from onceforall.job.prove import measure_as_shipped, prove_plain, write_proven
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.supernets.static import StaticNet
-from onceforall.supernets.weights import load_plain
 from onceforall.training.settings import Callbacks, TrainOptions
 
 
@@ -69,13 +68,13 @@ def finetune_model(run: Run, name: str, how: Tuning) -> Card:
         Interrupted: If it was asked to stop; the same call goes on.
         VerificationError: If the files are not proven; nothing is left of them then.
     """
-    card = shipped_card(run, name)
+    card, plain = shipped_model(run, name)
     tuned = tuned_folder(run, name, how)
     if run.folder.card(tuned.name).is_file():
         return _same_settings(tuned, Card.read(run.folder.card(tuned.name)), how.settings)
     names = [name, json.dumps(dataclasses.asdict(how))]
     with run_on_all(run, "onceforall.job.finetune", names) as together:
-        model = _train(together, card, how)
+        model = _train(together, card, plain, how)
     session = run.session()
     model = model.to(run.device, memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     recalibrate_bn(model, list(session.calibration_batches(card.resolution)))
@@ -133,11 +132,9 @@ def usual_tuning(
     return Tuning(epochs=epochs, learning_rate=rate, distill=distill)
 
 
-def _train(run: Run, card: Card, how: Tuning) -> StaticNet:
+def _train(run: Run, card: Card, plain: StaticNet, how: Tuning) -> StaticNet:
     """Train a model as one of the run's ranks."""
     tuned = tuned_folder(run, card.name, how)
-    weights = run.folder.models / card.name / "model.safetensors"
-    plain = load_plain(card.blueprint, weights)
     model: StaticNet = plain.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     session, train = run.session(), run.config.train
     finetune(
@@ -176,7 +173,7 @@ def _train(run: Run, card: Card, how: Tuning) -> StaticNet:
 def take_part_in_tuning(run: Run, names: Sequence[str]) -> None:
     """Train the named model as a further rank."""
     name, how = names
-    _train(run, shipped_card(run, name), Tuning(**json.loads(how)))
+    _train(run, *shipped_model(run, name), Tuning(**json.loads(how)))
 
 
 def _same_settings(tuned: Path, done: Card, settings: FinetuneSettings) -> Card:
@@ -195,18 +192,19 @@ def _same_settings(tuned: Path, done: Card, settings: FinetuneSettings) -> Card:
     return done
 
 
-def shipped_card(run: Run, name: str) -> Card:
-    """Return the card of a model of a run.
+def shipped_model(run: Run, name: str) -> tuple[Card, StaticNet]:
+    """Return a model of a run, by the name of its folder: its card and its network.
 
     Raises:
         ConfigError: If there is no such model.
+        VerificationError: If a file was changed since it shipped.
     """
-    by_name = {card.name: card for card in run.folder.read_cards()}
-    if not by_name:
+    names = sorted(path.parent.name for path in run.folder.models.glob("*/card.json"))
+    if not names:
         raise ConfigError(f"{run.folder.path} has no models yet: run  ofa run")
-    if name not in by_name:
-        raise ConfigError(f"model {name!r} is not one of {', '.join(by_name)}")
-    return by_name[name]
+    if name not in names:
+        raise ConfigError(f"model {name!r} is not one of {', '.join(names)}")
+    return read_model(run.folder.models / name)
 
 
 def _tell_finetuning(run: Run, name: str, event: Event) -> None:

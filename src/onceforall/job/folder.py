@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onceforall.artifacts import Card, Evaluation, FrontFile, RunSettings
+from onceforall.artifacts import Card, Evaluation, FrontFile, Progress, RunSettings, Told
 from onceforall.errors import CheckpointError, ConfigError
-from onceforall.files import read_jsonl
-from onceforall.job.config import RunConfig
+from onceforall.files import iterate_jsonl
+from onceforall.job.config import RunConfig, validated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +123,17 @@ class RunFolder:
             raise ConfigError(f"{self.path} is not the folder of a run: there is no run.yaml")
         return RunSettings.read(self.settings)
 
+    def read_config(self, settings: RunSettings) -> RunConfig:
+        """Return the configuration in ``run.yaml``.
+
+        Raises:
+            CheckpointError: If it is damaged.
+        """
+        try:
+            return validated(settings.config)
+        except ConfigError as error:
+            raise RunSettings.damaged(str(self.settings), f"config.{error}") from error
+
     def read_front(self) -> FrontFile:
         """Return the front that the search found.
 
@@ -146,6 +157,22 @@ class RunFolder:
         return sorted(map(Card.read, paths), key=lambda card: card.macs)
 
     def read_events(self, *kinds: str) -> list[dict[str, Any]]:
-        """Return the events of some kinds, or all; none if there are none yet."""
-        events = read_jsonl(self.events)
-        return [event for event in events if not kinds or event.get("event") in kinds]
+        """Return the events of some kinds, or all; none if there are none yet.
+
+        Raises:
+            CheckpointError: If a line is damaged.
+        """
+        events = []
+        for number, line in enumerate(iterate_jsonl(self.events), 1):
+            told = Told.from_json(line, where=f"{self.events} line {number}")
+            if not kinds or told.event in kinds:
+                events.append(line)
+        return events
+
+    def read_progress(self) -> Progress | None:
+        """Return the latest training step shown, or None if there is none yet.
+
+        Raises:
+            CheckpointError: If the file is damaged.
+        """
+        return Progress.read(self.progress) if self.progress.is_file() else None

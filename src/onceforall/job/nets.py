@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from onceforall.artifacts import Card
 from onceforall.blueprint import Blueprint
 from onceforall.errors import ConfigError, ZooError
+from onceforall.files import reason_of
 from onceforall.job.config import flag
+from onceforall.reading import named, parse_json, read_bounded
 from onceforall.supernets.families import PUBLISHED_RESOLUTIONS, published_spec
 from onceforall.supernets.spec import StaticSpec, SupernetSpec
 from onceforall.supernets.static_families import STATIC_FAMILIES
 from onceforall.supernets.weights import spec_from_json, spec_to_json
+from onceforall.yaml_text import parse_yaml
 from onceforall.zoo.entries import find_entry
 from onceforall.zoo.load import (
     IMAGENET_MEAN,
@@ -49,13 +49,13 @@ def net_flags(net: str | Path | SupernetSpec) -> list[str]:
         moments = {"data.mean": list(IMAGENET_MEAN), "data.std": list(IMAGENET_STD)}
         return [*flags, *(flag(key, value) for key, value in moments.items())]
     try:
-        text = path.read_text()
+        text = read_bounded(named(path))
         # YAML would take the 1e-05 of a JSON file for a string.
-        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        value = parse_json(text) if path.suffix == ".json" else parse_yaml(text)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is no stage table: {' '.join(str(error).split())}") from error
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path} is no stage table: {reason_of(error)}") from error
     if isinstance(value, dict) and isinstance(value.get("spec"), dict):
         value = value["spec"]  # as supernet.json of a run has it
     if not isinstance(value, dict):

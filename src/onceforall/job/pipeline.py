@@ -27,10 +27,10 @@ from onceforall.job.evaluate import evaluate_step
 from onceforall.job.finetune import Tuning, finetune_all, usual_tuning
 from onceforall.job.latency import latency_step
 from onceforall.job.local_ranks import local_ranks
+from onceforall.job.lock import sole_writer
 from onceforall.job.machine import usable_cores
 from onceforall.job.model_table import result_lines
 from onceforall.job.predict import predictor_step
-from onceforall.job.preflight import check_tools
 from onceforall.job.search import search_step
 from onceforall.job.shared_steps import SHARED_STEPS
 from onceforall.job.ship import models_step, read_failed
@@ -39,6 +39,7 @@ from onceforall.job.train import train_step
 from onceforall.job.tuned_table import tuned_lines, write_tuned
 from onceforall.measure.comparison import minutes
 from onceforall.report import write_report
+from onceforall.terminal import printable
 from onceforall.training.ranks import Ranks, wait_for_all
 
 # The steps between plan and report: what does the work, and what is said of it before.
@@ -134,6 +135,30 @@ def run_all(
     if until not in STEPS:
         raise ConfigError(f"step {until!r} is not one of {', '.join(STEPS)}")
     ranks = ranks or Ranks()
+    with sole_writer(out) if ranks.is_main else contextlib.nullcontext():
+        return _run_all(
+            request,
+            out,
+            STEPS[: STEPS.index(until) + 1],
+            tell=tell,
+            should_stop=should_stop,
+            ranks=ranks,
+            device=device,
+            started=started,
+        )
+
+
+def _run_all(
+    request: Request,
+    out: Path,
+    steps: Sequence[str],
+    *,
+    tell: Tell,
+    should_stop: Callable[[], bool],
+    ranks: Ranks,
+    device: torch.device | None,
+    started: float | None,
+) -> Done:
     if not ranks.is_main:
         wait_for_all(ranks)  # rank 0 plans (and downloads) first
     run = plan_run(
@@ -144,16 +169,14 @@ def run_all(
         ranks=ranks,
         device=device,
         started=started,
+        steps=steps,
     )
     if ranks.is_main:
         wait_for_all(ranks)
-    steps = steps_of(run.config)
-    if until not in steps:
-        raise ConfigError(f"step {until!r} is not one of this run's: {', '.join(steps)}")
-    steps = steps[: steps.index(until) + 1]
-    is_timed = "latency" in steps or "models" in steps
-    if ranks.is_main and is_timed and not run.folder.latency(run.config).is_file():
-        check_tools(run.config.latency)
+    last, steps = steps[-1], steps_of(run.config)
+    if last not in steps:
+        raise ConfigError(f"step {last!r} is not one of this run's: {', '.join(steps)}")
+    steps = steps[: steps.index(last) + 1]
     _announce(run, steps, "plan", plan_text(run))
     shared = [step for step in steps if step in SHARED_STEPS]
     with _all_ranks(run, shared) as together:
@@ -164,7 +187,7 @@ def run_all(
             if step in _WORK and step not in shared:
                 _do(run, steps, step)
     report = None
-    if until == "report" and ranks.is_main:
+    if "report" in steps and ranks.is_main:
         _announce(run, steps, "report", "one offline HTML file")
         report = write_report(run.folder.path)
     cards = run.folder.read_cards()
@@ -192,7 +215,7 @@ def _training_text(run: Run) -> str:
     """Say what is trained, and for how long; where there is a time to keep, epochs follow it."""
     settings = run.config.train
     if settings.epochs == 0:
-        return f"loaded, {settings.init} as it is"
+        return f"loaded, {printable(settings.init)} as it is"
     count, epochs = settings.ranks, run.config.plan(run.spec).epochs
     about = "" if math.isinf(run.clock.budget_s) else "about "
     processes = f" in {count} processes" if count > 1 else ""
@@ -243,8 +266,9 @@ def plan_text(run: Run) -> str:
     sides = ", ".join(map(str, run.config.supernet.resolutions))
     left_out = f", {len(bundle.skipped)} unreadable left out" if bundle.skipped else ""
     lines = [
-        f"{bundle.name}, {bundle.num_classes} classes, {bundle.num_train} + {bundle.num_test} "
-        f"images{left_out}; {run.spec.space.size:.2g} subnets at {sides} px",
+        f"{printable(bundle.name)}, {bundle.num_classes} classes, "
+        f"{bundle.num_train} + {bundle.num_test} images{left_out}; "
+        f"{run.spec.space.size:.2g} subnets at {sides} px",
         f"      network: {settings.chosen or run.config.supernet.family}",
     ]
     if estimate is not None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from onceforall.data import DataBundle, ImageArrays
 from onceforall.encoding import Encoding
-from onceforall.errors import ConfigError
+from onceforall.errors import ArchError, BlueprintError, ConfigError
 from onceforall.job.config import RunConfig
 from onceforall.job.data import splits_of
 from onceforall.job.sections import LatencyConfig
 from onceforall.measure.cost_tables import compile_costs
+from onceforall.measure.costs import count_params, peak_activation_bytes
 from onceforall.measure.latency.ssh import SshOrt
 from onceforall.measure.latency.targets import make_target
 from onceforall.measure.onnx_model import import_extra
 from onceforall.search import Problem
+
+# No machine that runs this holds more.
+_MOST_PARAMS = 2 * 10**9
+_MOST_ACTIVATION_BYTES = 2**34
 
 
 def check_data(config: RunConfig, bundle: DataBundle) -> None:
@@ -29,6 +34,40 @@ def check_data(config: RunConfig, bundle: DataBundle) -> None:
         raise ConfigError(f"data.policy {policy} needs photographs in files, not small images")
     if config.data.crop == "pad" and not is_resident:
         raise ConfigError("data.crop pad is for small images, not for photographs in files")
+
+
+def check_buildable(config: RunConfig, num_classes: int) -> None:
+    """Prove that network, search space and training plan of a configuration can be made.
+
+    Raises:
+        ConfigError: Naming what cannot be, or is too large for any machine.
+    """
+    try:
+        spec = config.spec(num_classes)
+        config.plan(spec)
+        largest = spec.blueprint(spec.space.largest)
+        spec.blueprint(spec.space.smallest)
+        encoding = Encoding(spec.space)
+        encoding.to_archs(encoding.smallest())
+        compile_costs(spec)
+    except (ArchError, BlueprintError) as error:
+        raise ConfigError(f"supernet: {error}") from error
+    side = spec.space.resolutions[-1]
+    sizes = {
+        "parameters": (count_params(largest), _MOST_PARAMS),
+        "bytes of activations for one image": (
+            peak_activation_bytes(largest, resolution=side),
+            _MOST_ACTIVATION_BYTES,
+        ),
+    }
+    for name, (size, most) in sizes.items():
+        if size > most:
+            raise ConfigError(
+                f"supernet: its largest subnet has {size:,} {name} at {side} px, more than {most:,}"
+            )
+    micro, batch = config.train.micro_batches, config.train.batch_size
+    if micro > batch:
+        raise ConfigError(f"train.micro_batches {micro} is more than train.batch_size {batch}")
 
 
 def check_limits_kept(config: RunConfig, num_classes: int) -> None:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
+
+from onceforall.arch import MAX_RESOLUTION
 
 # The largest that every generator takes.
 MAX_SEED = 2**63 - 1
+# With more, OpenMP ends the process.
+MAX_THREADS = 512
+
+Pixels = Annotated[int, Field(ge=4, le=MAX_RESOLUTION)]
+Width = Annotated[int, Field(ge=1, le=2**16)]
+Stride = Annotated[int, Field(ge=1, le=4)]
+Depth = Annotated[int, Field(ge=1, le=64)]
+Kernel = Annotated[int, Field(ge=1, le=31)]
+Count = Annotated[int, Field(ge=1, le=64)]
+Factor = Annotated[float, Field(ge=0.01, le=64)]
+Level = Annotated[float, Field(ge=-100, le=100)]
+Deviation = Annotated[float, Field(ge=1e-4, le=100)]
 
 
 class Section(BaseModel):
@@ -46,20 +60,20 @@ class DataConfig(Section):
     source: str
     root: str = ""
     on_bad_image: Literal["refuse", "skip"] = "refuse"
-    num_valid: int = Field(ge=1)
-    num_calibration: int = Field(ge=1)
+    num_valid: int = Field(ge=1, le=10**8)
+    num_calibration: int = Field(ge=1, le=10**8)
     crop: Literal["none", "pad", "resized"] | None = None
     padding: float = Field(0.125, ge=0, le=0.5)
     flip: bool | None = None
     color: Literal["none", "tf", "torch"] | None = None
-    min_scale: float = Field(0.08, gt=0, le=1)
+    min_scale: float = Field(0.08, ge=1e-4, le=1)
     cutout: float = Field(0.0, ge=0, le=1)
     policy: Literal["none", "randaugment", "trivialaugment"] = "none"
-    mixup_alpha: float = Field(0.0, ge=0)
-    cutmix_alpha: float = Field(0.0, ge=0)
-    num_workers: int = Field(0, ge=0)
-    mean: tuple[float, float, float] | None = None
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    mixup_alpha: float = Field(0.0, ge=0, le=100)
+    cutmix_alpha: float = Field(0.0, ge=0, le=100)
+    num_workers: int = Field(0, ge=0, le=256)
+    mean: tuple[Level, Level, Level] | None = None
+    std: tuple[Deviation, Deviation, Deviation] | None = None
 
 
 class SupernetConfig(Section):
@@ -95,31 +109,31 @@ class SupernetConfig(Section):
         "proxylessnas",
         "resnet50d",
     ]
-    resolutions: tuple[PositiveInt, ...] = Field(min_length=1)
+    resolutions: tuple[Pixels, ...] = Field(min_length=1, max_length=64)
     table: dict[str, Any] | None = None
-    widths: tuple[PositiveInt, ...] = Field((16, 32, 64), min_length=1)
-    strides: tuple[PositiveInt, ...] = ()
-    width_mults: tuple[PositiveFloat, ...] = (0.5, 0.75, 1.0)
-    depths: tuple[PositiveInt, ...] = Field((1, 2), min_length=1)
-    kernel_sizes: tuple[PositiveInt, ...] = Field((3, 5, 7), min_length=1)
-    expand_ratios: tuple[PositiveFloat, ...] = Field((2, 3, 4), min_length=1)
-    stem_width: int = Field(16, ge=1)
+    widths: tuple[Width, ...] = Field((16, 32, 64), min_length=1, max_length=32)
+    strides: tuple[Stride, ...] = Field((), max_length=32)
+    width_mults: tuple[Factor, ...] = Field((0.5, 0.75, 1.0), max_length=64)
+    depths: tuple[Depth, ...] = Field((1, 2), min_length=1, max_length=64)
+    kernel_sizes: tuple[Kernel, ...] = Field((3, 5, 7), min_length=1, max_length=16)
+    expand_ratios: tuple[Factor, ...] = Field((2, 3, 4), min_length=1, max_length=64)
+    stem_width: Width = 16
     stem_stride: int = Field(1, ge=1, le=4)
-    expand_width: int = Field(128, ge=0)
-    divisor: int = Field(8, ge=1)
-    width_mult: float = Field(1.0, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    expand_width: int = Field(128, ge=0, le=2**16)
+    divisor: int = Field(8, ge=1, le=1024)
+    width_mult: Factor = 1.0
+    dropout: float = Field(0.0, ge=0, le=0.999)
 
 
 class OpenedConfig(Section):
     """How much of each axis a phase opens: the ``n`` largest options, a list of options, or all."""
 
-    kernel_size: PositiveInt | tuple[PositiveInt, ...] | None = None
-    depth: PositiveInt | tuple[PositiveInt, ...] | None = None
-    expand_ratio: PositiveInt | tuple[PositiveFloat, ...] | None = None
-    width_mult: PositiveInt | tuple[PositiveFloat, ...] | None = None
-    stem_depth: PositiveInt | tuple[int, ...] | None = None
-    resolution: PositiveInt | tuple[PositiveInt, ...] | None = None
+    kernel_size: Count | tuple[Kernel, ...] | None = None
+    depth: Count | tuple[Depth, ...] | None = None
+    expand_ratio: Count | tuple[Factor, ...] | None = None
+    width_mult: Count | tuple[Factor, ...] | None = None
+    stem_depth: Count | tuple[int, ...] | None = None
+    resolution: Count | tuple[Pixels, ...] | None = None
 
 
 class PhaseConfig(Section):
@@ -149,16 +163,16 @@ class PhaseConfig(Section):
     """
 
     name: str = Field(min_length=1)
-    epochs: PositiveFloat
-    learning_rate: PositiveFloat
-    warmup_epochs: float = Field(0.0, ge=0)
-    warmup_start: float = Field(0.0, ge=0)
+    epochs: float = Field(gt=0, le=1e6)
+    learning_rate: float = Field(gt=0, le=1e4)
+    warmup_epochs: float = Field(0.0, ge=0, le=1e6)
+    warmup_start: float = Field(0.0, ge=0, le=1e4)
     opened: OpenedConfig = OpenedConfig()
     draw: Literal["largest", "random", "sandwich"] = "random"
-    subnets_per_step: PositiveInt = 1
+    subnets_per_step: int = Field(1, ge=1, le=256)
     teacher: Literal["none", "in_place", "frozen"] = "none"
     trainable: Literal["all", "transforms", "classifier"] = "all"
-    sort_channels: int | None = Field(None, ge=0)
+    sort_channels: int | None = Field(None, ge=0, le=64)
     ramp: float = Field(0.0, ge=0, le=1)
     cosine_part: tuple[float, float] = (0.0, 1.0)
 
@@ -209,32 +223,32 @@ class TrainConfig(Section):
     """
 
     plan: Literal["sandwich", "progressive", "delayed", "published"] = "sandwich"
-    phases: tuple[PhaseConfig, ...] = ()
+    phases: tuple[PhaseConfig, ...] = Field((), max_length=100)
     start_at: str = ""
     teacher: str = ""
-    epochs: float | None = Field(None, ge=0)
-    epochs_scale: float = Field(1.0, gt=0)
-    batch_size: int = Field(64, ge=1)
-    learning_rate: float = Field(0.3, gt=0)
-    reference_batch: int = Field(64, ge=1)
-    subnets_per_step: int = Field(4, ge=2)
+    epochs: float | None = Field(None, ge=0, le=1e6)
+    epochs_scale: float = Field(1.0, ge=1e-6, le=1e6)
+    batch_size: int = Field(64, ge=1, le=2**20)
+    learning_rate: float = Field(0.3, gt=0, le=1e4)
+    reference_batch: int = Field(64, ge=1, le=2**24)
+    subnets_per_step: int = Field(4, ge=2, le=256)
     full_share: float = Field(0.5, gt=0, lt=1)
     ramp: float = Field(0.3, ge=0, le=1)
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, le=10)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     ema_decay: float = Field(0.0, ge=0, lt=1)
-    side: float = Field(1.0, gt=0, le=1)
-    max_grad_norm: float | None = Field(None, ge=0)
+    side: float = Field(1.0, ge=0.1, le=1)
+    max_grad_norm: float | None = Field(None, ge=0, le=1e9)
     distillation: Literal["soft_targets", "alpha", "none"] = "soft_targets"
     attentive: Literal["none", "best", "worst"] = "none"
     autocast: bool | None = False
-    micro_batches: int = Field(1, ge=1)
-    ranks: int = Field(1, ge=0)
-    threads: int = Field(0, ge=0)
+    micro_batches: int = Field(1, ge=1, le=2**20)
+    ranks: int = Field(1, ge=0, le=256)
+    threads: int = Field(0, ge=0, le=MAX_THREADS)
     init: str = ""
     reinit_head: bool = False
     freeze_backbone: bool = False
-    head_factor: float = Field(1.0, gt=0)
+    head_factor: float = Field(1.0, ge=1e-6, le=1e6)
 
     @property
     def asked_epochs(self) -> float | None:
@@ -252,7 +266,7 @@ class EvaluateConfig(Section):
             predictor needs 10.
     """
 
-    num_archs: int = Field(160, ge=10)
+    num_archs: int = Field(160, ge=10, le=10**6)
 
 
 class GridConfig(Section):
@@ -272,15 +286,15 @@ class GridConfig(Section):
         finetune_rate: Peak learning rate of fine-tuning, for ``train.reference_batch`` images.
     """
 
-    every: int = Field(0, ge=0)
-    resolutions: tuple[PositiveInt, ...] = ()
-    depths: tuple[PositiveInt, ...] = ()
-    kernel_sizes: tuple[PositiveInt, ...] = ()
-    expand_ratios: tuple[PositiveFloat, ...] = ()
-    width_mults: tuple[PositiveFloat, ...] = ()
+    every: int = Field(0, ge=0, le=10**6)
+    resolutions: tuple[Pixels, ...] = Field((), max_length=64)
+    depths: tuple[Depth, ...] = Field((), max_length=64)
+    kernel_sizes: tuple[Kernel, ...] = Field((), max_length=16)
+    expand_ratios: tuple[Factor, ...] = Field((), max_length=64)
+    width_mults: tuple[Factor, ...] = Field((), max_length=64)
     ship: bool = False
-    finetune_epochs: float = Field(0.0, ge=0)
-    finetune_rate: PositiveFloat = 0.03
+    finetune_epochs: float = Field(0.0, ge=0, le=1e5)
+    finetune_rate: float = Field(0.03, gt=0, le=1e4)
 
 
 class LatencyConfig(Section):
@@ -294,8 +308,8 @@ class LatencyConfig(Section):
     """
 
     target: str = "ort-cpu"
-    threads: int = Field(1, ge=1)
-    budget_s: float = Field(30.0, gt=0)
+    threads: int = Field(1, ge=1, le=MAX_THREADS)
+    budget_s: float = Field(30.0, gt=0, le=1e7)
 
 
 class SearchConfig(Section):
@@ -314,10 +328,10 @@ class SearchConfig(Section):
             most; the predictor is fitted again in between.
     """
 
-    population_size: int = Field(128, ge=8)
-    generations: int = Field(60, ge=1)
+    population_size: int = Field(128, ge=8, le=10**5)
+    generations: int = Field(60, ge=1, le=10**5)
     limits: dict[str, float] = Field(default_factory=dict)
-    num_models: int = Field(8, ge=1)
-    num_candidates: int = Field(32, ge=1)
-    caution: float = Field(0.0, ge=0)
-    refine_evaluations: int = Field(0, ge=0)
+    num_models: int = Field(8, ge=1, le=1000)
+    num_candidates: int = Field(32, ge=1, le=10**5)
+    caution: float = Field(0.0, ge=0, le=100)
+    refine_evaluations: int = Field(0, ge=0, le=10**6)

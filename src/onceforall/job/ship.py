@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from onceforall.arch import Arch
-from onceforall.artifacts import Card, Confirmed, Failed, FailedFile
+from onceforall.artifacts import Card, Confirmed, Failed, FailedFile, Rejected
 from onceforall.deploy.model_folder import finished_or_removed, remove_unfinished
 from onceforall.errors import ConfigError, InfeasibleError, VerificationError
-from onceforall.files import read_json, write_json
+from onceforall.files import write_json
 from onceforall.job.confirm import confirm_step, winners
 from onceforall.job.context import Run
 from onceforall.job.prove import Proven, measure_as_shipped, prove, write_proven
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.costs import count_macs
 from onceforall.supernets.spec import StaticSpec
+from onceforall.terminal import printable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +108,7 @@ def _ship_first(run: Run, wanted: Sequence[Wanted]) -> list[Unshipped]:
     """
     bound = run.config.search.limits.get("latency_ms", math.inf)
     path = run.folder.rejected
-    slow: dict[str, float] = read_json(path) if path.is_file() else {}
+    slow = Rejected.read(path).latency_ms if path.is_file() else {}
     failed: list[Unshipped] = []
     for each in wanted:
         if each.name in slow:
@@ -147,7 +148,7 @@ def specialize_arch(run: Run, arch: Arch, name: str = "") -> Card:
     macs = count_macs(run.spec.blueprint(arch), resolution=arch.resolution)
     name = name or f"own-{macs / 1e6:.3g}M-{arch.resolution}px"
     folder = run.folder.models / name
-    if Path(name).name != name or name.startswith("."):
+    if Path(name).name != name or name.startswith(".") or printable(name) != name:
         raise ConfigError(f"--name {name!r} is not a plain folder name")
     if run.folder.card(name).is_file():
         raise ConfigError(f"{folder} exists; use another --name")

@@ -88,9 +88,10 @@ def _train(run: Run, session: DataSession, net: Supernet) -> None:
 def _is_trained(run: Run) -> bool:
     """Return whether the supernet is there; on every rank, or CheckpointError on every rank."""
     path = run.folder.supernet
-    found = gather_numbers([int(path.is_file())], run.ranks, run.device)
+    is_there = path.is_file() and path.with_suffix(".json").is_file()
+    found = gather_numbers([int(is_there)], run.ranks, run.device)
     if len(set(found)) > 1:
-        without = ", ".join(str(rank) for rank, (is_there,) in enumerate(found) if not is_there)
+        without = ", ".join(str(rank) for rank, (one,) in enumerate(found) if not one)
         raise CheckpointError(
             f"{path} is not there on rank {without}; all ranks need the same folder, on a disk "
             "that they share"

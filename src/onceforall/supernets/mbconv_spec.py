@@ -23,6 +23,7 @@ from onceforall.blueprint import (
 from onceforall.errors import ArchError, BlueprintError
 from onceforall.genes import Place, StageChoices
 from onceforall.space import SearchSpace
+from onceforall.supernets.ranges import check_ranges
 from onceforall.supernets.slots import Slot, assemble, block_keys
 
 BlockKind = Literal["mbconv", "fused_mbconv", "residual"]
@@ -36,6 +37,9 @@ class FixedBlock:
     kernel_size: int = 3
     stride: int = 1
     activation: Activation = "relu"
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,7 @@ class MBConvStage:
     block: BlockKind = "mbconv"
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.block != "mbconv" and (len(self.kernel_sizes) > 1 or self.squeeze_excite):
             raise BlueprintError(
                 f"a stage of {self.block} blocks has one kernel size and no squeeze-excite, got "
@@ -110,6 +115,9 @@ class MBConvSpec:
     dropout: float = 0.0
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     @property
     def space(self) -> SearchSpace:

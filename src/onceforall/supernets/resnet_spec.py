@@ -19,6 +19,7 @@ from onceforall.blueprint import (
 )
 from onceforall.genes import Place, StageChoices
 from onceforall.space import SearchSpace
+from onceforall.supernets.ranges import check_ranges
 from onceforall.supernets.slots import Slot, assemble, block_keys
 
 
@@ -35,6 +36,9 @@ class ResNetStage:
     stride: int
     num_blocks: int
     depths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,9 @@ class ResNetSpec:
     dropout: float = 0.0
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     @property
     def space(self) -> SearchSpace:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 from onceforall.arch import Arch
 from onceforall.blueprint import Blueprint
 from onceforall.errors import ArchError, ConfigError, ZooError
+from onceforall.files import read_json_file
 from onceforall.supernets.families import published_spec
 from onceforall.supernets.published.checkpoint import load_published, read_weights
 from onceforall.supernets.published.config_read import blueprint_from_config
@@ -186,9 +186,7 @@ def load_config_net(
         CheckpointError: If the weights do not fit.
     """
     path = None if isinstance(config, Mapping) else Path(config)
-    content = config if path is None else _read_object(path)
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"{path} does not hold a JSON object")
+    content = config if isinstance(config, Mapping) else _read_object(Path(config))
     size = resolution or content.get("resolution") or _run_config_size(path)
     if size is None:
         raise ConfigError("the configuration says no resolution; give one (pixels)")
@@ -286,11 +284,11 @@ def _from_config(
     return replace(entry, arch=arch, resolution=resolution), plan
 
 
-def _read_object(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path} is not a readable JSON file: {error}") from error
+def _read_object(path: Path) -> Mapping[str, Any]:
+    content = read_json_file(path)
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{path} does not hold a JSON object")
+    return content
 
 
 def _run_config_size(path: Path | None) -> Any:

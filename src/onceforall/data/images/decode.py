@@ -49,6 +49,9 @@ _SUFFIXES = "bmp gif jfif jpe jpeg jpg jp2 pbm pgm png pnm ppm tga tif tiff webp
 IMAGE_SUFFIXES = frozenset("." + suffix for suffix in re.findall(r"\w+", _SUFFIXES))
 
 
+_MOST_CONVERTED = 64_000_000
+
+
 def decode_rgb(path: str, *, min_side: int | None = None) -> Image.Image:
     """Return the image in ``path`` as a loaded 8-bit RGB image.
 
@@ -113,6 +116,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode == "F":
         raise ValueError("floating-point images are not supported")
+    if image.width * image.height > _MOST_CONVERTED:  # a conversion holds several copies
+        raise ValueError(
+            f"{image.width} x {image.height} pixels of mode {image.mode}, more than "
+            f"{_MOST_CONVERTED:,}"
+        )
     if image.mode.startswith("I"):
         return _from_16_bit(image)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:

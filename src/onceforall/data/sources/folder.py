@@ -186,13 +186,11 @@ def _statistics(train: Images | None, on_bad_image: OnBadImage) -> tuple[Rgb, Rg
     counts = np.zeros((3, 256), dtype=np.int64)
     for index in _spread(len(train), _NUM_STATISTICS_IMAGES):
         try:
-            pixels = np.asarray(decode_rgb(train.path(index)))
+            # Counted in place: as an array of integers a large picture takes eight times as much.
+            counts += np.reshape(decode_rgb(train.path(index)).histogram(), (3, 256))
         except DataError:
             if on_bad_image == "refuse":
                 raise
-            continue
-        for channel in range(3):
-            counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
     if not counts.any():
         raise DataError(f"{train.root}: none of the images can be read")
     return moments_from_counts(torch.from_numpy(counts))
