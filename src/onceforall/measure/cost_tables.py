@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onceforall.blueprint import GlobalPool, Layer, MaxPool
-from onceforall.encoding import Encoding, Place, Rows, only_choice
+from onceforall.encoding import Encoding, Rows, only_choice
 from onceforall.errors import ConfigError
-from onceforall.genes import Axis, Gene
+from onceforall.genes import Axis, Gene, Place
 from onceforall.measure.costs import layer_macs, layer_params, layer_peak_bytes, output_channels
 from onceforall.space import SearchSpace
 from onceforall.supernets.slots import Slot
