@@ -19,6 +19,7 @@ NAMES = [
     "Arch",
     "Blueprint",
     "Encoding",
+    "OFANet",
     "SearchSpace",
     "StaticNet",
     "Supernet",
