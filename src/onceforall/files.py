@@ -95,16 +95,10 @@ def naming_full_disk(path: Path, num_bytes: int) -> Iterator[None]:
         raise OSError(error.errno, reason, str(path)) from error
 
 
-def remove_partial_files(folder: Path, *, but_of: str = "") -> None:
-    """Remove what a killed :func:`atomic_writer` left; nobody may be writing in ``folder``.
-
-    Args:
-        folder: Where it wrote.
-        but_of: A file that somebody may be writing after all.
-    """
+def remove_partial_files(folder: Path) -> None:
+    """Remove what a killed :func:`atomic_writer` left; nobody may be writing in ``folder``."""
     for path in folder.glob(f".*{_PARTIAL}"):
-        if not but_of or not path.name.startswith(f".{but_of}."):
-            path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -63,6 +63,8 @@ class RunConfig(Section):
     def spec(self, num_classes: int) -> SupernetSpec:
         """Return the stage table of the supernet."""
         net = self.supernet
+        if net.table is not None and net.family != "table":
+            raise ConfigError(f"supernet.table needs supernet.family table, not {net.family}")
         if net.family == "table":
             if net.table is None:
                 raise ConfigError("supernet.family table needs supernet.table")

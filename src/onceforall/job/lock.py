@@ -42,9 +42,9 @@ def sole_writer(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with _locked(folder):
-            # Of who was killed here. A report may be written at any time, without the lock.
+            # Of who was killed here.
             for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-                remove_partial_files(place, but_of="report.html")
+                remove_partial_files(place)
             yield
     finally:
         with contextlib.suppress(OSError):  # what is not empty stays
