@@ -64,6 +64,13 @@ def table(tallies: dict[str, Tally]) -> str:
     return "\n".join(lines)
 
 
+def write_table(page: Path, tallies: dict[str, Tally]) -> None:
+    """Replace the table of a page."""
+    before, _, rest = page.read_text().partition(_MARKS[0])
+    after = rest.partition(_MARKS[1])[2]
+    page.write_text(f"{before}{_MARKS[0]}\n{table(tallies)}\n{_MARKS[1]}{after}")
+
+
 def main() -> int:
     """Fuzz for some minutes; exit status 1 if anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -88,15 +95,13 @@ def main() -> int:
                 cases = max(1, round(_BATCH * subject.weight))
                 fuzz(subject, tallies[name], cases=cases, start=given.seed + number)
                 number += 1
+            if given.table is not None:  # a round at a time: what was tried is kept
+                write_table(given.table, tallies)
     print(f"seed {given.seed}")
     print(table(tallies))
     for name, tally in tallies.items():
         for what, count in tally.lost.most_common():
             print(f"lost: {name}: {count} x {what}: {str(tally.example)[:300]!r}")
-    if given.table is not None:
-        before, _, rest = given.table.read_text().partition(_MARKS[0])
-        after = rest.partition(_MARKS[1])[2]
-        given.table.write_text(f"{before}{_MARKS[0]}\n{table(tallies)}\n{_MARKS[1]}{after}")
     return int(any(tally.lost for tally in tallies.values()))
 
 

@@ -116,8 +116,11 @@ def ort_session(model: bytes, *, threads: int = 1) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3  # errors only: the rest is printed to the terminal
-    return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    # What is wrong with a file is said by who reads it; the runtime would print it too, twice.
+    options.log_severity_level = 4
+    return runtime.InferenceSession(
+        model, options, providers=["CPUExecutionProvider"], enable_fallback=0
+    )
 
 
 def input_channels(plan: Blueprint) -> int:
