@@ -129,7 +129,7 @@ PUBLISHED = (
 SEARCHES = {
     "search RUN": swap(SEARCH, "{run}", "{run_b}", wrong="{nothing}", says=NO_RUN),
     "search --limit": add(
-        SEARCH, "--limit", "macs={macs}", wrong=("--limit", "macs=0"), says="not above 0"
+        SEARCH, "--limit", "macs={macs}", wrong=("--limit", "macs=0"), says="not a number above 0"
     ),
     "search --net": swap(
         PUBLISHED, "ofa_mbv3_d234_e346_k357_w1.0", "ofa_mbv3_d234_e346_k357_w1.2",

@@ -29,9 +29,9 @@ def test_one_result_for_each_bound_of_the_name_that_has_several() -> None:
     ("limits", "message"),
     [
         ({"flops": 1.0}, "limit 'flops' is not one of latency_ms, macs, params"),
-        ({"macs": 0.0}, "limit macs=0 is not above 0"),
-        ({"latency_ms": -2.0}, "limit latency_ms=-2 is not above 0"),
-        ({"params": float("nan")}, "limit params=nan is not above 0"),
+        ({"macs": 0.0}, "limit macs=0 is not a number above 0"),
+        ({"latency_ms": -2.0}, "limit latency_ms=-2 is not a number above 0"),
+        ({"params": float("nan")}, "limit params=nan is not a number above 0"),
     ],
 )
 def test_limits_are_bounds_of_known_costs(limits: dict[str, float], message: str) -> None:

@@ -248,7 +248,7 @@ class TrainConfig(Section):
     init: str = ""
     reinit_head: bool = False
     freeze_backbone: bool = False
-    head_factor: float = Field(1.0, ge=1e-6, le=1e6)
+    head_factor: float = Field(1.0, gt=0, le=1e6)
 
     @property
     def asked_epochs(self) -> float | None:
