@@ -194,6 +194,7 @@ def recipe_for(
         num_valid=min(wanted, max(1, num_train // 4)),
         num_calibration=min(512, max(64, num_train // 3), num_train - num_train // 3),
         crop="resized" if is_photo else None,
+        color="torch" if is_photo else None,
         min_scale=0.25,
     )
     batch_size = min(128 if num_train >= 20_000 else 64, max(8, num_train // 8))
@@ -205,7 +206,7 @@ def recipe_for(
         full_share=0.4,
         side=0.8 if is_photo else 1.0,
         subnets_per_step=2,
-        weight_decay=5e-4,
+        weight_decay=1e-3 if is_photo else 5e-4,
         label_smoothing=0.1 if num_classes > 2 else 0.0,
         autocast=None,
         ranks=0,

@@ -241,6 +241,7 @@ def _keep_pace(run: Standing, pacer: Pacer | None) -> None:
 
 def _end_epoch(run: Standing, phase: Phase, sums: EpochSums, timer: Timer) -> None:
     run.position.seconds += timer.lap()
+    means = sums.means()  # of the epoch, without the time of what follows
     run.position.step = 0
     run.position.epoch += 1
     phase = run.plan.phases[run.position.phase]
@@ -268,7 +269,7 @@ def _end_epoch(run: Standing, phase: Phase, sums: EpochSums, timer: Timer) -> No
         "epochs_done": run.global_epoch,
         "epochs": run.plan.epochs,
         "seconds": round(run.position.seconds, 3),
-        **sums.means(),
+        **means,
         **facts,
     }
     tell(run, event)
