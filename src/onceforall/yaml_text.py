@@ -36,13 +36,13 @@ def parse_yaml(text: str | bytes) -> Any:
 
 def dump_yaml(value: Any) -> str:
     """Return a text that :func:`parse_yaml` reads: parts that are one object are written twice."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False)  # type: ignore[no-any-return]
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False)
 
 
 def dump_yaml_line(value: Any) -> str:
     """Return the same on one line, keys sorted."""
     text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=math.inf)
-    return text.strip()  # type: ignore[no-any-return]
+    return text.strip()
 
 
 class _Dumper(yaml.SafeDumper):
