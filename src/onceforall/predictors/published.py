@@ -99,17 +99,22 @@ class PublishedPredictor:
 
     def _forward(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the top-1 from the first layer's outputs, which are overwritten."""
+        with np.errstate(over="ignore", invalid="ignore"):  # what is no number is refused below
+            top1 = self._layers(hidden)
+        if not (np.abs(top1) <= MOST_TOP1).all():
+            raise CheckpointError(
+                f"the accuracy predictor says top-1 {top1[~(np.abs(top1) <= MOST_TOP1)][0]:g}, "
+                "which is no share of images: its file is damaged"
+            )
+        return top1
+
+    def _layers(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         np.maximum(hidden, 0, out=hidden)
         for weight, bias in zip(self.weights[1:-1], self.biases[1:-1], strict=True):
             hidden = hidden @ weight
             hidden += bias
             np.maximum(hidden, 0, out=hidden)
         top1: NDArray[np.float32] = (hidden @ self.weights[-1])[:, 0] + self.biases[-1]
-        if not (np.abs(top1) <= MOST_TOP1).all():
-            raise CheckpointError(
-                f"the accuracy predictor says top-1 {top1[~(np.abs(top1) <= MOST_TOP1)][0]:g}, "
-                "which is no share of images: its file is damaged"
-            )
         return top1
 
 

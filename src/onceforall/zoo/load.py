@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from onceforall.arch import Arch
+from onceforall.arch import MAX_RESOLUTION, Arch
 from onceforall.blueprint import Blueprint
 from onceforall.errors import ArchError, ConfigError, ZooError
 from onceforall.files import read_json_file
+from onceforall.reading import is_number
 from onceforall.supernets.families import published_spec
 from onceforall.supernets.published.checkpoint import load_published, read_weights
 from onceforall.supernets.published.config_read import blueprint_from_config
@@ -25,6 +26,7 @@ OFFICIAL = "official"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _CROP_FRACTION = 0.875
+_LARGEST = 1e3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,18 +192,21 @@ def load_config_net(
     size = resolution or content.get("resolution") or _run_config_size(path)
     if size is None:
         raise ConfigError("the configuration says no resolution; give one (pixels)")
+    size = _pixels("resolution", size)
     model = build(blueprint_from_config(content))
     if weights is not None:
         load_published(model, read_weights(weights))
-    preprocessing = Preprocessing.published(int(size))
-    if ratio := content.get("crop_ratio"):  # our own exports say it
-        preprocessing = replace(preprocessing, resize=round(int(size) / ratio))
-    mean = mean or _triple(content.get("mean"))
-    std = std or _triple(content.get("std"))
+    preprocessing = Preprocessing.published(size)
+    if (ratio := content.get("crop_ratio")) is not None:  # our own exports say it
+        if not is_number(ratio, 0.01, 1):
+            raise ConfigError(f"crop_ratio {ratio!r} is not from 0.01 to 1")
+        preprocessing = replace(preprocessing, resize=round(size / ratio))
+    mean = mean or _triple("mean", content.get("mean"), -_LARGEST)
+    std = std or _triple("std", content.get("std"), 1e-6)
     return ZooNet(
         id=str(content["name"]) if path is None else path.stem,
         model=model.eval(),
-        resolution=int(size),
+        resolution=size,
         preprocessing=replace(
             preprocessing, mean=mean or preprocessing.mean, std=std or preprocessing.std
         ),
@@ -276,7 +281,7 @@ def _from_config(
             )
         contents[name] = _read_object(path)
     plan = blueprint_from_config(contents["config"])
-    resolution = int(contents["run_config"]["image_size"])
+    resolution = _pixels("image_size", contents["run_config"].get("image_size"))
     try:
         arch = arch_from_blueprint(published_spec(str(entry.supernet)), plan, resolution=resolution)
     except ArchError:  # a network that was changed after it left the supernet
@@ -298,8 +303,16 @@ def _run_config_size(path: Path | None) -> Any:
     return _read_object(beside).get("image_size")
 
 
-def _triple(value: Any) -> tuple[float, float, float] | None:
+def _triple(name: str, value: Any, low: float) -> tuple[float, float, float] | None:
     if value is None:
         return None
-    red, green, blue = (float(v) for v in value)
-    return red, green, blue
+    is_list = isinstance(value, list | tuple) and len(value) == 3
+    if not is_list or not all(is_number(part, low, _LARGEST) for part in value):
+        raise ConfigError(f"{name} {value!r} is not three numbers from {low:g} to {_LARGEST:g}")
+    return float(value[0]), float(value[1]), float(value[2])
+
+
+def _pixels(name: str, value: Any) -> int:
+    if not isinstance(value, int) or not 1 <= value <= MAX_RESOLUTION:
+        raise ConfigError(f"{name} {value!r} is not a number of pixels from 1 to {MAX_RESOLUTION}")
+    return value

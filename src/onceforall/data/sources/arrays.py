@@ -5,6 +5,7 @@ from __future__ import annotations
 import lzma
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections import Counter
@@ -39,7 +40,7 @@ _HEADERS = {
 # What a damaged archive makes of its readers.
 _DAMAGE = (
     OSError, ValueError, EOFError, RuntimeError, NotImplementedError, SyntaxError, TypeError,
-    struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+    struct.error, tokenize.TokenError, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
 )  # fmt: skip
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 
