@@ -169,7 +169,7 @@ def test_every_bound_of_a_limit_is_checked_before_the_first_search(run: Path) ->
 def test_only_models_of_the_run_are_finetuned(run: Path, model: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     (other / "models").mkdir(parents=True)
-    for name in (f"{other}/models/X", f"../models/{model.name}", "..", "", f"./{model.name}"):
+    for name in (f"{other}/models/X", f"../models/{model.name}", "..", f"./{model.name}"):
         refused(ofa("finetune", run, name, "--epochs", 1), "is not one of")
     change(model / "card.json", name=f"{other}/models/X")
     refused(ofa("finetune", run, model.name, "--epochs", 1), "plain name", status=1)
