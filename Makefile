@@ -7,7 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test check install clean
+MINUTES ?= 30
+
+.PHONY: quickstart test fuzz check install clean
 
 quickstart: install
 	$(BIN)/ofa run digits --out runs/digits
@@ -15,9 +17,14 @@ quickstart: install
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
+# The long form of tests/hostile: every parser and every file of a run, damaged; writes the table
+# of docs/hostile-input.md.
+fuzz: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.hostile.fuzz --minutes $(MINUTES) --table docs/hostile-input.md
+
 check: install
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs
 	$(BIN)/mypy
 
 install: $(STAMP)

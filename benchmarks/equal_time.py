@@ -42,7 +42,8 @@ def main() -> None:
     ours = hypervolume(np.array(points(list(cards.values()))), reference)
     theirs = hypervolume(np.array(points(alone)), reference)
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    whole_s = max(event.get("elapsed_s", 0.0) for event in events)
+    done = [e for e in events if e["event"] == "step_done" and e["step"] == "models"]
+    whole_s = done[0]["elapsed_s"]
     each_s = sum(r["seconds"] for r in alone) / len(alone)
     print(f"hypervolume: supernet {ours:.4f}, alone {theirs:.4f}, ratio {ours / theirs:.3f}")
     print(

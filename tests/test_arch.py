@@ -84,7 +84,7 @@ def test_a_short_name_shows_fractions_widths_and_stem() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"resolution": 0}, "resolution 0 is not a positive number of pixels"),
+        ({"resolution": 0}, "resolution 0 is not a number of pixels from 1 to 2048"),
         ({"depth": (2,)}, "kernel_size has 2 stages where depth has 1"),
         ({"expand_ratio": ((3,),)}, "expand_ratio has 1 stages where depth has 2"),
         ({"depth": (4, 1)}, "stage 0: depth 4 is not between 1 and the 3 blocks that kernel_size"),
@@ -100,9 +100,15 @@ def test_impossible_archs_are_refused(fields: dict[str, Any], message: str) -> N
     ("change", "message"),
     [
         ({"kernel": 3}, "unknown field 'kernel'; the fields are resolution, depth"),
-        ({"depth": ["x", 1]}, "arch: invalid literal"),
-        ({"depth": 3}, "arch: 'int' object is not iterable"),
+        ({"depth": ["x", 1]}, "arch: depth 'x' is not a number"),
+        ({"depth": 3}, "arch: depth 3 is not a list"),
         ({"depth": [9, 1]}, "stage 0: depth 9 is not between"),
+        ({"depth": [1.5, 1]}, "arch: depth 1.5 is not a whole number"),
+        ({"depth": "31"}, "arch: depth '31' is not a list"),
+        ({"depth": [True, 1]}, "arch: depth True is not a number"),
+        ({"resolution": float("inf")}, "arch: resolution inf is not a number"),
+        ({"resolution": 20_000}, "resolution 20000 is not a number of pixels from 1 to 2048"),
+        ({"width_mult": [float("nan")]}, "arch: width_mult nan is not a number"),
     ],
 )
 def test_wrong_json_is_refused(change: dict[str, Any], message: str) -> None:

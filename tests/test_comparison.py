@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,9 +16,10 @@ from onceforall.measure.comparison import (
     Contender,
     Pair,
     beaten_by,
-    read_pair,
-    read_share,
+    contenders,
+    pair_of,
     supernet_seconds,
+    top1_share,
     worth_it,
 )
 from onceforall.measure.proportion import Share, is_clearly_above
@@ -118,16 +118,22 @@ def test_the_time_of_the_supernet_survives_interruptions() -> None:
     assert supernet_seconds(others) is None
 
 
-@pytest.mark.parametrize("junk", [None, "x", -1, 2, True, [], float("nan")])
-def test_records_that_do_not_fit_are_left_out(junk: Any) -> None:
-    card = {"name": "net01", "arch": {"a": 1}, "top1": 0.5, "images": 10}
-    alone = {**card, "seconds": 3.0}
-    assert read_pair(card, alone) is not None
-    assert read_share({**card, "top1": junk}) is None
-    assert read_pair(card, {**alone, "arch": junk}) is None
-    if junk not in (2,):
-        assert read_share({**card, "images": junk}) is None
-        assert read_pair(card, {**alone, "seconds": junk if junk != -1 else None}) is None
+def test_records_that_do_not_fit_make_no_pair() -> None:
+    shipped = card("net01", 353, 1.0)
+    alone = baseline(shipped, 340)
+    assert pair_of(shipped, alone) == pair(353, 340, seconds=12.0)
+    assert pair_of(shipped, None) is None
+    assert pair_of(shipped, alone.model_copy(update={"arch": SPEC.space.largest})) is None
+    uncounted = shipped.model_copy(update={"images": None})
+    assert top1_share(uncounted) is None and pair_of(uncounted, alone) is None
+    assert [c.name for c in contenders([uncounted, shipped])] == ["net01"]
+
+
+@pytest.mark.parametrize(("cost", "expected"), [("latency_ms", 1.5), ("macs", 7), ("params", 3)])
+def test_contenders_have_the_cost_that_is_asked_for(cost: str, expected: float) -> None:
+    shipped = make_card("net01", top1=0.5, images=4, latency_ms=1.5, macs=7, params=3)
+    (found,) = contenders([shipped], cost)
+    assert found == Contender(name="net01", top1=Share(value=0.5, count=4), cost=expected)
 
 
 # -- the table ------------------------------------------------------------------------------------
@@ -135,6 +141,26 @@ def test_records_that_do_not_fit_are_left_out(junk: Any) -> None:
 
 def card(name: str, hits: int, milliseconds: float) -> Card:
     return make_card(name, top1=hits / IMAGES, images=IMAGES, latency_ms=milliseconds)
+
+
+def baseline(card: Card, hits: int) -> Baseline:
+    """Return the architecture of a model trained alone, in 12 seconds."""
+    return Baseline(
+        name=card.name,
+        arch=card.arch,
+        top1=hits / IMAGES,
+        top1_interval=(0.9, 1.0),
+        top5=1.0,
+        images=IMAGES,
+        epochs=1,
+        seconds=12.0,
+        budget_s=12.0,
+        seed=0,
+        resolution=8,
+        processes=1,
+        threads=1,
+        versions={},
+    )
 
 
 def test_the_table_shows_the_noise_and_who_is_beaten() -> None:
@@ -154,22 +180,7 @@ def test_a_card_of_before_still_has_its_row() -> None:
 def test_what_was_trained_alone_stands_beside(tmp_path: Path) -> None:
     cards = [card("net01", 357, 1.0), card("net02", 356, 2.0), card("net03", 356, 3.0)]
     folder = RunFolder(path=tmp_path)
-    alone = Baseline(
-        name="net01",
-        arch=cards[0].arch,
-        top1=340 / IMAGES,
-        top1_interval=(0.9, 1.0),
-        top5=1.0,
-        images=IMAGES,
-        epochs=1,
-        seconds=12.0,
-        budget_s=12.0,
-        seed=0,
-        resolution=8,
-        processes=1,
-        threads=1,
-        versions={},
-    )
+    alone = baseline(cards[0], 340)
     alone.write(folder.baseline("net01"))
     other = alone.model_copy(update={"arch": SPEC.space.largest})
     other.write(folder.baseline("net02"))

@@ -12,12 +12,14 @@ ROOT = Path(__file__).parents[1] / "src" / "onceforall"
 # Branches of one line do not import each other.
 LAYERS = [
     ["errors"],
-    ["files", "records", "versions"],
+    ["reading", "terminal"],
+    ["files", "records", "versions", "yaml_text"],
     ["arch"],
     ["published_archs"],
     ["genes"],
+    ["membership"],
     ["space"],
-    ["blueprint", "graph", "arch_files"],
+    ["blueprint", "graph", "arch_files", "grid"],
     ["artifacts"],
     ["encoding", "pareto"],
     ["features"],
@@ -45,10 +47,13 @@ JOB = [
     "data",
     "preflight",
     "folder",
+    "lock",
     "status",
     "context",
     "weights",
     "start",
+    "phases",
+    "validation",
     "local_ranks",
     "train",
     "evaluate",
@@ -63,6 +68,7 @@ JOB = [
     "finetune",
     "ship",
     "model_table",
+    "tuned_table",
     "baseline",
     "evaluate_any",
     "tensorboard",
@@ -74,6 +80,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 JOB_RANK = {name: rank for rank, name in enumerate(JOB)}
 PURE = [
     "errors", "files", "records", "arch", "genes", "space", "blueprint", "graph", "published_archs",
+    "grid", "membership",
 ]  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from onceforall.pareto import (
     crowding_distance,
-    dominates,
     hypervolume,
     non_dominated_ranks,
     pareto_front,
@@ -18,6 +17,12 @@ from onceforall.pareto import (
 GRID = st.lists(st.tuples(*[st.integers(0, 5)] * 3).map(list), min_size=1, max_size=25).map(
     np.array
 )
+
+
+def dominates(first: np.ndarray, second: np.ndarray) -> bool:
+    """Nowhere larger and somewhere smaller; a point with a NaN is the worst."""
+    a, b = (np.where(np.isnan(p).any(), np.inf, p) for p in (first, second))
+    return bool((a <= b).all() and (a < b).any())
 
 
 def front_by_brute_force(points: np.ndarray) -> np.ndarray:

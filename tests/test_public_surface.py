@@ -23,6 +23,7 @@ NAMES = [
     "Graph",
     "GraphNet",
     "GraphSupernet",
+    "OFANet",
     "SearchSpace",
     "StaticNet",
     "Supernet",

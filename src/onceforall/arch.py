@@ -6,11 +6,12 @@ meant. Blocks that depth switches off do not count: two archs that run the same 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from onceforall.errors import ArchError
+from onceforall.reading import is_number
 
 # Physical blocks per stage of the published families, by their number of stages: ResNet50D (4),
 # MobileNetV3 (5), ProxylessNAS (6). The published spelling lists every block, kept or not.
@@ -21,7 +22,11 @@ PUBLISHED_BLOCKS: Mapping[int, tuple[int, ...]] = {
 }
 PUBLISHED_EXTRA_BLOCKS = 2  # most blocks of a ResNet50D stage beyond its fewest
 PUBLISHED_WIDTH_MULTS = (0.65, 0.8, 1.0)
+MAX_RESOLUTION = 2048  # no network here is meant for more, and memory grows with the square
+_LARGEST = 10**6
 _FIELDS = ("resolution", "depth", "kernel_size", "expand_ratio", "width_mult", "stem_depth")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,8 +57,10 @@ class Arch:
     stem_depth: int | None = None
 
     def __post_init__(self) -> None:
-        if self.resolution < 1:
-            raise ArchError(f"resolution {self.resolution} is not a positive number of pixels")
+        if not 1 <= self.resolution <= MAX_RESOLUTION:
+            raise ArchError(
+                f"resolution {self.resolution} is not a number of pixels from 1 to {MAX_RESOLUTION}"
+            )
         for name, lists in (
             ("kernel_size", self.kernel_size),
             ("expand_ratio", self.expand_ratio),
@@ -126,17 +133,18 @@ class Arch:
         if unknown or missing:
             problem = f"unknown field {unknown[0]!r}" if unknown else f"no field {missing[0]!r}"
             raise ArchError(f"arch: {problem}; the fields are {', '.join(_FIELDS)}")
-        try:
-            return cls(
-                resolution=int(value["resolution"]),
-                depth=tuple(int(d) for d in value["depth"]),
-                kernel_size=tuple(tuple(int(k) for k in s) for s in value["kernel_size"]),
-                expand_ratio=tuple(tuple(_number(e) for e in s) for s in value["expand_ratio"]),
-                width_mult=tuple(float(w) for w in value.get("width_mult", ())),
-                stem_depth=None if value.get("stem_depth") is None else int(value["stem_depth"]),
-            )
-        except (TypeError, ValueError) as error:
-            raise error if isinstance(error, ArchError) else ArchError(f"arch: {error}") from error
+        return cls(
+            resolution=_whole("resolution", value["resolution"]),
+            depth=_each("depth", value["depth"], _whole),
+            kernel_size=_stages("kernel_size", value["kernel_size"], _whole),
+            expand_ratio=_stages("expand_ratio", value["expand_ratio"], _number),
+            width_mult=tuple(map(float, _each("width_mult", value.get("width_mult", []), _number))),
+            stem_depth=(
+                None
+                if value.get("stem_depth") is None
+                else _whole("stem_depth", value["stem_depth"])
+            ),
+        )
 
     def to_published(self) -> dict[str, Any]:
         """Return the published spelling: flat lists over every physical block.
@@ -170,10 +178,28 @@ def _join_ratios(ratios: Sequence[float]) -> str:
     return ("" if whole else ",").join(f"{r:g}" for r in ratios)
 
 
-def _number(value: Any) -> float:
+def _stages(name: str, value: Any, one: Callable[[str, Any], T]) -> tuple[tuple[T, ...], ...]:
+    return _each(name, value, lambda name, stage: _each(name, stage, one))
+
+
+def _each(name: str, value: Any, one: Callable[[str, Any], T]) -> tuple[T, ...]:
+    if not isinstance(value, list | tuple):
+        raise ArchError(f"arch: {name} {value!r} is not a list")
+    return tuple(one(name, part) for part in value)
+
+
+def _whole(name: str, value: Any) -> int:
+    number = _number(name, value)
+    if not isinstance(number, int):
+        raise ArchError(f"arch: {name} {value!r} is not a whole number")
+    return number
+
+
+def _number(name: str, value: Any) -> float:
     """Keep whole expand ratios as ``int``, so that JSON text is the same whatever came in."""
-    number = float(value)
-    return int(number) if number.is_integer() else number
+    if not is_number(value, -_LARGEST, _LARGEST):
+        raise ArchError(f"arch: {name} {value!r} is not a number")
+    return int(value) if float(value).is_integer() else float(value)
 
 
 def _flat(stages: Sequence[Sequence[Any]], blocks: Sequence[int]) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from onceforall.arch import Arch
 from onceforall.errors import ConfigError
 from onceforall.files import read_json_file
+from onceforall.reading import MAX_TEXT_BYTES, parse_json
 from onceforall.space import SearchSpace
 
 _STDIN = Path("-")
@@ -46,6 +46,6 @@ def read_arch(path: Path, space: SearchSpace, *, resolution: int | None = None) 
 
 def _read_stdin() -> Any:
     try:
-        return json.loads(sys.stdin.read())
+        return parse_json(sys.stdin.read(MAX_TEXT_BYTES))
     except ValueError as error:  # no JSON, or no text
         raise ConfigError(f"standard input is not JSON: {error}") from error

@@ -152,6 +152,9 @@ class MaxPool:
     kernel_size: int = 3
     stride: int = 2
 
+    def __post_init__(self) -> None:
+        _check_positive(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GlobalPool:
@@ -167,12 +170,24 @@ class Linear:
     bias: bool = True
     dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ("in_features", "out_features"):
+            if not 1 <= getattr(self, name) <= _MOST_FEATURES:
+                raise BlueprintError(
+                    f"Linear: {name} {getattr(self, name)} is not from 1 to {_MOST_FEATURES}"
+                )
+        if not 0 <= self.dropout < 1:
+            raise BlueprintError(f"Linear: dropout {self.dropout} is not in [0, 1)")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """A block that passes its input on (published ProxylessNAS nets have some)."""
 
 
+# A new kind is built and run in supernets/ (static, supernet and their blocks), placed by a stage
+# table (mbconv_spec), counted in measure/costs, written in measure/onnx_model, timed in
+# measure/latency (fit, table) and named in supernets/published/keys.
 Block = MBConv | Bottleneck | Residual | FusedMBConv
 Layer = Conv | Block | MaxPool | GlobalPool | Linear | Identity
 
@@ -198,6 +213,9 @@ class Blueprint:
     norm_momentum: float = 0.1
 
     def __post_init__(self) -> None:
+        for layer in self.layers:
+            if not isinstance(layer, LAYER_TYPES):
+                raise BlueprintError(f"{layer!r} is not a layer")
         if sum(self.stage_sizes) != len(self.blocks):
             raise BlueprintError(
                 f"stage sizes {self.stage_sizes} do not add up to {len(self.blocks)} blocks"
@@ -217,7 +235,7 @@ class Blueprint:
     @property
     def num_classes(self) -> int:
         """Return the number of outputs of the classifier."""
-        last = self.head[-1]
+        last = self.head[-1] if self.head else None
         if not isinstance(last, Linear):
             raise BlueprintError(f"the last layer must be Linear, got {last}")
         return last.out_features
@@ -250,6 +268,18 @@ def _ends(layer: Layer) -> tuple[int | None, int | None]:
     return None, None
 
 
+# No network here has more, and what has is not meant to be built.
+_MOST_FEATURES = 2**22
+_MOST = {
+    "in_channels": 2**16,
+    "mid_channels": 2**16,
+    "out_channels": 2**16,
+    "kernel_size": 31,
+    "stride": 16,
+    "groups": 2**16,
+}
+
+
 def _check_shortcut(layer: Bottleneck | Residual) -> None:
     if layer.downsample == "none" and (
         layer.stride != 1 or layer.in_channels != layer.out_channels
@@ -257,10 +287,11 @@ def _check_shortcut(layer: Bottleneck | Residual) -> None:
         raise BlueprintError(f"an identity shortcut keeps its shape, got {layer}")
 
 
-def _check_positive(layer: Conv | Block) -> None:
-    for name in ("in_channels", "out_channels", "kernel_size", "stride"):
-        if getattr(layer, name) < 1:
-            raise BlueprintError(f"{type(layer).__name__}: {name} {getattr(layer, name)} < 1")
+def _check_positive(layer: Conv | Block | MaxPool) -> None:
+    for name, most in _MOST.items():
+        value = getattr(layer, name, 1)
+        if not 1 <= value <= most:
+            raise BlueprintError(f"{type(layer).__name__}: {name} {value} is not from 1 to {most}")
     if layer.kernel_size % 2 == 0:
         raise BlueprintError(f"{type(layer).__name__}: kernel_size {layer.kernel_size} is not odd")
 

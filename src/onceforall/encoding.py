@@ -18,13 +18,11 @@ from numpy.typing import NDArray
 
 from onceforall.arch import Arch
 from onceforall.errors import ArchError
-from onceforall.genes import Gene, block_choices
+from onceforall.genes import Gene, Place, block_choices, choice_of
 from onceforall.space import SearchSpace
 
 Rows = NDArray[np.uint8]
 Features = NDArray[np.float32]
-# A gene's place: (axis, stage or width site, block), as in ``space.Gene``.
-Place = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +37,7 @@ class Encoding:
             its stage; -1 for every other gene. ``(G,)`` int64.
         threshold: Smallest option index of that depth gene that keeps the block, ``(G,)`` int64.
         unit: Genes of one block share a number, every other gene has its own. ``(G,)`` int64.
-        index: Row column of each gene's place.
+        index: Row column of each place that a gene decides; several places may share one.
     """
 
     space: SearchSpace
@@ -52,8 +50,9 @@ class Encoding:
 
     def __post_init__(self) -> None:
         genes = self.space.genes
+        columns = {gene: column for column, gene in enumerate(genes)}
         index: dict[Place, int] = {
-            (gene.axis, gene.stage, gene.block): i for i, gene in enumerate(genes)
+            place: columns[gene] for place, gene in self.space.places.items()
         }
         switches = [switch_of(self.space, gene, index) for gene in genes]
         places = [(g.stage, g.block) if g.block >= 0 else g for g in genes]
@@ -100,7 +99,7 @@ class Encoding:
             self.space.check(arch)
             for g, gene in enumerate(self.genes):
                 if gene.counts_in(arch):
-                    row[g] = positions[g][_choice_of(arch, gene)]
+                    row[g] = positions[g][choice_of(arch, gene)]
         return rows
 
     def to_archs(self, rows: Rows) -> list[Arch]:
@@ -123,47 +122,6 @@ class Encoding:
                 f"0..{self.num_options[g] - 1}"
             )
         return rows
-
-    def convert(self, rows: Rows, other: Encoding) -> Rows:
-        """Return the rows of the same archs in the encoding of another space.
-
-        Meant for a space and a restriction of it, in either direction.
-
-        Raises:
-            ArchError: If an arch is not in the other space.
-        """
-        rows, active = self.canonical(rows), self.active(rows)
-        result = np.zeros((len(rows), other.num_genes), dtype=np.uint8)
-        for g, gene in enumerate(other.genes):
-            values, on = self._values(rows, active, gene)
-            lookup = {choice: i for i, choice in enumerate(gene.choices)}
-            result[:, g] = [
-                _position(lookup, value, gene) if is_on else 0
-                for value, is_on in zip(values, on, strict=True)
-            ]
-        # What the other space fixes must be what the rows chose.
-        for g, gene in enumerate(self.genes):
-            if (gene.axis, gene.stage, gene.block) not in other.index:
-                only = only_choice(other.space, gene)
-                for value in np.unique(rows[active[:, g], g]).tolist():
-                    if gene.choices[value] != only:
-                        raise ArchError(
-                            f"{_place(gene)} {gene.choices[value]} is not one of ({only},)"
-                        )
-        return other.canonical(result)
-
-    def _values(
-        self, rows: Rows, active: NDArray[np.bool_], gene: Gene
-    ) -> tuple[list[Any], list[bool]]:
-        """Return every row's value of another space's gene, and whether it counts."""
-        column = self.gene_index(gene.axis, gene.stage, gene.block)
-        if column is not None:
-            choices = self.genes[column].choices
-            return [choices[i] for i in rows[:, column].tolist()], active[:, column].tolist()
-        on = [True] * len(rows)
-        if gene.block >= 0:
-            on = (self.depths(rows)[:, gene.stage] > gene.block).tolist()
-        return [only_choice(self.space, gene)] * len(rows), on
 
     # -- canonical form -------------------------------------------------------------------------
 
@@ -274,19 +232,6 @@ class Encoding:
         from_a = np.where(in_a == in_b, rng.random(a.shape) < 0.5, in_a)
         return self.canonical(np.where(from_a, a, b))
 
-    def neighbours(self, row: Rows) -> Rows:
-        """Return every distinct arch that differs from ``row`` ``(G,)`` in one gene.
-
-        A change of depth that adds a block gives it the smallest options, as in
-        ``SearchSpace.neighbours``. Canonical rows, gene by gene; ``row`` is not among them.
-        """
-        row = self.canonical(row[None])
-        columns = np.repeat(np.arange(self.num_genes), self.num_options)
-        options = np.concatenate([np.arange(n) for n in self.num_options] or [np.arange(0)])
-        rows = np.repeat(row, len(columns), axis=0)
-        rows[np.arange(len(columns)), columns] = options
-        return self.unique(np.concatenate([row, rows]))[1:]
-
     def _draw(self, n: int, rng: np.random.Generator) -> Rows:
         return rng.integers(0, self.num_options, size=(n, self.num_genes)).astype(np.uint8)
 
@@ -303,22 +248,6 @@ class Encoding:
         result[n, self._starts[g] + rows[n, g]] = 1
         return result
 
-    def from_features(self, features: Features) -> Rows:
-        """Return the canonical rows that :meth:`features` maps to ``features``.
-
-        Raises:
-            ArchError: If the features are not one-hot features of this space.
-        """
-        num_features = int(self.num_options.sum())
-        if features.ndim != 2 or features.shape[1] != num_features:
-            raise ArchError(f"features have shape {features.shape}, not (N, {num_features})")
-        rows = np.zeros((len(features), self.num_genes), dtype=np.uint8)
-        for g, (start, count) in enumerate(zip(self._starts, self.num_options, strict=True)):
-            rows[:, g] = features[:, start : start + count].argmax(axis=1)
-        if not np.array_equal(self.features(rows), features):
-            raise ArchError("features are not the one-hot features of archs of this space")
-        return rows
-
     @property
     def _starts(self) -> NDArray[np.int64]:
         return np.cumsum(self.num_options) - self.num_options
@@ -333,13 +262,6 @@ def switch_of(space: SearchSpace, gene: Gene, index: Mapping[Place, int]) -> tup
     return (index["depth", gene.stage, -1], threshold) if threshold else (-1, 0)
 
 
-def _choice_of(arch: Arch, gene: Gene) -> Any:
-    value = getattr(arch, gene.axis)
-    if gene.stage < 0:
-        return value
-    return value[gene.stage] if gene.block < 0 else value[gene.stage][gene.block]
-
-
 def only_choice(space: SearchSpace, gene: Gene) -> Any:
     """Return the option of a choice that is rigid in ``space``; None where it is absent."""
     if gene.axis == "resolution":
@@ -352,15 +274,3 @@ def only_choice(space: SearchSpace, gene: Gene) -> Any:
     return (
         stage.depths[0] if gene.axis == "depth" else block_choices(stage, gene.axis, gene.block)[0]
     )
-
-
-def _position(lookup: Mapping[Any, int], value: Any, gene: Gene) -> int:
-    if value not in lookup:
-        raise ArchError(f"{_place(gene)} {value} is not one of {gene.choices}")
-    return lookup[value]
-
-
-def _place(gene: Gene) -> str:
-    stage = f"stage {gene.stage} " if gene.stage >= 0 else ""
-    block = f"block {gene.block} " if gene.block >= 0 else ""
-    return f"{stage}{block}{gene.axis}"

@@ -22,7 +22,6 @@ from onceforall.arch import PUBLISHED_WIDTH_MULTS
 from onceforall.encoding import Encoding, Features, Rows, only_choice, switch_of
 from onceforall.errors import ArchError
 from onceforall.genes import Axis, Gene
-from onceforall.space import SearchSpace
 
 # Rows of one gathered table: small enough that all of them stay in a core's cache.
 _MAX_TABLE_ROWS = 256
@@ -132,19 +131,6 @@ class GatheredLinear:
         return result
 
 
-def one_hot_layout(encoding: Encoding) -> FeatureLayout:
-    """Return the plain layout: gene by gene in row order, one feature for each option."""
-    starts = np.concatenate([[0], np.cumsum(encoding.num_options)])
-    most = int(encoding.num_options.max(initial=1))
-    positions = starts[:-1, None] + np.arange(most)
-    return FeatureLayout(
-        encoding=encoding,
-        positions=np.where(np.arange(most) < encoding.num_options[:, None], positions, -1),
-        fixed=np.zeros((0, 3), dtype=np.int64),
-        num_features=int(starts[-1]),
-    )
-
-
 @lru_cache(maxsize=16)
 def published_mobilenet_layout(
     encoding: Encoding, image_sizes: tuple[int, ...], *, sizes_last: bool = False
@@ -203,23 +189,10 @@ def published_resnet_layout(encoding: Encoding, image_sizes: tuple[int, ...]) ->
     return _layout(encoding, blocks)
 
 
-def published_mobilenet_features(
-    rows: Rows, space: SearchSpace, image_sizes: Sequence[int], *, sizes_last: bool = False
-) -> Features:
-    """Return published MobileNet features; see :func:`published_mobilenet_layout`."""
-    layout = published_mobilenet_layout(Encoding(space), tuple(image_sizes), sizes_last=sizes_last)
-    return layout.features(rows)
-
-
-def published_resnet_features(
-    rows: Rows, space: SearchSpace, image_sizes: Sequence[int]
-) -> Features:
-    """Return published ResNet50D features; see :func:`published_resnet_layout`."""
-    return published_resnet_layout(Encoding(space), tuple(image_sizes)).features(rows)
-
-
 def _layout(encoding: Encoding, features: Sequence[Gene]) -> FeatureLayout:
     """Return the layout that lists the given choices one after the other."""
+    if encoding.space.is_uniform:
+        raise ArchError("published features tell every block's choice; a uniform space has one")
     most = int(encoding.num_options.max(initial=1))
     positions = np.full((encoding.num_genes, most), -1, dtype=np.int64)
     fixed, start = [], 0

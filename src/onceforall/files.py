@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -18,10 +19,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from onceforall.errors import ConfigError
+from onceforall.errors import CheckpointError, ConfigError
+from onceforall.reading import (
+    MAX_LOG_BYTES,
+    MAX_TEXT_BYTES,
+    named,
+    open_regular,
+    parse_json,
+    read_bounded,
+)
 
 Json = Any
 _PARTIAL = ".tmp"
+_CHUNK_BYTES = 2**16
 
 
 @contextlib.contextmanager
@@ -102,8 +112,34 @@ def write_json(path: Path, value: Json) -> None:
 
 
 def read_json(path: Path) -> Json:
-    """Return the JSON value in ``path``."""
-    return json.loads(path.read_text())
+    """Return the JSON value of a file that a run wrote.
+
+    Raises:
+        CheckpointError: If it is damaged.
+        OSError: If it cannot be read.
+    """
+    try:
+        return parse_json(read_bounded(path))
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
+
+
+def read_object(path: Path) -> dict[str, Json]:
+    """Return the JSON object in a file that a run wrote.
+
+    Raises:
+        CheckpointError: If it is damaged, or no object.
+        OSError: If it cannot be read.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise damaged(path, f"it holds {type(value).__name__}, not an object")
+    return value
+
+
+def damaged(path: Path | str, where: str) -> CheckpointError:
+    """Return the error of a file that a run wrote and can write again."""
+    return CheckpointError(f"{path} is damaged: {where}; delete it and the same command goes on")
 
 
 def read_json_file(path: Path) -> Json:
@@ -113,53 +149,97 @@ def read_json_file(path: Path) -> Json:
         ConfigError: If it is not there or not JSON.
     """
     try:
-        return read_json(path)
+        return parse_json(read_bounded(named(path)))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
     except (ValueError, OSError) as error:
-        raise ConfigError(f"{path} is not a JSON file: {error}") from error
+        raise ConfigError(f"{path} is not a JSON file: {reason_of(error)}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return what went wrong, in one line without the name of the file."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(said.split())
 
 
 def file_digest(path: Path) -> str:
     """Return the start of the SHA-256 of a file, 16 hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return sha256(named(path))[:16]
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, 64 hexadecimal digits."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def append_jsonl(path: Path, record: Json) -> None:
     """Append one JSON object as one line, flushed to the disk.
 
-    A line that a crash cut off at the end of the file is removed first.
+    A line that a crash cut off at the end of the file is removed first. What is no regular file,
+    or a link to one, is left alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    trim_partial_line(path)
     line = json.dumps(record).encode() + b"\n"
-    with naming_full_disk(path, len(line)), path.open("ab") as file:
+    with (
+        naming_full_disk(path, len(line)),
+        open_regular(path, flags=os.O_RDWR | os.O_CREAT, max_bytes=MAX_LOG_BYTES) as file,
+    ):
+        _trim_partial_line(file)
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
 
 
 def read_jsonl(path: Path) -> list[Json]:
-    """Return the complete lines of ``path``; an absent file is an empty list.
+    """Return the complete lines of ``path``, objects; an absent file is an empty list.
 
     Reading stops before a last line that is cut off.
+
+    Raises:
+        CheckpointError: If a line is damaged.
     """
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1] if line.strip()]
+    return list(iterate_jsonl(path))
 
 
-def trim_partial_line(path: Path) -> None:
-    """Cut ``path`` back to its last complete line."""
-    if not path.exists() or path.stat().st_size == 0:
+def iterate_jsonl(path: Path) -> Iterator[Json]:
+    """Yield what :func:`read_jsonl` returns, one line in memory at a time."""
+    try:
+        with open_regular(path, max_bytes=MAX_LOG_BYTES) as file:
+            for number in itertools.count(1):
+                line = file.readline(MAX_TEXT_BYTES)
+                if not line.endswith(b"\n"):
+                    if len(line) == MAX_TEXT_BYTES:
+                        raise damaged(path, f"line {number} is longer than {len(line):,} bytes")
+                    return
+                if line.strip():
+                    yield _parse_line(path, number, line)
+    except FileNotFoundError:
         return
-    with path.open("rb+") as file:
-        file.seek(-1, os.SEEK_END)
-        if file.read(1) == b"\n":
-            return
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _parse_line(path: Path, number: int, line: bytes) -> Json:
+    try:
+        value = parse_json(line)
+    except ValueError as error:
+        raise damaged(path, f"line {number}: {error}") from error
+    if not isinstance(value, dict):
+        raise damaged(path, f"line {number} holds {type(value).__name__}, not an object")
+    return value
+
+
+def _trim_partial_line(file: BinaryIO) -> None:
+    """Cut a file back to its last complete line, and stand at its end."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - _CHUNK_BYTES)
+        file.seek(start)
+        kept = file.read(end - start).rfind(b"\n") + 1
+        end = start + kept
+        if kept:
+            break
+    file.truncate(end)
+    file.seek(end)
 
 
 def cache_folder(name: str) -> Path:

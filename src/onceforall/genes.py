@@ -9,8 +9,12 @@ from typing import Any, Literal
 from onceforall.arch import Arch
 from onceforall.errors import ArchError
 
+# A new axis is a field of Arch, a part of the search space and of slots, and opened by training
+# plans (training/plan, training/shrinking).
 Axis = Literal["resolution", "stem_depth", "width_mult", "depth", "kernel_size", "expand_ratio"]
 Choice = int | float
+# Where a choice is made: (axis, stage or width site, block), -1 where there is none.
+Place = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +64,8 @@ class Gene:
     Attributes:
         axis: Elastic axis that the choice belongs to.
         stage: Stage index; for ``width_mult`` the index of the width site; -1 for the whole net.
-        block: Block index within the stage; -1 where the choice is not of one block.
+        block: Block index within the stage; -1 where the choice is not of one block. The gene of
+            a uniform space, which decides all places of its axis, is that of a stage.
         choices: The options, ascending; a gene's value is an index into them.
     """
 
@@ -68,6 +73,11 @@ class Gene:
     stage: int
     block: int
     choices: tuple[Choice, ...]
+
+    @property
+    def place(self) -> Place:
+        """Return where the choice is made."""
+        return self.axis, self.stage, self.block
 
     def counts_in(self, arch: Arch) -> bool:
         """Return whether the gene's block, if it is of one, runs in ``arch``."""
@@ -92,7 +102,32 @@ def choice_of(arch: Arch, gene: Gene) -> Any:
     if gene.stage < 0:
         return getattr(arch, gene.axis)
     value = getattr(arch, gene.axis)[gene.stage]
-    return value if gene.block < 0 else value[gene.block]
+    # Where one gene decides for all blocks, the first one tells: it always runs.
+    return value[max(0, gene.block)] if isinstance(value, tuple) else value
+
+
+def check_uniform(genes: Sequence[Gene]) -> None:
+    """Raise ArchError if places of one axis offer different options."""
+    first: dict[str, Gene] = {}
+    for gene in genes:
+        leading = first.setdefault(gene.axis, gene)
+        if gene.choices != leading.choices:
+            raise ArchError(
+                f"a uniform space has the same options everywhere: {gene.axis} of stage "
+                f"{gene.stage} has {gene.choices}, of stage {leading.stage} {leading.choices}"
+            )
+
+
+def mixed_choice(arch: Arch, genes: Sequence[Gene]) -> str | None:
+    """Say which axis of an arch has several values where one is chosen for all; or None."""
+    found: dict[str, Any] = {}
+    for gene in genes:
+        if gene.counts_in(arch):
+            value = choice_of(arch, gene)
+            if found.setdefault(gene.axis, value) != value:
+                both = f"{found[gene.axis]} and {value}"
+                return f"{gene.axis} {both}: a uniform space has one for the whole network"
+    return None
 
 
 def values_of(arch: Arch, axis: Axis) -> tuple[Any, ...]:
@@ -104,3 +139,19 @@ def values_of(arch: Arch, axis: Axis) -> tuple[Any, ...]:
         return (value,)
     flat = [v for part in value for v in (part if isinstance(part, tuple) else (part,))]
     return tuple(sorted(set(flat)))
+
+
+def narrowed(
+    axis: str, choices: tuple[Choice, ...], keep: tuple[Choice, ...] | None
+) -> tuple[Choice, ...]:
+    """Return the options that are kept; a rigid choice keeps its only one.
+
+    Raises:
+        ArchError: If nothing would be left.
+    """
+    if keep is None or len(choices) < 2:
+        return choices
+    left = tuple(choice for choice in choices if choice in keep)
+    if not left:
+        raise ArchError(f"{axis} {keep} leaves nothing of {choices}")
+    return left

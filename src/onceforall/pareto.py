@@ -16,20 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 
 
-def dominates(first: ArrayLike, second: ArrayLike) -> NDArray[np.bool_]:
-    """Say whether ``first`` dominates ``second``: nowhere larger and somewhere smaller.
-
-    Args:
-        first: Points ``(..., M)``; broadcast against ``second``.
-        second: Points ``(..., M)``.
-
-    Returns:
-        Booleans ``(...)``. Equal points do not dominate each other.
-    """
-    a, b = _without_nan(first), _without_nan(second)
-    return np.asarray(np.all(a <= b, axis=-1) & np.any(a < b, axis=-1))
-
-
 def pareto_front(points: ArrayLike, *, keep_duplicates: bool = True) -> NDArray[np.bool_]:
     """Return which points no other point dominates.
 

@@ -7,6 +7,9 @@ from typing import Any, Protocol
 
 from onceforall.arch import PUBLISHED_EXTRA_BLOCKS, PUBLISHED_WIDTH_MULTS, Arch
 from onceforall.errors import ArchError
+from onceforall.reading import is_number
+
+_LARGEST = 10**6
 
 
 class _Stage(Protocol):
@@ -55,18 +58,21 @@ def arch_from_published(
     Raises:
         ArchError: If a key is unknown, a list has the wrong length, or a value is outside.
     """
+    if not isinstance(published, Mapping):
+        raise ArchError(f"a published arch is a JSON object, got {published!r}")
     known = {"ks", "e", "d", "w", "image_size", "r", "wid"}
-    if unknown := sorted(set(published) - known):
+    if unknown := sorted(set(map(str, published)) - known):
         raise ArchError(f"unknown key {unknown[0]!r}; published archs have {sorted(known)}")
     counts = [stage.num_blocks for stage in space.stages]
     largest = space.largest
     expand = published.get("e", [r for stage in largest.expand_ratio for r in stage])
     kernel = published.get("ks", [k for stage in largest.kernel_size for k in stage])
     size = published.get("image_size", published.get("r", space.resolutions[-1]))
-    size = size[0] if isinstance(size, list | tuple) else size
+    if resolution is None:
+        resolution = _size(size)
     depth, stem_depth = _depth(space, published.get("d"))
     arch = Arch(
-        resolution=int(size if resolution is None else resolution),
+        resolution=resolution,
         depth=depth,
         kernel_size=_split("ks", kernel, counts),
         expand_ratio=_split("e", expand, counts),
@@ -116,18 +122,28 @@ def _widths(space: _Space, value: Any) -> tuple[float, ...]:
     return tuple(PUBLISHED_WIDTH_MULTS[int(index)] for index in indices)
 
 
+def _size(value: Any) -> int:
+    if isinstance(value, list | tuple):
+        if len(value) not in (1, 2) or len(set(map(repr, value))) != 1:
+            raise ArchError(f"image_size {value} is not one number of pixels")
+        value = value[0]
+    return _whole("image_size", value)
+
+
 def _whole(name: str, value: Any) -> int:
-    if value != int(value):
-        raise ArchError(f"{name} {value} is not a whole number")
+    if not is_number(value, -_LARGEST, _LARGEST) or value != int(value):
+        raise ArchError(f"{name} {value!r} is not a whole number")
     return int(value)
 
 
 def _broadcast(name: str, value: Any, count: int) -> list[Any]:
-    if not isinstance(value, list | tuple):
-        return [value] * count
-    if len(value) != count:
-        raise ArchError(f"{name} has {len(value)} entries where the space has {count}")
-    return list(value)
+    values = list(value) if isinstance(value, list | tuple) else [value] * count
+    if len(values) != count:
+        raise ArchError(f"{name} has {len(values)} entries where the space has {count}")
+    for each in values:
+        if not is_number(each, -_LARGEST, _LARGEST):
+            raise ArchError(f"{name} {each!r} is not a number")
+    return values
 
 
 def _split(name: str, value: Any, counts: Sequence[int]) -> tuple[tuple[Any, ...], ...]:

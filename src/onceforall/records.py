@@ -6,11 +6,16 @@ may occur, so a file can only ever become one of those.
 
 from __future__ import annotations
 
+import functools
+import types
+import typing
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from onceforall.errors import ConfigError
+
+_LARGEST = 10**9
 
 
 def record_to_json(value: Any) -> Any:
@@ -31,7 +36,7 @@ def record_from_json(value: Any, types: Iterable[type]) -> Any:
         types: Every class that may occur.
 
     Raises:
-        ConfigError: If a type or field is unknown or missing.
+        ConfigError: If a type or field is unknown, missing, or holds something else than it may.
     """
     known = {cls.__name__: cls for cls in types}
     return _read(value, known)
@@ -43,10 +48,39 @@ def _read(value: Any, known: dict[str, type]) -> Any:
     if not isinstance(value, dict):
         return value
     name = value.get("type")
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ConfigError(f"record type {name!r} is not one of {', '.join(known)}")
     parts = {key: _read(item, known) for key, item in value.items() if key != "type"}
+    hints = _hints(known[name])
+    for key, part in parts.items():
+        if key in hints and not fits(part, hints[key]):
+            shown = getattr(hints[key], "__name__", str(hints[key]).replace("typing.", ""))
+            raise ConfigError(f"record {name}: {key} {part!r} is not {shown}")
     try:
         return known[name](**parts)
-    except TypeError as error:
+    except TypeError as error:  # fields that are missing or unknown
         raise ConfigError(f"record {name}: {error}") from error
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Say whether a value is of an annotated type; numbers are of a size that arithmetic bears."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, each) for each in arguments)
+    if origin is typing.Literal:
+        return any(type(value) is type(each) and value == each for each in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if arguments[-1] is Ellipsis:
+            return all(fits(part, arguments[0]) for part in value)
+        return len(value) == len(arguments) and all(map(fits, value, arguments))
+    if hint in (int, float):
+        is_number = isinstance(value, int | hint) and not isinstance(value, bool)
+        return is_number and abs(value) <= _LARGEST
+    return value is None if hint is type(None) else isinstance(value, hint)

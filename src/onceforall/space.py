@@ -18,12 +18,16 @@ from onceforall.genes import (
     Axis,
     Choice,
     Gene,
+    Place,
     StageChoices,
     block_choices,
     check_ascending,
+    check_uniform,
     choice_of,
+    narrowed,
     values_of,
 )
+from onceforall.membership import violation
 from onceforall.published_archs import arch_from_published
 
 
@@ -36,17 +40,22 @@ class SearchSpace:
         resolutions: Input sides in pixels, ascending.
         stem_width_mults: Width multipliers of each elastic width site of the stem.
         stem_depths: Choices of the stem switch, ascending; empty when the stem has none.
+        is_uniform: Whether all stages and blocks make one choice together on each axis. The
+            places that have several options must then have the same ones; rigid places stay.
     """
 
     stages: tuple[StageChoices, ...]
     resolutions: tuple[int, ...]
     stem_width_mults: tuple[tuple[float, ...], ...] = ()
     stem_depths: tuple[int, ...] = ()
+    is_uniform: bool = False
 
     def __post_init__(self) -> None:
         check_ascending("resolutions", self.resolutions)
         for site in self.stem_width_mults:
             check_ascending("stem_width_mults", site)
+        if self.is_uniform:
+            check_uniform(self.physical_genes)
 
     # -- structure ------------------------------------------------------------------------------
 
@@ -58,6 +67,28 @@ class SearchSpace:
     @property
     def genes(self) -> tuple[Gene, ...]:
         """Return the genes in a fixed order: whole-net choices, depths, kernels, expand ratios."""
+        if not self.is_uniform:
+            return self.physical_genes
+        return tuple(dict.fromkeys(self.places.values()))
+
+    @property
+    def places(self) -> dict[Place, Gene]:
+        """Return the gene that decides each place with several options, in the order of genes.
+
+        In a uniform space one gene decides all places of an axis; its own place is that of the
+        first stage.
+        """
+        physical = self.physical_genes
+        leading: dict[str, Gene] = {}
+        if self.is_uniform:
+            for gene in physical:
+                leading.setdefault(gene.axis, replace(gene, block=-1))
+        deciding = {gene.place: leading.get(gene.axis, gene) for gene in physical}
+        return deciding | {gene.place: gene for gene in leading.values()}
+
+    @property
+    def physical_genes(self) -> tuple[Gene, ...]:
+        """Return one gene for each place with several options."""
         genes = [
             Gene(axis="resolution", stage=-1, block=-1, choices=self.resolutions),
             Gene(axis="stem_depth", stage=-1, block=-1, choices=self.stem_depths),
@@ -81,6 +112,8 @@ class SearchSpace:
     @property
     def size(self) -> int:
         """Return the exact number of distinct archs, resolutions included."""
+        if self.is_uniform:
+            return math.prod(len(gene.choices) for gene in self.genes)
         count = len(self.resolutions) * max(1, len(self.stem_depths))
         count *= math.prod(len(choices) for choices in self.width_sites)
         for stage in self.stages:
@@ -107,32 +140,7 @@ class SearchSpace:
 
     def violation(self, arch: Arch) -> str | None:
         """Say what puts ``arch`` outside the space, or return None."""
-        if len(arch.depth) != len(self.stages):
-            return f"arch has {len(arch.depth)} stages where the space has {len(self.stages)}"
-        if len(arch.width_mult) != len(self.width_sites):
-            return (
-                f"arch has {len(arch.width_mult)} width multipliers where the space has "
-                f"{len(self.width_sites)}"
-            )
-        checks: list[tuple[str, Any, Sequence[Any]]] = [
-            ("resolution", arch.resolution, self.resolutions),
-            ("stem_depth", arch.stem_depth, self.stem_depths or (None,)),
-        ]
-        for i, (value, site) in enumerate(zip(arch.width_mult, self.width_sites, strict=True)):
-            checks.append((f"width site {i}: width_mult", value, site))
-        for i, stage in enumerate(self.stages):
-            checks.append((f"stage {i}: depth", arch.depth[i], stage.depths))
-            for block in range(arch.depth[i]):
-                where = f"stage {i} block {block}:"
-                kernel, ratio = arch.kernel_size[i][block], arch.expand_ratio[i][block]
-                kernels = block_choices(stage, "kernel_size", block)
-                ratios = block_choices(stage, "expand_ratio", block)
-                checks.append((f"{where} kernel_size", kernel, kernels))
-                checks.append((f"{where} expand_ratio", ratio, ratios))
-        for name, value, allowed in checks:
-            if value not in allowed:
-                return f"{name} {value} is not one of {tuple(allowed)}"
-        return None
+        return violation(self, arch)
 
     # -- archs as rows of option indices --------------------------------------------------------
 
@@ -162,14 +170,15 @@ class SearchSpace:
                 raise ArchError(
                     f"gene {gene.axis} index {index} is not in 0..{len(gene.choices) - 1}"
                 )
-        picked: dict[tuple[str, int, int], Choice] = {
-            (gene.axis, gene.stage, gene.block): gene.choices[index]
-            for gene, index in zip(genes, row, strict=True)
+        picked: dict[Place, Choice] = {
+            gene.place: gene.choices[index] for gene, index in zip(genes, row, strict=True)
         }
         return self._build(picked)
 
-    def _build(self, picked: Mapping[tuple[str, int, int], Choice]) -> Arch:
-        """Return the arch with the picked choices; what is not picked has one option only."""
+    def _build(self, picked: Mapping[Place, Choice]) -> Arch:
+        """Return the arch with the picked choices; what no gene decides has one option only."""
+        if self.is_uniform:
+            picked = {place: picked[gene.place] for place, gene in self.places.items()}
 
         def pick(axis: str, stage: int, block: int, choices: Sequence[Any]) -> Any:
             return picked.get((axis, stage, block), choices[0])
@@ -207,13 +216,13 @@ class SearchSpace:
             "kernel_size", "expand_ratio", "stem_depth", "depth", "width_mult", "resolution",
         )  # fmt: skip
         genes = self.genes
-        picked: dict[tuple[str, int, int], Choice] = {}
+        picked: dict[Place, Choice] = {}
         for axis in order:
             for gene in genes:
                 if gene.axis == axis:
                     # The published stem choice lists its options largest first.
                     choices = gene.choices[::-1] if axis == "stem_depth" else gene.choices
-                    picked[gene.axis, gene.stage, gene.block] = rng.choice(choices)
+                    picked[gene.place] = rng.choice(choices)
         return self._build(picked)
 
     def mutate(self, arch: Arch, rng: random.Random, *, probability: float = 0.1) -> Arch:
@@ -346,7 +355,7 @@ class SearchSpace:
             for option in options or ():
                 if option not in known:
                     raise ArchError(f"{axis} {option} is not one of {tuple(sorted(known))}")
-        return self._map(lambda axis, choices: _only(axis, choices, keep[axis]))
+        return self._map(lambda axis, choices: narrowed(axis, choices, keep[axis]))
 
     def keep_largest(self, **counts: int) -> SearchSpace:
         """Return the part of the space with the ``n`` largest options on each axis given.
@@ -376,6 +385,7 @@ class SearchSpace:
         """Return the space with ``change(axis, choices)`` applied to every list of options."""
         return SearchSpace(
             resolutions=change("resolution", self.resolutions),
+            is_uniform=self.is_uniform,
             stem_depths=change("stem_depth", self.stem_depths),
             stem_width_mults=tuple(change("width_mult", site) for site in self.stem_width_mults),
             stages=tuple(
@@ -395,14 +405,3 @@ class SearchSpace:
                 for stage in self.stages
             ),
         )
-
-
-def _only(
-    axis: str, choices: tuple[Choice, ...], keep: tuple[Choice, ...] | None
-) -> tuple[Choice, ...]:
-    if keep is None or len(choices) < 2:
-        return choices
-    left = tuple(choice for choice in choices if choice in keep)
-    if not left:
-        raise ArchError(f"{axis} {keep} leaves nothing of {choices}")
-    return left

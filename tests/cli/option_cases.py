@@ -57,6 +57,19 @@ JOB = {
     "run --epochs": swap(
         (*OPEN_PLAN, "--epochs", "1"), "1", "2", seen="config", wrong="-1", says="'--epochs'",
     ),
+    "run --epochs-scale": add(
+        PLAN, "--epochs-scale", "2",
+        seen="config", wrong=("--epochs-scale", "0"), says="train.epochs_scale 0",
+    ),
+    "run --start-at": add(
+        (*FROM_START, "--set", "train.plan=delayed"), "--start-at", "shrink",
+        seen="weights", wrong=("--start-at", "width"), says="phase 'width' is not one of full",
+    ),
+    "run --static": Case(
+        base=(*BARE, "--until", "plan"),
+        other=(*BARE, "--until", "plan", "--static", "{net_config}"), seen="config",
+        wrong=(*BARE, "--until", "plan", "--static", "mobilenet_v9"), says="is no .json file",
+    ),
     "run --limit": add(
         PLAN, "--limit", "macs=1e5", seen="config", wrong=("--limit", "speed=1"), says="'speed' is",
     ),
@@ -116,7 +129,7 @@ PUBLISHED = (
 SEARCHES = {
     "search RUN": swap(SEARCH, "{run}", "{run_b}", wrong="{nothing}", says=NO_RUN),
     "search --limit": add(
-        SEARCH, "--limit", "macs={macs}", wrong=("--limit", "macs=0"), says="not above 0"
+        SEARCH, "--limit", "macs={macs}", wrong=("--limit", "macs=0"), says="not a number above 0"
     ),
     "search --net": swap(
         PUBLISHED, "ofa_mbv3_d234_e346_k357_w1.0", "ofa_mbv3_d234_e346_k357_w1.2",
@@ -167,6 +180,9 @@ MODELS = {
     ),
     "finetune MODEL": swap(
         FINETUNE, "{model_name}", "{model_name_2}", seen="tuned", wrong="x", says="'x' is not one"
+    ),
+    "finetune --all": Case(
+        base=FINETUNE, other=(*without(FINETUNE, "{model_name}"), "--all"), seen="files"
     ),
     "finetune --epochs": swap(FINETUNE, "1", "2", seen="tuned", wrong="0", says="'--epochs'"),
     "finetune --learning-rate": swap(
@@ -231,6 +247,14 @@ CASES |= {
 # Options that would be ignored in the company that they are in.
 IDLE = {
     "a fresh head of a fresh network": ((*TRAIN, "--reinit-head"), "need --init"),
+    "a phase of a fresh network": ((*TRAIN, "--start-at", "full"), "needs --init FILE"),
+    "a model of all": ((*FINETUNE, "--all"), "needs either a MODEL or --all"),
+    "two networks": (
+        (*NET, "--until", "plan", "--static", "mobilenet_v2"), "are two networks: give one",
+    ),
+    "a scale of no length": (
+        (*OPEN_PLAN, "--epochs-scale", "0.5"), "shortens a length, and none is given",
+    ),
     "a frozen backbone of a fresh network": ((*TRAIN, "--freeze-backbone"), "need --init"),
     "effort beside a time": ((*OPEN_PLAN, "--budget", "60s", "--effort", "best"), "has no effect"),
     "effort beside epochs": ((*PLAN, "--effort", "best"), "has no effect where epochs and network"),

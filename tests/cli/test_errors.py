@@ -51,7 +51,10 @@ CASES = {
     "bad budget": (["run", "digits", "--out", "OUT", "--budget", "soon"], "'soon' is not a time"),
     "bad limit": (["run", "digits", "--out", "OUT", "--limit", "fast"], "name=bound"),
     "unknown limit": (["run", "IMAGES", "--out", "OUT", "--limit", "speed=1"], "'speed' is not"),
-    "negative limit": (["run", "IMAGES", "--out", "OUT", "--limit", "macs=-1"], "not above 0"),
+    "negative limit": (
+        ["run", "IMAGES", "--out", "OUT", "--limit", "macs=-1"],
+        "not a number above 0",
+    ),
     "unknown key": (["run", "IMAGES", "--out", "OUT", "--set", "train.epoch=3"], "train.epochs?"),
     "bad value": (["run", "IMAGES", "--out", "OUT", "--set", "train.epochs=0"], "train.epochs 0"),
     "bad flag": (["run", "IMAGES", "--out", "OUT", "--set", "epochs"], "section.key=value"),

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 
 from onceforall.data import ImageArrays
+from onceforall.data.images.augmentation import Augmentation
 from onceforall.errors import MeasurementError
 from onceforall.files import write_json
 from onceforall.job.evaluate_any import share_of
@@ -105,6 +107,20 @@ def test_two_ranks_and_a_worker_count_what_one_process_counts(command: list[str]
     first, second = on_two_ranks([*command, "--workers", "1"])
     assert (first.status, second.status) == (0, 0), (first.err, second.err)
     assert json.loads(first.out) == alone and second.out == ""
+
+
+def test_a_supernet_of_shifted_images_is_recalibrated_as_in_its_run(
+    command: list[str], tmp_path: Path
+) -> None:
+    clean: dict[str, Any] = json.loads(ofa(*command).out)
+    facts = tmp_path / "net.json"
+    varied = asdict(Augmentation(crop="pad", padding=0.5))
+    write_json(facts, {**json.loads(facts.read_text()), "calibration_augmentation": varied})
+    alone = json.loads(ofa(*command).out)
+    assert alone["calibration"] == "210 training images, varied as in training"
+    assert {**alone, "calibration": clean["calibration"]} != clean
+    first, _ = on_two_ranks(command)
+    assert json.loads(first.out) == alone
 
 
 def test_a_rank_that_fails_ends_the_others(command: list[str], tmp_path: Path) -> None:

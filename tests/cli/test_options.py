@@ -202,14 +202,16 @@ def no_work() -> Iterator[None]:
 
 
 def stamps(folder: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    """Return when each file was written; a lock that comes and goes touches its folder alone."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
 def test_ranks_share_no_gpu_by_name_and_no_standard_input(
     places: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from onceforall.errors import ConfigError
-    from onceforall.job.evaluate_any import EvalRequest, evaluate_request, named_device
+    from onceforall.job.evaluate_any import EvalRequest, evaluate_request
+    from onceforall.job.machine import named_device
 
     two = Ranks(rank=1, world_size=2, local_rank=1)
     with pytest.raises(ConfigError, match="cuda:0 is one GPU for several processes"):

@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from onceforall.data.batches.resident import ResidentBatches, ResidentEvalBatches
+from onceforall.data.batches.resident import ResidentBatches, ResidentEvalBatches, home_of
 from onceforall.data.batches.sharding import Shard
 from onceforall.data.bundle import ImageArrays
 from onceforall.data.images.augmentation import NO_AUGMENTATION, Augmentation
 from onceforall.data.images.boxes import CropBoxes, draw_boxes
-from onceforall.data.images.device_ops import cutout_, home_of, normalize
+from onceforall.data.images.device_ops import cutout_, normalize
 from onceforall.data.images.resample import _fold, resample
 from onceforall.errors import ConfigError
 

@@ -71,6 +71,7 @@ def test_weights_of_another_network_are_noticed(model: tuple[Path, Checks]) -> N
     folder, _ = model
     card = json.loads((folder / "card.json").read_text())
     card["blueprint"]["head"][-1]["out_features"] = 7
+    card["classes"] = list("abcdefg")
     (folder / "card.json").write_text(json.dumps(card))
     with pytest.raises(VerificationError, match="linear"):
         verify_folder(folder)
@@ -80,7 +81,7 @@ def test_weights_of_another_network_are_noticed(model: tuple[Path, Checks]) -> N
     ("change", "problem"),
     [
         ({"files": {}}, "does not name model.onnx"),
-        ({"files": {"../../x": {"bytes": 1, "sha256": ""}}}, "does not name model.onnx"),
+        ({"files": {"../../x": {"bytes": 1, "sha256": "0" * 64}}}, "does not name model.onnx"),
         ({"macs": 1}, "macs 1, but it has"),
         ({"params": -1}, "params: "),
         ({"latency_ms": float("nan")}, "latency_ms: "),

@@ -144,7 +144,7 @@ def test_a_limit_of_an_unknown_device_or_below_zero_is_refused(search) -> None:
         ConfigError, match=r"'latency_ms@tv' needs a latency table of 'tv'; .*phone"
     ):
         search(latency_ms_at_tv=[1.0])
-    with pytest.raises(ConfigError, match=r"latency_ms@phone=-1 is not above 0"):
+    with pytest.raises(ConfigError, match=r"latency_ms@phone=-1 is not a number above 0"):
         search(latency_ms_at_phone=[-1.0])
     with pytest.raises(ConfigError, match="limit 'speed' is not one of latency_ms"):
         search(speed=[1.0])

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from onceforall.blueprint import Bottleneck, Conv, Linear, MBConv
-from onceforall.errors import ConfigError, MeasurementError, OnceForAllError
+from onceforall.errors import CheckpointError, ConfigError, MeasurementError, OnceForAllError
 from onceforall.job.devices import read_table
 from onceforall.measure.latency.fit import FEATURES, LatencyReport
 from onceforall.measure.latency.journal import Journal
@@ -169,6 +169,7 @@ HEADER = {"kind": "header", "sentinel_ms": 1.0}
         3,
         {},
         HEADER,
+        {**HEADER, "sentinel_ms": float("nan")},
         {"kind": "block", "layer": 3, "size": 8, "latency_ms": 1.0},
         {"kind": "block", "layer": {"type": "Conv"}, "size": 8, "latency_ms": 1.0},
         {"kind": "block", "layer": MODEL["table"][0]["layer"], "size": 8, "latency_ms": None},
@@ -180,5 +181,6 @@ def test_a_damaged_journal_says_so(line: Any, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     path = tmp_path / "j.jsonl"
     path.write_text(json.dumps(line) + "\n")
-    with pytest.raises(ConfigError, match=rf"^{path} is damaged: [^\n]+: delete it$"):
+    remedy = "delete it and the same command goes on"
+    with pytest.raises(CheckpointError, match=rf"^{path} is damaged: [^\n]+; {remedy}$"):
         Journal.open(path, target=OrtCpu(), batch_size=1, repeats=3)

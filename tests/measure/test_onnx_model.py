@@ -10,7 +10,7 @@ from torch import nn
 from onceforall.blueprint import Blueprint, Bottleneck, Conv, GlobalPool, Identity, Linear, MBConv
 from onceforall.errors import BlueprintError, MissingExtraError
 from onceforall.measure import onnx_model
-from onceforall.measure.onnx_model import blueprint_to_onnx, ort_session, to_onnx
+from onceforall.measure.onnx_model import blueprint_to_onnx, ort_session
 from onceforall.supernets import families
 from onceforall.supernets.static import StaticNet, build
 
@@ -126,29 +126,6 @@ def test_weights_of_another_network_are_refused() -> None:
     rows = spec.space.uniform(depth=1, kernel_size=3, expand_ratio=2)
     with pytest.raises(BlueprintError, match="are not those of"):
         blueprint_to_onnx(spec.blueprint(rows), build(small).eval(), resolution=8)
-
-
-def test_pytorch_exporter_path_restores_the_module() -> None:
-    class Tiny(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3, padding=1)
-            self.norm = nn.BatchNorm2d(4)
-            self.head = nn.Linear(4, 5)
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return self.head(self.norm(self.conv(images)).relu().mean((2, 3)))
-
-    torch.manual_seed(0)
-    net = Tiny().train()
-    net.norm.eval()
-    model = to_onnx(net, resolution=8)
-    assert net.training and not net.norm.training and net.conv.training
-    nodes = onnx.load_from_string(model).graph.node
-    assert "BatchNormalization" not in {node.op_type for node in nodes}
-    check_parity(net.eval(), model, 8, batch=3)
-    check = onnx.load_from_string(to_onnx(net, resolution=8, dynamic_batch=False))
-    assert check.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
 
 
 def test_a_missing_runtime_names_the_command_that_installs_it(

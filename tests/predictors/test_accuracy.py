@@ -89,7 +89,7 @@ def test_save_and_load(fitted: AccuracyPredictor, tmp_path: Path) -> None:
     for a, b in zip(fitted.predict(x), loaded.predict(x), strict=True):
         assert np.array_equal(a, b)
     described = json.loads(path.with_suffix(".json").read_text())
-    assert PredictorReport.from_json(described["report"]) == report
+    assert PredictorReport(**described["report"]) == report
     assert described["num_train"] == 200
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "predictor.json",
@@ -101,15 +101,13 @@ def test_damaged_files_are_refused(fitted: AccuracyPredictor, tmp_path: Path) ->
     path = tmp_path / "predictor.safetensors"
     fitted.save(path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="not a whole accuracy predictor"):
+    with pytest.raises(CheckpointError, match=r"is damaged: .*the same command goes on"):
         AccuracyPredictor.load(path)
     from safetensors.torch import save
 
     path.write_bytes(save({"x": torch.zeros(1)}))
-    with pytest.raises(CheckpointError, match="not an accuracy predictor"):
+    with pytest.raises(CheckpointError, match=r"is damaged: no onceforall\.accuracy-predictor\.1"):
         AccuracyPredictor.load(path)
-    with pytest.raises(CheckpointError, match="predictor report"):
-        PredictorReport.from_json({"tau": 1})
 
 
 def test_a_whole_population_is_predicted_at_once(fitted: AccuracyPredictor) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from onceforall.arch import Arch
+from onceforall.artifacts import Evaluation
 from onceforall.blueprint import Layer
 from onceforall.files import append_jsonl, write_json, write_text
 from onceforall.measure.costs import (
@@ -168,9 +169,21 @@ def _write_evaluations(folder: Path, story: Story, spec: SupernetSpec, rng: rand
     for _ in range(story.num_samples):
         arch = spec.space.sample(rng)
         top1 = true_top1(spec, arch) - abs(rng.gauss(0, 0.012))
-        lines.append({"arch": arch.to_json(), "top1": round(top1, 5), "images": 270,
-                      "macs": _macs(spec, arch)})  # fmt: skip
+        lines.append(evaluation(spec, arch, round(top1, 5)).to_json())
     write_text(folder / "evaluations.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def evaluation(spec: SupernetSpec, arch: Arch, top1: float) -> Evaluation:
+    """Return what is written of a subnet that was measured."""
+    return Evaluation(
+        arch=arch,
+        top1=top1,
+        top5=1.0,
+        loss=0.1,
+        images=270,
+        macs=_macs(spec, arch),
+        resolution=arch.resolution,
+    )
 
 
 def _write_predictor(folder: Path, story: Story, spec: SupernetSpec, rng: random.Random) -> None:
@@ -179,6 +192,9 @@ def _write_predictor(folder: Path, story: Story, spec: SupernetSpec, rng: random
         "rmse": 0.0062,
         "interval_coverage": 0.913,
         "interval_width": 0.021,
+        "ridge_kendall_tau": 0.7,
+        "ridge_rmse": 0.008,
+        "mlp_share": 0.4,
         "num_train": story.num_samples * 4 // 5,
         "num_test": story.num_samples // 5,
     }
@@ -228,6 +244,7 @@ def _write_front(folder: Path, story: Story, spec: SupernetSpec, rng: random.Ran
         {
             "arch": arch.to_json(),
             "predicted_top1": round(true_top1(spec, arch) + rng.gauss(0, 0.0015), 5),
+            "cautious_top1": 0.5,
             "predicted_top1_std": round(0.004 + 0.003 * rng.random(), 5),
             "latency_ms": round(latency_ms(spec, arch), 5),
             "macs": _macs(spec, arch),
@@ -238,10 +255,11 @@ def _write_front(folder: Path, story: Story, spec: SupernetSpec, rng: random.Ran
     history = [round(0.82 * (1 - math.exp(-(g + 2) / 9)), 6) for g in range(story.generations)]
     front = {
         "objectives": ["error", "latency_ms", "macs"],
+        "limits": {},
+        "reference": [1.0, 9.0, 1e9],
         "points": points,
         "hypervolume": history,
         "evaluations": 128 * story.generations,
-        "seconds": 4.1,
     }
     write_json(folder / "search" / "front.json", front)
     confirmed = [
@@ -250,6 +268,7 @@ def _write_front(folder: Path, story: Story, spec: SupernetSpec, rng: random.Ran
             "predicted_latency_ms": point["latency_ms"],
             "latency_ms": point["latency_ms"] * (1 + rng.gauss(0, 0.02)),
             "valid_top1": round(point["predicted_top1"] + rng.gauss(0, 0.003), 5),
+            "valid_loss": 0.1,
             "valid_images": 270,
         }
         for point in points[:: max(1, len(points) // (2 * story.num_models))]
@@ -287,6 +306,8 @@ def _card(
         "classes": list(story.classes),
         "mean": [0.3, 0.3, 0.3],
         "std": [0.2, 0.2, 0.2],
+        "crop_ratio": 1.0,
+        "versions": {},
         "latency_ms": measured,
         "latency_mad_ms": 0.02 * measured,
         "latency_p90_ms": 1.08 * measured,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import random
 import re
@@ -20,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from onceforall.arch import Arch
+from onceforall.artifacts import Confirmed
 from onceforall.deploy.model_folder import check_files, export_files, write_card
 from onceforall.deploy.specialize import specialize
 from onceforall.files import append_jsonl, read_json, write_json
@@ -28,14 +27,13 @@ from onceforall.measure.proportion import Share
 from onceforall.report import build_report, numbers
 from onceforall.report.drawing import draw, shared_frame
 from onceforall.report.labels import place_labels
-from onceforall.report.markup import Markup, element, join, script_json
 from onceforall.report.plot import Axes, short
-from onceforall.report.records import read_model, read_subnet
+from onceforall.report.records import MAX_RELATIVE_ERROR, Model, read_model, read_subnet
 from onceforall.report.run_folder import read_run
 from onceforall.report.scales import Scale, fit_scale, tick_labels
 from onceforall.supernets.families import mobilenet_v3, small_images
-from tests.cards import card_facts
-from tests.report.make_run import Story, make_run
+from tests.cards import card, card_facts
+from tests.report.make_run import Story, evaluation, make_run
 from tests.report.parsing import Page
 from tests.training.tiny import SPEC, tiny_net
 
@@ -85,24 +83,6 @@ def test_significant_digits_are_significant(value: float) -> None:
     assert float(written) == pytest.approx(value, rel=0.0051)
     if value < 99:
         assert len(written.replace(".", "").lstrip("0")) == 3
-
-
-# -- markup ---------------------------------------------------------------------------------------
-
-
-def test_elements_escape_what_is_not_markup() -> None:
-    made = element("p", {"title": '"<&', "hidden": True, "id": None}, "<b>", element("br"), None)
-    assert made == '<p title="&quot;&lt;&amp;" hidden>&lt;b&gt;<br></p>'
-    assert element("line", {"x1": "5%", "class": "a b"}) == '<line x1=5% class="a b" />'
-    assert join(("<", Markup("<hr>"))) == "&lt;<hr>"
-
-
-@given(st.recursive(st.text() | st.integers(), lambda inner: st.lists(inner), max_leaves=5))
-def test_script_json_is_json_and_safe(value: object) -> None:
-    written = script_json(value)
-    assert json.loads(written) == value
-    assert written.isascii()
-    assert not set(written) & set("<>&")
 
 
 # -- axes -----------------------------------------------------------------------------------------
@@ -217,41 +197,47 @@ def test_the_drawing_shows_the_network(finished: Path) -> None:
     assert frame.depths == (3, 3, 3)
     assert frame.max_ratio == 4
     for model in run.models:
-        arch, drawn = model.subnet.arch, draw(model, frame)
-        assert arch is not None and drawn is not None
-        page = Page(drawn)
-        blocks = re.findall(r"(\d)\u00d7\1<i>([\d.]+)</i>", drawn)
-        expected = [
-            (str(k), f"{e:g}")
-            for stage, depth in enumerate(arch.depth)
-            for k, e in zip(
-                arch.kernel_size[stage][:depth], arch.expand_ratio[stage][:depth], strict=True
-            )
-        ]
-        assert blocks == expected
-        assert drawn.count("<i></i>") == 9 - sum(arch.depth)
-        in_key = [a for t, a in page.elements if t == "i" and a.get("class") == "off"]
-        assert len(in_key) == (sum(arch.depth) < 9)
-        shares = [int(s) for s in re.findall(r">(\d+)\u00a0%<", drawn)]
+        arch, drawn = model.card.arch, draw(model, frame)
+        assert [row.name for row in drawn.rows] == ["Stem", "Stage 1", "Stage 2", "Stage 3", "Head"]
+        for depth, kernels, ratios, row in zip(
+            arch.depth, arch.kernel_size, arch.expand_ratio, drawn.rows[1:-1], strict=True
+        ):
+            assert [bar.kernel_size for bar in row.bars] == list(kernels[:depth])
+            assert [bar.expand_ratio for bar in row.bars] == list(ratios[:depth])
+            assert [bar.width for bar in row.bars] == [ratio / 4 for ratio in ratios[:depth]]
+            assert row.num_off == 3 - depth
+        assert drawn.num_blocks == sum(arch.depth) and drawn.slots == 3
+        assert drawn.kernels == sorted({bar.kernel_size for row in drawn.rows for bar in row.bars})
+        assert sum(row.macs for row in drawn.rows) == model.card.macs
+        assert [drawn.rows[-1].side, drawn.rows[-1].channels] == [None, None]
+
+
+def test_the_page_draws_what_the_drawing_says(finished: Path) -> None:
+    run = read_run(finished)
+    frame = shared_frame(run)
+    html = build_report(finished)
+    panels = html.split('<figure class="net"')[1:]
+    for model, panel in zip(run.models, panels, strict=True):
+        drawn, net = draw(model, frame), panel.split("</figure>")[0]
+        bars = [bar for row in drawn.rows for bar in row.bars]
+        blocks = re.findall(r"(\d)\u00d7\1<i>([\d.]+)</i>", net)
+        assert blocks == [(str(bar.kernel_size), f"{bar.expand_ratio:g}") for bar in bars]
+        num_off = sum(row.num_off for row in drawn.rows)
+        assert net.count("<i></i>") == num_off
+        assert ("block switched off" in net) == (num_off > 0)
+        shares = [int(s) for s in re.findall(r">(\d+)\u00a0%<", net)]
         assert 96 <= sum(shares) <= 104
-
-
-def test_the_drawing_needs_no_blueprint(finished: Path) -> None:
-    card = read_json(next((finished / "models").glob("*/card.json")))
-    frame = shared_frame(read_run(finished))
-    model = read_model({k: v for k, v in card.items() if k != "blueprint"}, "net")
-    assert model.blueprint is None
-    drawn = draw(model, frame)
-    assert drawn is not None and "Stage 3" in drawn and "Stem" not in drawn
-    assert draw(read_model({"name": "x"}, "x"), frame) is None
 
 
 def test_a_leading_fixed_block_is_a_row_of_its_own(tmp_path: Path) -> None:
     story = Story(num_models=2, num_samples=4, num_front=3, spec=mobilenet_v3(num_classes=10))
     run = read_run(make_run(tmp_path / "run", story))
-    page = Page(draw(run.models[0], shared_frame(run)) or "")
-    assert "First" in page.text and "Stage 5" in page.text and "Stage 6" not in page.text
-    assert "112\u00d7112" in page.text or "64\u00d764" in page.text
+    drawn = draw(run.models[0], shared_frame(run))
+    stages = [f"Stage {i}" for i in range(1, 6)]
+    assert [row.name for row in drawn.rows] == ["Stem", "First", *stages, "Head"]
+    assert drawn.rows[1].num_off == 0
+    assert drawn.rows[0].side == run.models[0].card.resolution // 2
+    assert drawn.rows[0].words.startswith("conv 3\u00d73, stride 2 to ")
 
 
 # -- reading --------------------------------------------------------------------------------------
@@ -261,7 +247,6 @@ def test_costs_that_records_leave_out_are_counted(finished: Path) -> None:
     run = read_run(finished)
     spec = small_images(num_classes=10, resolutions=(16, 24, 32), widths=(16, 32, 64))
     for subnet in run.samples[:20]:
-        assert subnet.arch is not None
         plan = spec.blueprint(subnet.arch)
         assert subnet.costs["params"] == count_params(plan)
         assert subnet.costs["macs"] == count_macs(plan, resolution=subnet.arch.resolution)
@@ -280,37 +265,62 @@ def test_epochs_that_ran_twice_count_once_and_steps_add_up(tmp_path: Path) -> No
     for event in events:
         append_jsonl(tmp_path / "events.jsonl", event)
     run = read_run(tmp_path)
-    assert [event["loss"] for event in run.epochs] == [2.0, 1.0]
-    assert [event["epochs_done"] for event in run.rollbacks] == [2]
+    assert [epoch.loss for epoch in run.epochs] == [2.0, 1.0]
+    assert run.rollbacks == (2,)
     assert run.steps == (("train", 15.5), ("search", 1))
 
 
 def test_evaluations_of_all_ranks_count_and_the_last_of_a_subnet(tmp_path: Path) -> None:
-    space = small_images(num_classes=2).space
-    first, second = space.smallest, space.largest
-    append_jsonl(tmp_path / "evaluations.jsonl", {"arch": first.to_json(), "top1": 0.5})
-    append_jsonl(tmp_path / "evaluations-1.jsonl", {"arch": second.to_json(), "top1": 0.75})
-    append_jsonl(tmp_path / "evaluations.jsonl", {"arch": first.to_json(), "top1": 0.625})
+    spec = small_images(num_classes=2)
+    first, second = spec.space.smallest, spec.space.largest
+    evaluation(spec, first, 0.5).append(tmp_path / "evaluations.jsonl")
+    evaluation(spec, second, 0.75).append(tmp_path / "evaluations-1.jsonl")
+    evaluation(spec, first, 0.625).append(tmp_path / "evaluations.jsonl")
     tops = {subnet.arch: subnet.top1 for subnet in read_run(tmp_path).samples}
     assert tops == {first: 0.625, second: 0.75}
 
 
-def test_models_come_fastest_first_and_nan_is_unknown(tmp_path: Path) -> None:
-    for name, latency_ms in (("a", 3.0), ("b", 1.0), ("c", None), ("d", 2.0)):
-        card = {"name": name, "latency_ms": latency_ms, "top1": 0.5}
-        write_json(tmp_path / "models" / name / "card.json", card)
-    assert [model.name for model in read_run(tmp_path).models] == ["b", "d", "a", "c"]
-    subnet = read_subnet({"top1": math.nan, "macs": True, "latency_ms": "3", "params": 7})
-    assert subnet.top1 is None
-    assert dict(subnet.costs) == {"params": 7}
+def test_models_come_fastest_first(tmp_path: Path) -> None:
+    for name, latency_ms in (("a", 3.0), ("b", 1.0), ("d", 2.0)):
+        card(name, latency_ms=latency_ms).write(tmp_path / "models" / name / "card.json")
+    assert [model.card.name for model in read_run(tmp_path).models] == ["b", "d", "a"]
+
+
+def test_a_card_that_is_not_whole_is_named_and_left_out(tmp_path: Path) -> None:
+    card("good").write(tmp_path / "models" / "good" / "card.json")
+    write_json(tmp_path / "models" / "bad" / "card.json", {**card("bad").to_json(), "top1": 1.5})
+    run = read_run(tmp_path)
+    assert [model.card.name for model in run.models] == ["good"]
+    (note,) = [note for note in run.notes if "bad" in note]
+    assert note.startswith("models/bad/card.json") and "top1" in note
+
+
+def test_what_charts_show_of_a_subnet() -> None:
+    """Known costs only; a candidate counts with its validation images, a model with its test."""
+    spec = small_images(num_classes=2)
+    arch = spec.space.smallest
+    measured = read_subnet(evaluation(spec, arch, 0.5))
+    assert measured.costs == {"macs": count_macs(spec.blueprint(arch), resolution=arch.resolution)}
+    assert (measured.label, measured.top1, measured.predicted_top1) == (str(arch), 0.5, None)
+    shipped = read_subnet(card("net01", valid_top1=0.75, predicted_top1=0.7, latency_ms=3.0))
+    assert (shipped.label, shipped.top1, shipped.predicted_top1) == ("net01", 0.5, 0.7)
+    assert shipped.costs["latency_ms"] == 3.0
+    candidate = Confirmed(
+        arch=arch, predicted_top1=0.7, cautious_top1=0.6, predicted_top1_std=0.1, macs=5, params=6,
+        latency_ms=2.0, predicted_latency_ms=1.5, valid_top1=0.25, valid_loss=1.0, valid_images=4,
+    )  # fmt: skip
+    found = read_subnet(candidate)
+    assert (found.top1, found.predicted_std, found.predicted_latency_ms) == (0.25, 0.1, 1.5)
+    assert found.costs == {"latency_ms": 2.0, "macs": 5, "params": 6}
 
 
 def test_pairs_of_predicted_and_measured_are_all_shown(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", Story(num_models=3, num_samples=10, num_front=8))
     front = read_json(run / "search" / "front.json")
+    spec = small_images(num_classes=10, resolutions=(16, 24, 32), widths=(16, 32, 64))
     for point in front["points"][:4]:
-        line = {"arch": point["arch"], "top1": 0.9, "images": 10, "macs": point["macs"]}
-        append_jsonl(run / "evaluations.jsonl", line)
+        measured_too = evaluation(spec, Arch.from_json(point["arch"]), 0.9)
+        measured_too.append(run / "evaluations.jsonl")
     confirmed = read_json(run / "search" / "confirmed.json")["points"]
     measured = {Arch.from_json(p["arch"]) for p in [*front["points"][:4], *confirmed]}
     text = Page(build_report(run)).text
@@ -328,8 +338,8 @@ def test_a_measured_model_that_another_beats_is_hollow(finished: Path, tmp_path:
     html = build_report(run)
     by_latency, by_macs = (
         re.findall(
-            r'class="?(mark(?: [^"]*)?)"? data-m',
-            html.split(f"<div class=axis-panel data-cost={cost}")[1].split("<ul")[0],
+            r'class="(mark[^"]*)" data-m',
+            html.split(f'<div class="axis-panel" data-cost="{cost}"')[1].split("<ul")[0],
         )
         for cost in ("latency_ms", "macs")
     )
@@ -358,7 +368,7 @@ def test_the_snippets_run(tmp_path: Path) -> None:
     codes = Page(build_report(tmp_path / "it's a run")).codes
     (command,) = (code for code in codes if code.startswith("ofa verify"))
     assert shlex.split(command) == ["ofa", "verify", "it's a run/models/net01"]
-    programs = [code for code in codes if code.startswith("import json")]
+    programs = [code for code in codes if code.startswith("import")]
     assert len(programs) == 2
     for program in programs:
         done = subprocess.run(
@@ -376,9 +386,14 @@ def test_the_snippets_run(tmp_path: Path) -> None:
 def test_of_two_checks_on_one_thing_the_one_that_says_more_is_shown() -> None:
     """A network that rounds otherwise is verified by its error, not failed by its bits."""
     errors = {"extracted_relative_error": 3e-6, "onnx_relative_error": 2e-6}
+
+    def checked(checks: dict[str, bool | float]) -> Model:
+        return read_model(card("net01").model_copy(update={"checks": checks}), folder="net01")
+
     for equal, shown in ((True, "extracted_bitwise"), (False, "extracted_relative_error")):
-        model = read_model({"checks": {"extracted_bitwise": equal, **errors}}, folder="net01")
+        model = checked({"extracted_bitwise": equal, **errors})
         assert [check.key for check in model.checks] == [shown, "onnx_relative_error"]
         assert model.verified
-    model = read_model({"checks": {"extracted_bitwise": False}}, folder="net01")
-    assert not model.verified
+    assert not checked({"extracted_bitwise": False}).verified
+    assert not checked({"onnx_relative_error": 1.01 * MAX_RELATIVE_ERROR}).verified
+    assert not checked({}).verified, "nothing was checked"

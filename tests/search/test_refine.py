@@ -20,8 +20,8 @@ from onceforall.search.refine import (
     Refinement,
     _chosen,
     _expected_gain,
+    _search,
     refine,
-    refined_front,
 )
 from onceforall.space import SearchSpace
 from tests.search.test_nsga2 import ENCODING as SMALL
@@ -107,7 +107,8 @@ def test_refinement_beats_as_many_random_evaluations() -> None:
 
     def regret(known: Measured, seed: int) -> float:
         """Return how much worse the best arch of a front is, on average over its costs."""
-        found = refined_front(TEMPLATE, known, fit=FIT, settings=SETTINGS, seed=seed)
+        predict = FIT(known.rows, known.top1)
+        found = _search(TEMPLATE, known, predict, SETTINGS, seed=seed, num_stds=0.0)
         errors, costs = truth_of(found)
         within = np.where(costs <= levels[:, None], errors, 0.5).min(axis=1)
         return float((within - least).mean())
@@ -223,7 +224,8 @@ def test_measured_values_are_preferred() -> None:
         return lambda asked: (0.5 - small_error(asked), np.full(len(asked), 0.01))
 
     problem = Problem(encoding=SMALL, objectives={"cost": small_cost})
-    front = refined_front(problem, lucky, fit=fit, settings=SETTINGS, seed=0)
+    predict = fit(lucky.rows, lucky.top1)
+    front = _search(problem, lucky, predict, SETTINGS, seed=0, num_stds=0.0)
     by_arch = {point.arch: point.objectives["error"] for point in front.points}
     assert by_arch[SMALL.to_archs(rows[7:8])[0]] == pytest.approx(0.01)
     assert not set(SMALL.to_archs(np.delete(rows, 7, axis=0))) & set(by_arch)
@@ -238,7 +240,7 @@ def test_what_is_refused() -> None:
         Measured(rows=SMALL.smallest(), top1=np.array([np.nan]))
     template = replace(TEMPLATE, objectives={"error": cost})
     with pytest.raises(ConfigError, match="objectives are costs"):
-        refined_front(template, samples(0, 20), fit=FIT, settings=SETTINGS, seed=0)
+        refine(template, samples(0, 20), fit=FIT, evaluate=Truth(), settings=SETTINGS, seed=0)
 
     def too_few(archs: list[Arch]) -> Sequence[float]:
         return [0.5]

@@ -11,6 +11,7 @@ A JOB is {"run": "plan", ...} for :func:`plan_job` or {"run": "cli", ...} for :f
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
 import json
@@ -114,8 +115,11 @@ def cli_job(job: Job) -> None:
     """Run ``ofa`` with ``job["arguments"]``.
 
     ``streamed`` keeps images on disk, however few; ``max_file_bytes`` limits the size of files;
-    ``at_step`` is (step, deed, detail) with a deed of :data:`DEEDS`.
+    ``at_step`` is (step, deed, detail) with a deed of :data:`DEEDS`; ``fault`` is (step of the job,
+    number of a write in it, what happens there: ``kill``, ``stop``, ``full`` or ``wait``).
     """
+    if job.get("fault"):
+        _fail_in_write(*job["fault"])
     if job.get("streamed"):
         onceforall.job.data.open_dataset = functools.partial(
             onceforall.job.data.open_dataset, max_resident_bytes=0
@@ -132,6 +136,28 @@ def cli_job(job: Job) -> None:
         onceforall.job.data._change_batch = lambda config, num_classes: change_batch
     sys.argv = ["ofa", *job["arguments"]]
     onceforall.cli.main()
+
+
+def _fail_in_write(step: str, number: int, what: str) -> None:
+    """Let something happen when a step of the job writes for the ``number``-th time."""
+    pipeline = onceforall.job.pipeline
+    announce, fsync, writes = pipeline._announce, os.fsync, iter(range(1, 10**9))
+    standing = {"step": ""}
+
+    def announced(run: Any, steps: Any, name: str, text: str) -> None:
+        standing["step"] = name
+        announce(run, steps, name, text)
+
+    def written(descriptor: int) -> None:
+        if standing["step"] == step and next(writes) == number:
+            if what == "full":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if what == "wait":
+                _pause(torch.zeros(0), 10_000)
+            os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGTERM}[what])
+        fsync(descriptor)
+
+    pipeline._announce, os.fsync = announced, written
 
 
 def _kill_data_workers(images: torch.Tensor, detail: object) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import json
 import os
 import random
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from onceforall.errors import ArchError
+from onceforall.errors import ArchError, CheckpointError
 from onceforall.published_archs import arch_from_published
 from onceforall.supernets.families import published_spec, resnet50d
 from onceforall.supernets.published.config_read import blueprint_from_config
@@ -177,6 +178,7 @@ def test_a_specialised_network_is_a_module_and_a_pair() -> None:
 
 PAGE = """
 import sys
+import sympy  # a need of PyTorch's own, which it imports late
 import torch
 
 checkout, source = sys.argv[1:]
@@ -252,3 +254,66 @@ def test_the_page_runs_unchanged_from_a_checkout(tmp_path: Path) -> None:
     # Everything that is imported beside PyTorch's own needs is declared to torch.hub.
     dependencies = runpy.run_path(str(REPOSITORY / "hubconf.py"))["dependencies"]
     assert set(ast.literal_eval(imports)) <= set(dependencies)
+
+
+# -- the argument forms of the published code -----------------------------------------------------
+
+
+def test_settings_may_be_positional(mobilenet: HubSupernet, resnet: HubSupernet) -> None:
+    mobilenet.set_active_subnet(7, [6, 4, 3, 6] * 5, 3)
+    positional = mobilenet.arch
+    mobilenet.set_active_subnet(ks=7, e=[6, 4, 3, 6] * 5, d=3)
+    assert mobilenet.arch == positional
+    resnet.set_active_subnet([2, 1, 0, 2, 1], 0.25, 1)
+    positional = resnet.arch
+    resnet.set_active_subnet(w=1, d=[2, 1, 0, 2, 1], e=0.25)
+    assert resnet.arch == positional
+    with pytest.raises(ArchError, match="ks is there twice"):
+        mobilenet.set_active_subnet(7, ks=5)
+    with pytest.raises(ArchError, match="4 values"):
+        mobilenet.set_active_subnet(7, 6, 4, 1)
+
+
+def test_random_subnets_keep_constraints(mobilenet: HubSupernet) -> None:
+    mobilenet.set_constraint([2, 3])
+    mobilenet.set_constraint([3, 5], constraint_type="kernel_size")
+    drawn = [mobilenet.sample_active_subnet() for _ in range(20)]
+    assert {depth for each in drawn for depth in each["d"]} == {2, 3}
+    assert {kernel for each in drawn for kernel in each["ks"]} == {3, 5}
+    with pytest.raises(ArchError, match="kernel_size 9 is not one of"):
+        mobilenet.set_constraint([9], "kernel_size")
+    with pytest.raises(ArchError, match="'width' is not one of depth, expand_ratio, kernel_size"):
+        mobilenet.set_constraint([1], "width")
+    with pytest.raises(ArchError, match="options of each place"):
+        mobilenet.set_constraint([[2], [3]])
+    mobilenet.clear_constraint()
+    drawn = [mobilenet.sample_active_subnet() for _ in range(20)]
+    assert {depth for each in drawn for depth in each["d"]} == {2, 3, 4}
+
+
+def test_sorting_channels_leaves_the_largest_subnet(resnet: HubSupernet) -> None:
+    shell = HubSupernet(Supernet(resnet.net.spec).double()).eval()
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weights, logits = copy.deepcopy(shell.state_dict()), shell(x)
+    shell.re_organize_middle_weights()
+    assert not all(map(torch.equal, weights.values(), shell.state_dict().values()))
+    assert torch.allclose(shell(x), logits, rtol=0, atol=1e-10)
+
+
+def test_published_keys_are_loaded(mobilenet: HubSupernet) -> None:
+    other = hub_supernet("ofa_mbv3_d234_e346_k357_w1.0", pretrained=False)
+    other.load_state_dict(mobilenet.published_state_dict())
+    assert all(map(torch.equal, other.state_dict().values(), mobilenet.state_dict().values()))
+    third = hub_supernet("ofa_mbv3_d234_e346_k357_w1.0", pretrained=False)
+    third.load_state_dict(mobilenet.state_dict())
+    assert all(map(torch.equal, third.state_dict().values(), mobilenet.state_dict().values()))
+    some = dict(list(mobilenet.published_state_dict().items())[:5])
+    with pytest.raises(CheckpointError):
+        other.load_state_dict(some)
+
+
+def test_configurations_have_their_published_names(mobilenet: HubSupernet) -> None:
+    mobilenet.set_active_subnet(ks=3, e=3, d=2)
+    assert mobilenet.config == mobilenet.get_active_subnet().config
+    assert json.loads(json.dumps(mobilenet.config))["name"] == "MobileNetV3"
+    assert blueprint_from_config(mobilenet.config) == mobilenet.net.blueprint(mobilenet.arch)

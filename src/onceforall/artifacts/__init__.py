@@ -4,6 +4,8 @@ Keys, types and ranges are checked when a file is read. Keys that a record does 
 out; those that older versions did not write are None.
 """
 
+from onceforall.artifacts.epochs import Epoch
+from onceforall.artifacts.events import Progress, Told
 from onceforall.artifacts.models import (
     Baseline,
     BaselineStart,
@@ -22,6 +24,7 @@ from onceforall.artifacts.search import (
     Found,
     FrontFile,
     FrontPoint,
+    Rejected,
 )
 from onceforall.artifacts.settings import DataFacts, Estimate, Request, RunSettings
 
@@ -34,6 +37,7 @@ __all__ = [
     "ConfirmedFile",
     "DataFacts",
     "DeviceFacts",
+    "Epoch",
     "Estimate",
     "Evaluation",
     "Failed",
@@ -42,7 +46,10 @@ __all__ = [
     "Found",
     "FrontFile",
     "FrontPoint",
+    "Progress",
+    "Rejected",
     "Request",
     "RunSettings",
     "ShippedFile",
+    "Told",
 ]

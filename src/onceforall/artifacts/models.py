@@ -4,37 +4,62 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field
 
 from onceforall.artifacts.record import (
     ArchField,
     BlueprintField,
+    Count,
+    Deviations,
+    Epochs,
     Fraction,
     Milliseconds,
+    Pixels,
+    PlainName,
+    Positive,
+    Predicted,
     Record,
     Rgb,
+    Seconds,
+    Spread,
 )
 
 
 class ShippedFile(Record):
-    """Size and digest of one file of a model."""
+    """Size and digest of one file of a model.
 
-    bytes: NonNegativeInt
-    sha256: str
+    Attributes:
+        bytes: Size.
+        sha256: Digest in hexadecimal.
+    """
+
+    bytes: Count
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class DeviceFacts(Record):
-    """What a latency was measured on."""
+    """What a latency was measured on.
+
+    Attributes:
+        name: Latency target.
+        threads: Threads of a run.
+        hardware: Facts of the machine.
+    """
 
     name: str
-    threads: PositiveInt
+    threads: Positive
     hardware: dict[str, Any]
 
 
 class FinetuneSettings(Record):
-    """How a model was fine-tuned."""
+    """How a model was fine-tuned.
 
-    learning_rate: float
+    Attributes:
+        learning_rate: Peak.
+        distill: Whether it learned from the supernet's largest subnet too.
+    """
+
+    learning_rate: Spread
     distill: bool
 
 
@@ -74,43 +99,48 @@ class Card(Record):
         finetune_settings: How.
     """
 
-    name: str
+    name: PlainName
     arch: ArchField
     top1: Fraction
     top5: Fraction | None = None
     top1_interval: tuple[Fraction, Fraction] | None = None
-    images: PositiveInt | None = None
-    macs: PositiveInt
-    params: PositiveInt
-    peak_activation_bytes: PositiveInt
-    resolution: PositiveInt
+    images: Positive | None = None
+    macs: Positive
+    params: Positive
+    peak_activation_bytes: Positive
+    resolution: Pixels
     data: str
     classes: tuple[str, ...]
     mean: Rgb
-    std: Rgb
-    crop_ratio: Annotated[float, Field(gt=0, le=1)]
+    std: Deviations
+    crop_ratio: Annotated[float, Field(ge=0.01, le=1)]
     versions: dict[str, str]
     latency_ms: Milliseconds
-    latency_mad_ms: NonNegativeFloat
+    latency_mad_ms: Spread
     latency_p90_ms: Milliseconds
     target: DeviceFacts
-    predicted_top1: float | None = None
-    predicted_top1_std: NonNegativeFloat | None = None
+    predicted_top1: Predicted | None = None
+    predicted_top1_std: Spread | None = None
     predicted_latency_ms: Milliseconds | None = None
     valid_top1: Fraction | None = None
     files: dict[str, ShippedFile]
     checks: dict[str, bool | float]
     blueprint: BlueprintField
-    finetuned_from: str | None = None
-    finetune_epochs: PositiveInt | None = None
+    finetuned_from: PlainName | None = None
+    finetune_epochs: Positive | None = None
     finetune_settings: FinetuneSettings | None = None
 
 
 class BaselineStart(Record):
-    """An architecture whose training alone was begun, and for how long it may take."""
+    """An architecture whose training alone was begun.
+
+    Attributes:
+        arch: The architecture.
+        budget_s: Time that its training is given.
+    """
 
     arch: ArchField
-    budget_s: NonNegativeFloat
+    budget_s: Seconds
 
 
 class Baseline(Record):
@@ -133,17 +163,17 @@ class Baseline(Record):
         versions: Of Python and packages.
     """
 
-    name: str
+    name: PlainName
     arch: ArchField
     top1: Fraction
     top1_interval: tuple[Fraction, Fraction]
     top5: Fraction
-    images: PositiveInt
-    epochs: NonNegativeFloat
-    seconds: NonNegativeFloat
-    budget_s: NonNegativeFloat
+    images: Positive
+    epochs: Epochs
+    seconds: Seconds
+    budget_s: Seconds
     seed: int
-    resolution: PositiveInt
-    processes: PositiveInt
-    threads: PositiveInt
+    resolution: Pixels
+    processes: Positive
+    threads: Positive
     versions: dict[str, str]

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import pydantic
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from onceforall.arch import Arch
+from onceforall.arch import MAX_RESOLUTION, Arch
 from onceforall.blueprint import Blueprint, blueprint_from_json
 from onceforall.errors import CheckpointError, OnceForAllError
-from onceforall.files import append_jsonl, read_jsonl, write_json, write_text
+from onceforall.files import append_jsonl, damaged, iterate_jsonl, write_json, write_text
 from onceforall.graph import Graph, graph_from_json
+from onceforall.reading import parse_json, read_bounded
 from onceforall.records import record_to_json
+from onceforall.yaml_text import dump_yaml, parse_yaml
 
 
 def _arch(value: Any) -> Arch:
@@ -23,6 +24,12 @@ def _arch(value: Any) -> Arch:
         return value if isinstance(value, Arch) else Arch.from_json(value)
     except OnceForAllError as error:
         raise ValueError(str(error)) from error
+
+
+def _plain(name: str) -> str:
+    if name.startswith(".") or "/" in name or "\0" in name:
+        raise ValueError(f"{name!r} is not a plain name")
+    return name
 
 
 def _blueprint(value: Any) -> Blueprint | Graph:
@@ -45,9 +52,22 @@ BlueprintField = Annotated[
     pydantic.PlainValidator(_blueprint),
     pydantic.PlainSerializer(record_to_json),
 ]
+# Beyond these bounds no network, machine or patience lies, and arithmetic stays finite.
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Milliseconds = Annotated[float, Field(gt=0)]
-Rgb = tuple[float, float, float]
+Predicted = Annotated[float, Field(ge=-1e3, le=1e3)]
+Loss = Annotated[float, Field(ge=0, le=1e9)]
+Milliseconds = Annotated[float, Field(gt=0, le=1e9)]
+Spread = Annotated[float, Field(ge=0, le=1e9)]
+Seconds = Annotated[float, Field(ge=0, le=1e10)]
+Epochs = Annotated[float, Field(ge=0, le=1e9)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Positive = Annotated[int, Field(ge=1, le=10**15)]
+Pixels = Annotated[int, Field(ge=1, le=MAX_RESOLUTION)]
+Level = Annotated[float, Field(ge=-100, le=100)]
+Rgb = tuple[Level, Level, Level]
+_Deviation = Annotated[float, Field(gt=0, le=100)]
+Deviations = tuple[_Deviation, _Deviation, _Deviation]
+PlainName = Annotated[str, Field(min_length=1, max_length=255), pydantic.AfterValidator(_plain)]
 
 
 class Record(BaseModel):
@@ -76,7 +96,7 @@ class Record(BaseModel):
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "its content"
-            raise CheckpointError(f"{where}: {place}: {first['msg']}") from error
+            raise cls.damaged(where, f"{place}: {first['msg']}") from error
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -84,15 +104,21 @@ class Record(BaseModel):
 
         Raises:
             CheckpointError: If the file is absent or damaged.
+            OSError: If it cannot be read.
         """
         try:
-            text = path.read_text()
-            value = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+            text = read_bounded(path)
+            value = parse_yaml(text) if path.suffix == ".yaml" else parse_json(text)
         except FileNotFoundError as error:
             raise CheckpointError(f"{path} is not there") from error
-        except (ValueError, RecursionError, yaml.YAMLError) as error:
-            raise CheckpointError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+        except ValueError as error:
+            raise cls.damaged(str(path), str(error)) from error
         return cls.from_json(value, where=str(path))
+
+    @classmethod
+    def damaged(cls, where: str, what: str) -> CheckpointError:
+        """Return the error of a file of this kind: what is wrong, and what helps."""
+        return damaged(where, what)
 
     @classmethod
     def read_lines(cls, path: Path) -> list[Self]:
@@ -101,16 +127,13 @@ class Record(BaseModel):
         Raises:
             CheckpointError: If a line is damaged; one that a crash cut off is left out.
         """
-        try:
-            lines = read_jsonl(path)
-        except ValueError as error:
-            raise CheckpointError(f"{path} is damaged: {error}") from error
-        return [cls.from_json(line, where=f"{path} line {i}") for i, line in enumerate(lines, 1)]
+        lines = enumerate(iterate_jsonl(path), 1)
+        return [cls.from_json(line, where=f"{path} line {i}") for i, line in lines]
 
     def write(self, path: Path) -> None:
         """Write a JSON or, by the name of the file, YAML file, atomically."""
         if path.suffix == ".yaml":
-            write_text(path, yaml.safe_dump(self.to_json(), sort_keys=False))
+            write_text(path, dump_yaml(self.to_json()))
         else:
             write_json(path, self.to_json())
 

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import ConfigDict, Field
 
-from onceforall.artifacts.record import ArchField, Fraction, Milliseconds, Record
+from onceforall.artifacts.record import (
+    ArchField,
+    Count,
+    Fraction,
+    Loss,
+    Milliseconds,
+    Pixels,
+    PlainName,
+    Positive,
+    Predicted,
+    Record,
+    Seconds,
+    Spread,
+)
 
 
 class Evaluation(Record):
@@ -26,10 +39,10 @@ class Evaluation(Record):
     arch: ArchField
     top1: Fraction
     top5: Fraction
-    loss: float
-    images: PositiveInt
-    macs: PositiveInt
-    resolution: PositiveInt
+    loss: Loss
+    images: Positive
+    macs: Positive
+    resolution: Pixels
     refines: bool | None = None
 
 
@@ -37,18 +50,28 @@ class Found(Record):
     """A subnet that a search found, with its exact and predicted costs.
 
     Latencies on further devices stand beside ``latency_ms`` as ``latency_ms@NAME``.
+
+    Attributes:
+        arch: The subnet.
+        predicted_top1: Accuracy that is believed of it.
+        cautious_top1: The same less the standard deviations of the search's caution.
+        predicted_top1_std: Standard deviation of the prediction; None of a published predictor.
+        macs: Multiply-accumulates at its resolution.
+        params: Parameters.
+        peak_activation_bytes: Largest float32 activations alive at once.
+        latency_ms: Predicted latency; None where no device was named.
     """
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, float] = Field(init=False)
 
     arch: ArchField
-    predicted_top1: float
-    cautious_top1: float | None = None
-    predicted_top1_std: float | None = None
-    macs: PositiveInt
-    params: PositiveInt
-    peak_activation_bytes: PositiveInt | None = None
+    predicted_top1: Predicted
+    cautious_top1: Predicted | None = None
+    predicted_top1_std: Spread | None = None
+    macs: Positive
+    params: Positive
+    peak_activation_bytes: Positive | None = None
     latency_ms: float | None = None
 
     @property
@@ -60,15 +83,10 @@ class Found(Record):
 
 
 class FrontPoint(Found):
-    """A subnet of a predicted front.
+    """A subnet of a predicted front."""
 
-    Attributes:
-        cautious_top1: Predicted top-1, less the standard deviations of the search's caution.
-        predicted_top1_std: Standard deviation of the prediction.
-    """
-
-    cautious_top1: float
-    predicted_top1_std: NonNegativeFloat
+    cautious_top1: Predicted
+    predicted_top1_std: Spread
     latency_ms: Milliseconds
 
 
@@ -87,19 +105,26 @@ class FrontFile(Record):
 
     objectives: tuple[str, ...]
     limits: dict[str, float]
-    caution: NonNegativeFloat = 0.0
+    caution: Spread = 0.0
     points: tuple[FrontPoint, ...]
     hypervolume: tuple[float, ...]
     reference: tuple[float, ...]
-    evaluations: NonNegativeInt
+    evaluations: Count
 
 
 class Answer(Found):
-    """What ``ofa search`` prints: the best subnet under limits."""
+    """What ``ofa search`` prints: the best subnet under limits.
+
+    Attributes:
+        limits: Upper bounds that it keeps, by name.
+        evaluations: Archs that the search looked at.
+        seconds: Time of the search.
+        name: The arch in short notation.
+    """
 
     limits: dict[str, float]
-    evaluations: NonNegativeInt
-    seconds: NonNegativeFloat
+    evaluations: Count
+    seconds: Seconds
     name: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -108,28 +133,61 @@ class Answer(Found):
 
 
 class Confirmed(FrontPoint):
-    """A candidate of the front, measured: ``latency_ms`` and validation accuracy."""
+    """A candidate of the front, measured.
+
+    Attributes:
+        latency_ms: Measured latency.
+        predicted_latency_ms: What the latency model said.
+        valid_top1: Share of the validation images that it got right.
+        valid_loss: Mean cross-entropy on them.
+        valid_images: Validation images.
+    """
 
     predicted_latency_ms: Milliseconds
     valid_top1: Fraction
-    valid_loss: float
-    valid_images: PositiveInt
+    valid_loss: Loss
+    valid_images: Positive
 
 
 class ConfirmedFile(Record):
-    """Contents of ``search/confirmed.json``."""
+    """Contents of ``search/confirmed.json``.
+
+    Attributes:
+        points: Candidates that were measured.
+    """
 
     points: tuple[Confirmed, ...]
 
 
 class Failed(Record):
-    """A model that could not be proven, and why."""
+    """A model that could not be proven.
 
-    name: str
+    Attributes:
+        name: Name of its folder.
+        problem: What is wrong with it.
+    """
+
+    name: PlainName
     problem: str
 
 
 class FailedFile(Record):
-    """Contents of ``search/failed.json``."""
+    """Contents of ``search/failed.json``.
+
+    Attributes:
+        models: What did not ship.
+    """
 
     models: tuple[Failed, ...]
+
+
+class Rejected(Record):
+    """Contents of ``search/rejected.json``: models that broke the limit, and their latency."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Milliseconds] = Field(init=False)
+
+    @property
+    def latency_ms(self) -> dict[str, float]:
+        """Return the latency of each by its name."""
+        return dict(self.__pydantic_extra__)

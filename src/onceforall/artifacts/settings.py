@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field
 
-from onceforall.artifacts.record import Record
+from onceforall.artifacts.record import Count, Positive, Record, Seconds
+from onceforall.errors import CheckpointError
 
 
 class Request(Record):
@@ -32,7 +33,7 @@ class Request(Record):
     on_bad_image: str | None = None
     config_text: str | None = None
     flags: tuple[str, ...] = ()
-    budget_s: float | None = None
+    budget_s: Seconds | None = None
     effort: str | None = None
     seed: int | None = None
     recipe: str = "auto"
@@ -56,12 +57,20 @@ class Request(Record):
 
 
 class DataFacts(Record):
-    """The data set of a run; ``fingerprint`` tells whether its images changed."""
+    """The data set of a run.
+
+    Attributes:
+        name: Its name.
+        classes: Classes.
+        train: Training images, those held out included.
+        test: Test images.
+        fingerprint: Digest of names, sizes and labels, which tells whether the images changed.
+    """
 
     name: str
-    classes: PositiveInt
-    train: NonNegativeInt
-    test: NonNegativeInt
+    classes: Positive
+    train: Count
+    test: Count
     fingerprint: str
 
 
@@ -76,11 +85,11 @@ class Estimate(Record):
         fills_budget: Whether training takes all the time that is left; not if epochs were given.
     """
 
-    train_s: NonNegativeFloat
-    evaluate_s: NonNegativeFloat
-    rest_s: NonNegativeFloat
+    train_s: Seconds
+    evaluate_s: Seconds
+    rest_s: Seconds
     fills_budget: bool
-    step_seconds: tuple[NonNegativeFloat, ...]
+    step_seconds: tuple[Seconds, ...]
 
 
 class RunSettings(Record):
@@ -105,7 +114,14 @@ class RunSettings(Record):
     seed: int
     space_size: float
     chosen: str = ""
-    budget_s: float | None = None
+    budget_s: Seconds | None = None
     estimate: Estimate | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def damaged(cls, where: str, what: str) -> CheckpointError:
+        """Return the error of a damaged ``run.yaml``, which nothing can write again."""
+        return CheckpointError(
+            f"{where} is damaged: {what}; restore it, or start anew with another --out"
+        )

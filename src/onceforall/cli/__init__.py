@@ -15,6 +15,7 @@ import typer
 
 from onceforall.cli.app import app
 from onceforall.errors import Interrupted, OnceForAllError, VerificationError
+from onceforall.terminal import printable
 
 __all__ = ["app", "main"]
 
@@ -67,5 +68,5 @@ def _one_line(error: Exception) -> str:
 
 
 def _say(message: str, status: int) -> int:
-    print(f"ofa: {message}", file=sys.stderr)
+    print(f"ofa: {printable(message)}", file=sys.stderr)
     return status

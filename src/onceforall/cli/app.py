@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from onceforall.cli import inspecting, measuring, running, shipping
+from onceforall.cli import evaluating, inspecting, measuring, running, searching, shipping
 
 app = typer.Typer(
     name="ofa",
@@ -17,14 +17,14 @@ app = typer.Typer(
 )
 app.command("run")(running.run)
 app.command("train")(running.train)
-app.command("search")(running.search)
+app.command("search")(searching.search)
 app.command("specialize")(shipping.specialize)
 app.command("finetune")(shipping.finetune)
 app.command("baseline")(shipping.baseline)
 app.command("export")(shipping.export)
 app.command("verify")(shipping.verify)
 app.command("report")(shipping.report)
-app.command("eval")(inspecting.evaluate)
+app.command("eval")(evaluating.evaluate)
 app.command("data")(inspecting.data)
 app.command("inspect")(inspecting.inspect)
 app.add_typer(measuring.latency, name="latency")

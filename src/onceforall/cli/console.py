@@ -25,6 +25,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from onceforall.terminal import printable
+
 Event = dict[str, Any]
 _PLAIN_EVERY_S = 10.0
 
@@ -54,7 +56,7 @@ class Screen:
     def line(self, text: str) -> None:
         """Show one line."""
         if not self._quiet:
-            self._console.print(text, markup=False)
+            self._console.print(printable(text, keep="\n"), markup=False)
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
@@ -71,7 +73,7 @@ class Screen:
         elif kind == "epoch" and not self._live:
             self._plain_epoch(event)
         elif kind in ("rollback", "damaged_checkpoint", "warning"):
-            self._console.print(f"warning: {_warning(event)}", markup=False)
+            self._console.print(printable(f"warning: {_warning(event)}"), markup=False)
         elif kind == "step_started":
             self._close()
             self.line(f"[{event['number']}/{event['of']}] {event['step']}: {event['text']}")
@@ -113,6 +115,8 @@ class Screen:
         self._said = now
         probes = event.get("probes", {})
         shown = "  ".join(f"{name} {top1 * 100:.1f} %" for name, top1 in probes.items())
+        if "grid_mean" in event:
+            shown += f"  grid {event['grid_mean'] * 100:.1f} %"
         self.line(
             f"  epoch {event['epochs_done']}/{event['epochs']} ({event['phase']})  "
             f"loss {event.get('loss', float('nan')):.3f}  "
@@ -158,6 +162,11 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def say(line: object) -> None:
+    """Print one line to standard output; names in it cannot move the cursor."""
+    print(printable(line))
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from onceforall.cli.console import Screen, print_json, stop_on_signals
+from onceforall.cli.console import Screen, print_json, say, stop_on_signals
 from onceforall.cli.options import Json, RunArgument, Seed, parse_budget
 
 Target = Annotated[
@@ -74,7 +74,7 @@ def latency_list(
         print_json(tables)
         return
     for facts in tables:
-        print(
+        say(
             f"{facts['file']}: {facts['target']}, {facts['threads']} threads, {facts['device']}; "
             f"{facts['entries']} entries, unseen networks: tau "
             f"{facts['unseen_kendall_tau']:.3f}, median error "
@@ -121,10 +121,14 @@ def predictor_build(
     Example:  ofa predictor build runs/digits --archs 300
     """
     from onceforall.job.predict import evaluate_more
-    from onceforall.job.start import open_run
+    from onceforall.job.start import run_to_change
 
-    with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
-        facts = evaluate_more(open_run(run, tell=screen, should_stop=should_stop), archs)
+    with (
+        Screen(quiet=json) as screen,
+        stop_on_signals() as should_stop,
+        run_to_change(run, tell=screen, should_stop=should_stop) as opened,
+    ):
+        facts = evaluate_more(opened, archs)
     _print(facts, json)
 
 
@@ -135,10 +139,10 @@ def predictor_train(run: RunArgument, json: Json = False) -> None:
     Example:  ofa predictor train runs/digits
     """
     from onceforall.job.predict import fit_predictor
-    from onceforall.job.start import open_run
+    from onceforall.job.start import run_to_change
 
-    with Screen(quiet=json) as screen:
-        report = fit_predictor(open_run(run, tell=screen))
+    with Screen(quiet=json) as screen, run_to_change(run, tell=screen) as opened:
+        report = fit_predictor(opened)
     _print(report.to_json(), json)
 
 
@@ -173,4 +177,4 @@ def _print(facts: dict[str, Any], json: bool) -> None:
         return
     for name, value in facts.items():
         shown = f"{value:.4g}" if isinstance(value, float) else value
-        print(f"{name:24} {shown}")
+        say(f"{name:24} {shown}")

@@ -11,6 +11,8 @@ import typer
 
 from onceforall.errors import ConfigError
 from onceforall.job.clock import parse_time
+from onceforall.reading import named, read_bounded
+from onceforall.yaml_text import MAX_YAML_BYTES
 
 # As in the configuration, which is not loaded before a verb needs it.
 MAX_SEED = 2**63 - 1
@@ -54,7 +56,7 @@ Recipe = Annotated[
     typer.Option(
         "--recipe",
         help="auto, imagenet-ofa, imagenet-ofa-proxylessnas, imagenet-ofa-resnet50d, "
-        "imagenet-sandwich, transfer",
+        "imagenet-sandwich, cifar10-ofanet, transfer",
     ),
 ]
 Init = Annotated[
@@ -106,16 +108,45 @@ Net = Annotated[
         "timm:NAME or module.path:function; by default what suits images, time and machine",
     ),
 ]
+Static = Annotated[
+    str,
+    typer.Option(
+        "--static",
+        metavar="NET",
+        help="Train a static network alone: mobilenet_v3_large, mobilenet_v2, resnet50, resnet50d, "
+        "a published specialised id, a configuration (.json), or the folder of a shipped model",
+    ),
+]
 Weights = Annotated[
     str,
     typer.Option(
-        "--weights", metavar="FILE", help="Weights of --net to start from: a file, or official"
+        "--weights",
+        metavar="FILE",
+        help="Weights of --net or --static to start from: a file, or official",
     ),
 ]
 Epochs = Annotated[
     float | None,
     typer.Option(
         "--epochs", min=0, help="Passes over the training images; 0 takes the weights as they are"
+    ),
+]
+EpochsScale = Annotated[
+    float | None,
+    typer.Option(
+        "--epochs-scale",
+        metavar="FACTOR",
+        help="Shorten (or lengthen) a recipe that says its epochs, all phases in proportion",
+        show_default=False,
+    ),
+]
+StartAt = Annotated[
+    str,
+    typer.Option(
+        "--start-at",
+        metavar="PHASE",
+        help="With --init: begin with this phase of the plan, from what the one before it left in "
+        "RUN/checkpoints/phases/",
     ),
 ]
 Limit = Annotated[
@@ -128,18 +159,28 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON value to stan
 
 
 def transfer_flags(
-    init: str, *, reinit_head: bool, freeze_backbone: bool, head_factor: float | None
+    init: str,
+    *,
+    reinit_head: bool,
+    freeze_backbone: bool,
+    head_factor: float | None,
+    start_at: str = "",
 ) -> list[str]:
-    """Return the settings that options for transfer stand for.
+    """Return the settings that options for starting from weights stand for.
 
     Raises:
         ConfigError: If the file is not there, or an option needs one.
     """
     if not init and (reinit_head or freeze_backbone):
         raise ConfigError("--reinit-head and --freeze-backbone need --init FILE")
+    if not init and start_at:
+        raise ConfigError(
+            f"--start-at {start_at!r} needs --init FILE: what the phase before it left"
+        )
     if init and not Path(init).is_file():
         raise ConfigError(f"--init {init!r} is not a file")
     flags = [f"train.init={json.dumps(init)}"] if init else []
+    flags += [f"train.start_at={json.dumps(start_at)}"] if start_at else []
     flags += ["train.reinit_head=true"] if reinit_head else []
     flags += ["train.freeze_backbone=true"] if freeze_backbone else []
     return flags + ([] if head_factor is None else [f"train.head_factor={head_factor}"])
@@ -192,7 +233,7 @@ def read_config(path: Path | None) -> str | None:
         OSError: If it cannot be read.
     """
     try:
-        return None if path is None else path.read_text()
+        return None if path is None else read_bounded(named(path), MAX_YAML_BYTES).decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"--config {path} is not a text file") from error
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from onceforall.cli.console import Screen, print_json, stop_on_signals
+from onceforall.cli.console import Screen, print_json, say, stop_on_signals
 from onceforall.cli.options import Json, RunArgument, parse_budget
+from onceforall.errors import ConfigError
 
 Folders = Annotated[
     list[Path],
@@ -34,16 +35,19 @@ def specialize(
     from onceforall.arch_files import read_arch
     from onceforall.job.model_table import model_table
     from onceforall.job.ship import specialize_arch
-    from onceforall.job.start import open_run
+    from onceforall.job.start import run_to_change
 
-    with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
-        trained = open_run(run, tell=screen, should_stop=should_stop)
+    with (
+        Screen(quiet=json) as screen,
+        stop_on_signals() as should_stop,
+        run_to_change(run, tell=screen, should_stop=should_stop) as trained,
+    ):
         card = specialize_arch(trained, read_arch(arch, trained.spec.space), name)
     if json:
         print_json(card.to_json())
         return
     for line in model_table([card]):
-        print(line)
+        say(line)
 
 
 def verify(folders: Folders, json: Json = False) -> None:
@@ -58,7 +62,7 @@ def verify(folders: Folders, json: Json = False) -> None:
         print_json(results)
         return
     for result in results:
-        print(f"{result['name']}: verified, ONNX off by {result['onnx_relative_error']:.1e}")
+        say(f"{result['name']}: verified, ONNX off by {result['onnx_relative_error']:.1e}")
 
 
 def report(run: RunArgument) -> None:
@@ -70,40 +74,63 @@ def report(run: RunArgument) -> None:
     from onceforall.report import write_report
 
     RunFolder(path=run).read_settings()
-    print(write_report(run))
+    say(write_report(run))
 
 
 def finetune(
     run: RunArgument,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model of the run")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="[MODEL]", help="Name of a model of the run", show_default=False),
+    ] = "",
+    all_: Annotated[bool, typer.Option("--all", help="Every shipped model of the run")] = False,
     epochs: Annotated[int, typer.Option("--epochs", min=1)] = 25,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", min=0)] = 0.03,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--learning-rate",
+            min=0,
+            help="Peak, for the run's reference batch; by default its grid.finetune_rate, 0.03",
+            show_default=False,
+        ),
+    ] = None,
     distill: Annotated[
         bool, typer.Option("--distill", help="Learn from the supernet's largest subnet too")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Fine-tune a shipped model and ship it as a new one.
+    """Fine-tune a shipped model, or all of a run, and ship each as a new one.
+
+    Of all, RUN/finetuned.csv has the figures before and after. The same command goes on after an
+    interruption.
 
     Example:  ofa finetune runs/digits net04-0.152M-8px --epochs 25 --distill
-    """
-    from onceforall.job.finetune import finetune_model
-    from onceforall.job.model_table import model_table
-    from onceforall.job.start import open_run
 
-    with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
-        card = finetune_model(
-            open_run(run, tell=screen, should_stop=should_stop),
-            model,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            distill=distill,
-        )
+    Example:  ofa finetune runs/digits --all --epochs 25
+    """
+    if bool(model) == all_:
+        raise ConfigError("ofa finetune needs either a MODEL or --all")
+    from onceforall.job.finetune import finetune_all, finetune_model, usual_tuning
+    from onceforall.job.model_table import model_table
+    from onceforall.job.start import run_to_change
+    from onceforall.job.tuned_table import tuned_lines, write_tuned
+    from onceforall.report import write_report
+
+    with (
+        Screen(quiet=json) as screen,
+        stop_on_signals() as should_stop,
+        run_to_change(run, tell=screen, should_stop=should_stop) as opened,
+    ):
+        how = usual_tuning(opened, epochs=epochs, learning_rate=learning_rate, distill=distill)
+        cards = finetune_all(opened, how) if all_ else [finetune_model(opened, model, how)]
+        if all_:
+            write_tuned(opened)
+            write_report(run)
     if json:
-        print_json(card.to_json())
+        print_json([card.to_json() for card in cards] if all_ else cards[0].to_json())
         return
-    for line in model_table([card]):
-        print(line)
+    for line in tuned_lines(opened.folder) if all_ else model_table(cards):
+        say(line)
 
 
 def baseline(
@@ -134,19 +161,22 @@ def baseline(
     seconds = parse_budget(budget)
     from onceforall.job.baseline import train_alone
     from onceforall.job.model_table import read_pairs, result_lines
-    from onceforall.job.start import open_run
+    from onceforall.job.start import run_to_change
     from onceforall.report import write_report
 
-    with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
-        opened = open_run(run, tell=screen, should_stop=should_stop)
+    with (
+        Screen(quiet=json) as screen,
+        stop_on_signals() as should_stop,
+        run_to_change(run, tell=screen, should_stop=should_stop) as opened,
+    ):
         records = train_alone(opened, model or [], budget_s=seconds)
-    page, cards = write_report(run), opened.folder.read_cards()
+        page, cards = write_report(run), opened.folder.read_cards()
     if json:
         pairs = read_pairs(opened.folder, cards)
         print_json([{**r.to_json(), "verdict": pairs[r.name].verdict} for r in records])
         return
     for line in [*result_lines(opened.folder, cards), "", f"report:  {page}"]:
-        print(line)
+        say(line)
 
 
 def export(
@@ -163,4 +193,4 @@ def export(
     from onceforall.deploy.export import export_model
 
     error = export_model(model, out, form=form)
-    print(f"{out}" + ("" if error is None else f": off by {error:.1e} relative"))
+    say(f"{out}" + ("" if error is None else f": off by {error:.1e} relative"))

@@ -13,10 +13,12 @@ from torch import Tensor
 from onceforall.deploy.model_folder import (
     MAX_RELATIVE_ERROR,
     onnx_relative_error,
+    probe_images,
     read_model,
 )
 from onceforall.errors import ConfigError, VerificationError
 from onceforall.files import check_writable, write_bytes, write_json
+from onceforall.reading import MAX_BINARY_BYTES, read_bounded
 from onceforall.supernets.nets import PlainNet
 from onceforall.supernets.published.config_write import config_from_blueprint
 from onceforall.supernets.static import StaticNet
@@ -51,10 +53,9 @@ def export_model(folder: Path, out: Path, *, form: str) -> float | None:
     card, model = read_model(folder)
     if form in ("published", "config") and not isinstance(model, StaticNet):
         raise ConfigError(
-            f"--format {form} is for published families; {folder.name} is {type(model).__name__}"
+            f"--format {form} is for published families; {folder.name} is a traced network"
         )
-    side = card.resolution
-    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    images = probe_images(card, most=2)
     if form == "config":
         # The published files leave these to a second file; without them nobody can evaluate.
         assert isinstance(model, StaticNet)  # others were refused
@@ -65,7 +66,7 @@ def export_model(folder: Path, out: Path, *, form: str) -> float | None:
         with torch.no_grad():
             error = onnx_relative_error(folder / "model.onnx", images, model(images))
         _check(error, form, folder)
-        write_bytes(out, (folder / "model.onnx").read_bytes())
+        write_bytes(out, read_bounded(folder / "model.onnx", MAX_BINARY_BYTES))
         return error
     data, run = _WRITERS[form](model, images)
     with torch.no_grad():

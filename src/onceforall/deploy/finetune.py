@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from onceforall.data.batches.protocols import TrainBatches
 from onceforall.supernets.nets import ElasticNet, PlainNet
 from onceforall.supernets.single import SingleArchNet
 from onceforall.training.engine import train
 from onceforall.training.plan import Phase, Plan
-from onceforall.training.settings import Callbacks, TrainData, TrainOptions
+from onceforall.training.ranks import Ranks
+from onceforall.training.settings import Callbacks, TrainOptions
 
 
 def finetune_plan(
@@ -58,13 +60,14 @@ def finetune_plan(
 def finetune(
     model: PlainNet,
     plan: Plan,
-    data: TrainData,
+    data: TrainBatches,
     *,
     resolution: int,
     num_classes: int,
     folder: Path,
     options: TrainOptions,
     callbacks: Callbacks | None = None,
+    ranks: Ranks | None = None,
     teacher: ElasticNet | None = None,
 ) -> None:
     """Fine-tune ``model`` in place; the same call goes on after an interruption.
@@ -80,6 +83,7 @@ def finetune(
         folder: Folder of checkpoints.
         options: How to run.
         callbacks: Whom to tell and ask.
+        ranks: This process among all.
         teacher: ElasticNet whose largest subnet teaches, if the plan distils.
 
     Raises:
@@ -96,6 +100,7 @@ def finetune(
         folder=folder,
         options=options,
         callbacks=callbacks,
+        ranks=ranks,
         teacher=None if teacher is None else teacher.requires_grad_(False),
     )
     model.eval()

@@ -23,9 +23,10 @@ from torch import Tensor
 from onceforall.arch import Arch
 from onceforall.artifacts import Card, ShippedFile
 from onceforall.errors import CheckpointError, ConfigError, OnceForAllError, VerificationError
-from onceforall.files import remove_partial_files, write_bytes, write_json
-from onceforall.measure.costs import count_macs, count_params
-from onceforall.measure.onnx_model import blueprint_to_onnx, ort_session
+from onceforall.files import read_json, reason_of, remove_partial_files, write_bytes, write_json
+from onceforall.measure.costs import count_macs, count_params, peak_activation_bytes
+from onceforall.measure.onnx_model import blueprint_to_onnx, import_extra, ort_session
+from onceforall.reading import MAX_BINARY_BYTES, open_regular, read_bounded
 from onceforall.supernets.nets import ElasticNet, NetPlan, PlainNet, copy_statistics
 from onceforall.supernets.static import memory_format
 from onceforall.supernets.weights import load_plain, save_plain
@@ -36,6 +37,8 @@ MAX_RELATIVE_ERROR = 1e-4
 # the order of float32 sums differs. MobileNetV3 in unlike layouts, where every kernel is another,
 # is off by up to 5e-6; a single wrong channel by a thousandth or more.
 MAX_ROUNDING_ERROR = 1e-5
+# What a comparison of a few images may take.
+_MOST_BYTES = 2**30
 _FILES = ("model.onnx", "model.safetensors", "arch.json")
 
 
@@ -156,10 +159,36 @@ def _compare(
 
 
 def onnx_relative_error(path: Path, images: Tensor, expected: Tensor) -> float:
-    """Return the largest difference of ONNX Runtime's logits, over the largest logit."""
-    session = ort_session(path.read_bytes())
-    (logits,) = session.run(None, {"images": np.ascontiguousarray(images.numpy())})
+    """Return the largest difference of ONNX Runtime's logits, over the largest logit.
+
+    Raises:
+        VerificationError: If it does not run the file, or gets something else than logits.
+    """
+    import_extra("onnxruntime", "onnx")
+    data = read_bounded(path, MAX_BINARY_BYTES)
+    try:
+        session = ort_session(data)
+        (logits,) = session.run(None, {"images": np.ascontiguousarray(images.numpy())})
+    except Exception as error:  # the runtime's own kinds, which share no root
+        said = " ".join(str(error).split())[:200]
+        raise VerificationError(f"{path} cannot be run: {said}") from error
+    if logits.shape != tuple(expected.shape):
+        raise VerificationError(f"{path} gives {logits.shape}, not {tuple(expected.shape)}")
     return _relative_error(torch.from_numpy(logits), expected)
+
+
+def probe_images(card: Card, *, most: int = 8) -> Tensor:
+    """Return random images to compare two forms of a model on, ``(B, 3, R, R)``.
+
+    Raises:
+        VerificationError: If two of them need more memory than a model may take.
+    """
+    one_bytes = peak_activation_bytes(card.blueprint, resolution=card.resolution)
+    if 2 * one_bytes > _MOST_BYTES:
+        raise VerificationError(f"{card.name}: one image needs {one_bytes:,} bytes of activations")
+    count = max(2, min(most, _MOST_BYTES // one_bytes))
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(count, 3, card.resolution, card.resolution, generator=generator)
 
 
 def _relative_error(logits: Tensor, expected: Tensor) -> float:
@@ -203,6 +232,8 @@ def write_card(folder: Path, plan: NetPlan, checks: Checks, facts: Mapping[str, 
     problem = checks.problem()
     if problem is not None:
         raise VerificationError(f"{folder.name}: {problem}")
+    if unknown := facts.keys() - Card.model_fields.keys():
+        raise TypeError(f"artifacts.Card has no field {min(unknown)!r}")
     files = {name: _shipped_file(folder / name) for name in _FILES}
     card = Card(**facts, files=files, checks=asdict(checks), blueprint=plan)
     card.write(folder / "card.json")
@@ -210,9 +241,9 @@ def write_card(folder: Path, plan: NetPlan, checks: Checks, facts: Mapping[str, 
 
 
 def _shipped_file(path: Path) -> ShippedFile:
-    return ShippedFile(
-        bytes=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest()
-    )
+    with open_regular(path) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        return ShippedFile(bytes=file.tell(), sha256=digest)
 
 
 def read_model(folder: Path) -> tuple[Card, PlainNet]:
@@ -231,14 +262,35 @@ def read_model(folder: Path) -> tuple[Card, PlainNet]:
         raise VerificationError(f"{folder / 'card.json'} does not name {', '.join(_FILES)}")
     for name, record in card.files.items():
         path = folder / name
-        if not path.is_file():
-            raise VerificationError(f"{path} is missing")
-        if _shipped_file(path) != record:
+        try:
+            found = _shipped_file(path)
+        except FileNotFoundError as error:
+            raise VerificationError(f"{path} is missing") from error
+        except OSError as error:
+            raise VerificationError(f"{path}: {reason_of(error)}") from error
+        if found != record:
             raise VerificationError(f"{path} was changed: its SHA-256 is not the card's")
     try:
+        _check_agreement(folder, card)
         return card, load_plain(card.blueprint, folder / "model.safetensors")
     except OnceForAllError as error:
         raise VerificationError(f"{folder}: {error}") from error
+
+
+def _check_agreement(folder: Path, card: Card) -> None:
+    """Compare what a card says more than once.
+
+    Raises:
+        VerificationError: If it does not say the same.
+    """
+    arch = Arch.from_json(read_json(folder / "arch.json"))
+    classes, outputs = len(card.classes), card.blueprint.num_classes
+    if arch != card.arch:
+        raise VerificationError(f"card.json is of {card.arch}, arch.json of {arch}")
+    if arch.resolution != card.resolution:
+        raise VerificationError(f"resolution {card.resolution}, but its arch is of {arch}")
+    if classes != outputs:
+        raise VerificationError(f"{classes} classes, but the network has {outputs}")
 
 
 def verify_folder(folder: Path, *, num_images: int = 8) -> dict[str, Any]:
@@ -249,7 +301,7 @@ def verify_folder(folder: Path, *, num_images: int = 8) -> dict[str, Any]:
 
     Args:
         folder: Folder of a model.
-        num_images: Images to compare on, at least 2.
+        num_images: Images to compare on, at least 2; fewer where they take much memory.
 
     Returns:
         ``{"name", "onnx_relative_error"}``.
@@ -262,15 +314,14 @@ def verify_folder(folder: Path, *, num_images: int = 8) -> dict[str, Any]:
     counted = {
         "macs": count_macs(card.blueprint, resolution=card.resolution),
         "params": count_params(card.blueprint),
+        "peak_activation_bytes": peak_activation_bytes(card.blueprint, resolution=card.resolution),
     }
     for name, value in counted.items():
         if getattr(card, name) != value:
             raise VerificationError(
                 f"{folder / 'card.json'}: {name} {getattr(card, name)}, but it has {value}"
             )
-    generator = torch.Generator().manual_seed(0)
-    side = card.resolution
-    images = torch.randn(num_images, 3, side, side, generator=generator)
+    images = probe_images(card, most=num_images)
     with torch.no_grad():
         off = onnx_relative_error(folder / "model.onnx", images, model(images))
     if not off <= MAX_RELATIVE_ERROR:

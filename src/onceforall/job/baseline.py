@@ -8,14 +8,13 @@ As a module it is a further process of such a training.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,17 +24,16 @@ from torch import nn
 from onceforall.artifacts import Baseline, BaselineStart, Card
 from onceforall.errors import ConfigError
 from onceforall.job.context import Event, Run
-from onceforall.job.local_ranks import local_ranks, take_part
-from onceforall.job.status import minutes
+from onceforall.job.local_ranks import run_on_all, take_part
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.calibrate import recalibrate_bn
-from onceforall.measure.comparison import supernet_seconds
+from onceforall.measure.comparison import minutes, supernet_seconds
 from onceforall.measure.proportion import Share
 from onceforall.supernets.nets import NetPlan, PlainNet, build_net
 from onceforall.supernets.single import SingleArchNet
 from onceforall.training.budget import Pace
 from onceforall.training.engine import train
-from onceforall.training.plan import Phase, Plan
+from onceforall.training.plan import Plan, alone_plan
 from onceforall.training.settings import Callbacks, TrainOptions
 from onceforall.versions import versions
 
@@ -188,17 +186,14 @@ def fresh_network(plan: NetPlan, *, seed: int) -> PlainNet:
     return net
 
 
-def alone_plan(run: Run) -> Plan:
+def _plan(run: Run) -> Plan:
     """Return the plan of one network: the run's settings, a single phase without a teacher."""
-    plan = run.config.plan(run.spec)
-    phase = Phase(
-        name="alone",
+    plan = alone_plan(
+        run.config.plan(run.spec),
         epochs=_PLANNED_EPOCHS,
-        draw="largest",
-        learning_rate=plan.phases[0].learning_rate,
         warmup_epochs=_WARMUP_SHARE * _PLANNED_EPOCHS,
     )
-    return dataclasses.replace(plan, name="alone", phases=(phase,), head_factor=1.0)
+    return dataclasses.replace(plan, head_factor=1.0)
 
 
 def _train(run: Run, card: Card, start: BaselineStart) -> PlainNet:
@@ -214,7 +209,7 @@ def _train(run: Run, card: Card, start: BaselineStart) -> PlainNet:
             name=f"alone {name}",
             num_classes=run.bundle.num_classes,
         ),
-        alone_plan(run),
+        _plan(run),
         session.train,
         folder=_checkpoints(run, card),
         options=TrainOptions(
@@ -237,18 +232,6 @@ def _train(run: Run, card: Card, start: BaselineStart) -> PlainNet:
     return model
 
 
-@contextlib.contextmanager
-def _all_ranks(run: Run, card: Card) -> Iterator[Run]:
-    """Give the run with as many processes as trained its supernet."""
-    count = run.config.train.ranks
-    if count == 1:
-        yield run
-        return
-    names = [card.name]
-    with local_ranks(run.folder.path, count, "onceforall.job.baseline", names, run.clock) as ranks:
-        yield dataclasses.replace(run, ranks=ranks)
-
-
 def take_part_alone(run: Run, names: Sequence[str]) -> None:
     """Train the named model alone as a further rank."""
     (card,) = (card for card in run.folder.read_cards() if card.name == names[0])
@@ -257,7 +240,7 @@ def take_part_alone(run: Run, names: Sequence[str]) -> None:
 
 def _train_one(run: Run, card: Card, start: BaselineStart) -> Baseline:
     """Train one network to its end and test it just as shipped models are."""
-    with _all_ranks(run, card) as together:
+    with run_on_all(run, "onceforall.job.baseline", [card.name]) as together:
         model = _train(together, card, start)
     session, arch = run.session(), card.arch
     model = model.to(run.device, memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]

@@ -130,4 +130,6 @@ def _why(
 def _name(network: SupernetConfig) -> str:
     if network.family in ("residual", "fused_mbconv", "small_images"):
         return f"{network.family} {'-'.join(map(str, network.widths))}"
+    if network.family == "table" and network.table and "name" in network.table:
+        return str(network.table["name"])
     return network.source or network.family

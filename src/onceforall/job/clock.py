@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from onceforall.errors import ConfigError
 
+_MOST_S = 366 * 24 * 3600
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clock:
@@ -39,7 +41,10 @@ def parse_time(text: str) -> float:
     Raises:
         ConfigError: If it is none of these.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text, re.ASCII)
     if match is None or float(match[1]) <= 0:
         raise ConfigError(f"{text!r} is not a time such as 90s, 5m or 2h")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    if seconds > _MOST_S:
+        raise ConfigError(f"{text!r} is more than a year")
+    return seconds

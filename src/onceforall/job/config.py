@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic
-import yaml
 from pydantic import Field
 
+from onceforall.arch import Arch
 from onceforall.errors import ConfigError
+from onceforall.grid import grid_archs
 from onceforall.job.factories import network_of
 from onceforall.job.sections import (
     MAX_SEED,
     DataConfig,
     EvaluateConfig,
+    GridConfig,
     LatencyConfig,
+    OpenedConfig,
+    PhaseConfig,
     SearchConfig,
     Section,
     SupernetConfig,
     TrainConfig,
 )
+from onceforall.space import SearchSpace
 from onceforall.supernets.families import (
     dense_images,
     mobilenet_v3,
@@ -35,10 +39,22 @@ from onceforall.supernets.families import (
     resnet50d,
     small_images,
 )
-from onceforall.supernets.spec import SupernetSpec
+from onceforall.supernets.spec import StaticSpec, SupernetSpec
 from onceforall.supernets.weights import spec_from_json
-from onceforall.training.plan import Plan, delayed_plan, original_plan, sandwich_plan
+from onceforall.training.plan import (
+    Opened,
+    Phase,
+    Plan,
+    alone_plan,
+    delayed_plan,
+    original_plan,
+    sandwich_plan,
+)
 from onceforall.training.shrinking import progressive_plan, published_plan
+from onceforall.yaml_text import dump_yaml_line, parse_yaml
+
+# Subnets of a grid, at most: one of more is a mistake, and takes longer than training.
+MAX_GRID = 1000
 
 
 class RunConfig(Section):
@@ -48,6 +64,7 @@ class RunConfig(Section):
     supernet: SupernetConfig
     train: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
+    grid: GridConfig = GridConfig()
     latency: LatencyConfig = LatencyConfig()
     search: SearchConfig = SearchConfig()
     seed: int = Field(0, ge=0, le=MAX_SEED)
@@ -55,6 +72,8 @@ class RunConfig(Section):
     def spec(self, num_classes: int) -> SupernetSpec:
         """Return the stage table of the supernet."""
         net = self.supernet
+        if net.table is not None and net.family != "table":
+            raise ConfigError(f"supernet.table needs supernet.family table, not {net.family}")
         if net.family == "graph":
             return network_of(net, num_classes).spec
         if net.family == "table":
@@ -107,14 +126,31 @@ class RunConfig(Section):
     def plan(self, spec: SupernetSpec) -> Plan:
         """Return the training plan."""
         train = self.train
-        for name in ("attentive", "distillation"):
+        is_sandwich = train.plan == "sandwich" and not train.phases
+        for name, values in (("attentive", ("best", "worst")), ("distillation", ("alpha",))):
             value = getattr(train, name)
-            if train.plan != "sandwich" and value != TrainConfig.model_fields[name].default:
-                raise ConfigError(
-                    f"train.{name} {value!r} needs train.plan sandwich, not {train.plan}"
-                )
+            if value in values and not is_sandwich:
+                given = "train.phases" if train.phases else train.plan
+                raise ConfigError(f"train.{name} {value!r} needs train.plan sandwich, not {given}")
         plan = self._plan(spec)
         clip = plan.max_grad_norm if train.max_grad_norm is None else train.max_grad_norm
+        phases = plan.phases
+        if train.phases:
+            phases = own_phases(train.phases, epochs=train.asked_epochs)
+        if train.distillation == "none":
+            phases = tuple(dataclasses.replace(phase, teacher="none") for phase in phases)
+        if train.freeze_backbone:
+            phases = tuple(dataclasses.replace(phase, trainable="classifier") for phase in phases)
+        plan = dataclasses.replace(plan, phases=phases)
+        if isinstance(spec, StaticSpec):
+            length = sum(phase.epochs for phase in phases)
+            plan = alone_plan(
+                plan,
+                epochs=length,
+                warmup_epochs=min(1.0, length / 10),
+                trainable=phases[0].trainable,
+            )
+        plan.index(train.start_at)
         return dataclasses.replace(
             plan,
             head_factor=train.head_factor,
@@ -123,10 +159,41 @@ class RunConfig(Section):
             train_side=train.side,
         )
 
+    def grid_archs(self, space: SearchSpace) -> dict[str, Arch]:
+        """Return the subnets of the grid by name.
+
+        Raises:
+            ArchError: If an option is not one of the space.
+            ConfigError: If there are too many.
+        """
+        grid = self.grid
+        found = grid_archs(
+            space,
+            {
+                "resolution": grid.resolutions,
+                "depth": grid.depths,
+                "kernel_size": grid.kernel_sizes,
+                "expand_ratio": grid.expand_ratios,
+                "width_mult": grid.width_mults,
+            },
+        )
+        if len(found) > MAX_GRID:
+            raise ConfigError(
+                f"the grid has {len(found)} subnets, more than {MAX_GRID}: name fewer options, "
+                "e.g. grid.resolutions"
+            )
+        return found
+
+    @property
+    def finetune_epochs(self) -> int:
+        """Return the epochs that each shipped model is fine-tuned for; 0 for none."""
+        epochs = self.grid.finetune_epochs
+        return max(1, round(epochs * self.train.epochs_scale)) if epochs else 0
+
     def _plan(self, spec: SupernetSpec) -> Plan:
         train = self.train
         # Before the time is known the lengths are not; their proportions are.
-        epochs = train.epochs or 100.0
+        epochs = train.asked_epochs or 100.0
         if train.plan == "sandwich":
             return sandwich_plan(
                 epochs=epochs,
@@ -135,7 +202,7 @@ class RunConfig(Section):
                 subnets_per_step=train.subnets_per_step,
                 weight_decay=train.weight_decay,
                 label_smoothing=train.label_smoothing,
-                distillation=train.distillation,
+                distillation="alpha" if train.distillation == "alpha" else "soft_targets",
                 attentive=train.attentive,
             )
         if train.plan == "published":
@@ -178,6 +245,35 @@ class RunConfig(Section):
         )
 
 
+def own_phases(phases: Sequence[PhaseConfig], *, epochs: float | None) -> tuple[Phase, ...]:
+    """Return phases as the engine takes them, in proportion as long as ``epochs`` in all."""
+    own = sum(phase.epochs for phase in phases)
+    factor = 1.0 if not epochs else epochs / own
+    found = []
+    for phase in phases:
+        values = phase.model_dump() | {"opened": Opened(**phase.opened.model_dump())}
+        values["epochs"] *= factor
+        values["warmup_epochs"] *= factor
+        found.append(Phase(**values))
+    return tuple(found)
+
+
+def phase_settings(plan: Plan) -> list[dict[str, Any]]:
+    """Return the phases of a plan as ``train.phases`` takes them, without what is usual.
+
+    A published plan printed so is a start for one of your own.
+    """
+    listed = []
+    for phase in plan.phases:
+        values = {
+            name: getattr(phase, name) for name in PhaseConfig.model_fields if name != "opened"
+        }
+        opened = OpenedConfig(**dataclasses.asdict(phase.opened))
+        config = PhaseConfig(**values, opened=opened)
+        listed.append(config.model_dump(mode="json", exclude_defaults=True))
+    return listed
+
+
 def resolve(recipe: RunConfig, *, file: str | None = None, flags: Sequence[str] = ()) -> RunConfig:
     """Return the recipe with the changes of a YAML text and then of ``section.key=value`` flags.
 
@@ -187,9 +283,9 @@ def resolve(recipe: RunConfig, *, file: str | None = None, flags: Sequence[str] 
     values = recipe.model_dump()
     if file is not None:
         try:
-            changes = yaml.safe_load(file) or {}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"configuration file: {' '.join(str(error).split())}") from error
+            changes = parse_yaml(file) or {}
+        except ValueError as error:
+            raise ConfigError(f"configuration file: {error}") from error
         if not isinstance(changes, dict):
             raise ConfigError(f"configuration file holds {type(changes).__name__}, not sections")
         _merge(values, changes, "")
@@ -198,9 +294,9 @@ def resolve(recipe: RunConfig, *, file: str | None = None, flags: Sequence[str] 
         if not equals:
             raise ConfigError(f"--set {flag!r} is not of the form section.key=value")
         try:
-            value: Any = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {flag!r}: {' '.join(str(error).split())}") from error
+            value: Any = parse_yaml(text)
+        except ValueError as error:
+            raise ConfigError(f"--set {flag!r}: {error}") from error
         for part in reversed(name.split(".")):
             value = {part: value}
         _merge(values, value, "")
@@ -212,7 +308,7 @@ def flag(key: str, value: object) -> str:
 
     JSON would not do: YAML takes its ``1e-05`` for a string.
     """
-    text = yaml.safe_dump({"": value}, default_flow_style=True, width=math.inf).strip()
+    text = dump_yaml_line({"": value})
     return f"{key}={text.removeprefix('{').removesuffix('}').partition(':')[2].strip()}"
 
 

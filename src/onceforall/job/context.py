@@ -21,7 +21,6 @@ from onceforall.job.config import RunConfig
 from onceforall.job.data import DataSession, start_session
 from onceforall.job.folder import RunFolder
 from onceforall.supernets.spec import SupernetSpec
-from onceforall.supernets.weights import saved_spec
 from onceforall.training.ranks import Ranks
 
 Event = dict[str, Any]
@@ -55,9 +54,7 @@ class Run:
     @property
     def spec(self) -> SupernetSpec:
         """Return the stage table of the supernet."""
-        if self.config.supernet.family == "graph" and self.folder.network.is_file():
-            return saved_spec(self.folder.network.with_suffix(".json"))
-        return self.config.spec(self.bundle.num_classes)
+        return self.folder.read_spec(self.config, self.bundle.num_classes)
 
     @property
     def encoding(self) -> Encoding:

@@ -30,6 +30,7 @@ from onceforall.data import (
     published_split,
     split_train,
 )
+from onceforall.data.images.augmentation import Augmentation
 from onceforall.data.images.decode import image_size
 from onceforall.data.sources.folder import OnBadImage
 from onceforall.errors import DataError
@@ -156,26 +157,12 @@ def start_session(
     """
     splits = splits_of(config, bundle)
     data, ranks = config.data, ranks or Ranks()
-    usual = default_augmentation(bundle)
-    crop = data.crop or usual.crop
     settings = LoaderSettings(
         batch_size=config.train.batch_size,
         eval_batch_size=_EVAL_BATCH,
         seed=config.seed,
-        augmentation=dataclasses.replace(
-            usual,
-            crop=crop,
-            padding=data.padding,
-            flip=usual.flip if data.flip is None else data.flip,
-            color=usual.color if data.color is None else data.color,
-            min_scale=data.min_scale,
-            cutout=data.cutout,
-            policy=data.policy,
-        ),
-        # Black borders of shifted images are part of what batch norm has learned: without them
-        # statistics are others, and subnets lose three points. Resized crops have none
-        # (docs/results/pictures.md).
-        augment_calibration=crop == "pad",
+        augmentation=augmentation_of(data, bundle),
+        augment_calibration=calibration_augmentation(data, bundle) is not None,
         num_workers=_num_workers(config, ranks),
         on_bad_image=data.on_bad_image,
     )
@@ -190,6 +177,31 @@ def start_session(
         calibration=loaders.calibration,
         change_batch=_change_batch(config, bundle.num_classes),
     )
+
+
+def augmentation_of(data: DataConfig, bundle: DataBundle) -> Augmentation:
+    """Return how training images are varied: what suits the data set, and what the settings say."""
+    usual = default_augmentation(bundle)
+    return dataclasses.replace(
+        usual,
+        crop=data.crop or usual.crop,
+        padding=data.padding,
+        flip=usual.flip if data.flip is None else data.flip,
+        color=usual.color if data.color is None else data.color,
+        min_scale=data.min_scale,
+        cutout=data.cutout,
+        policy=data.policy,
+    )
+
+
+def calibration_augmentation(data: DataConfig, bundle: DataBundle) -> Augmentation | None:
+    """Return how images that recalibrate batch norm are varied; None where they are not.
+
+    Black borders of shifted images are part of what batch norm has learned: without them statistics
+    are others, and subnets lose three points. Resized crops have none (docs/results/pictures.md).
+    """
+    used = augmentation_of(data, bundle)
+    return used if used.crop == "pad" else None
 
 
 def _num_workers(config: RunConfig, ranks: Ranks) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,6 @@ from typing import Any
 
 from onceforall.errors import ConfigError, MeasurementError
 from onceforall.files import check_writable, read_json_file, write_json
-from onceforall.job.config import validated
 from onceforall.job.folder import RunFolder
 from onceforall.measure.latency.model import LatencyModel, build_latency_model, entries_of
 from onceforall.measure.latency.table import space_entries
@@ -19,7 +19,6 @@ from onceforall.measure.ranking import kendall_tau
 from onceforall.search.limits import check_limits
 from onceforall.supernets.families import published_spec
 from onceforall.supernets.spec import GraphSpec, SupernetSpec
-from onceforall.supernets.weights import saved_spec
 
 _LATENCY = "latency_ms"
 _NAME = re.compile(r"[A-Za-z][\w-]*", re.ASCII)
@@ -32,11 +31,9 @@ def spec_of(net: str) -> SupernetSpec:
         ConfigError: If it is neither.
     """
     folder = RunFolder(path=Path(net))
-    if folder.network.is_file():
-        return saved_spec(folder.network.with_suffix(".json"))
     if folder.settings.is_file():
         settings = folder.read_settings()
-        return validated(settings.config).spec(settings.data.classes)
+        return folder.read_spec(folder.read_config(settings), settings.data.classes)
     return published_spec(net)
 
 
@@ -214,5 +211,5 @@ def check_device_limits(limits: Mapping[str, float], devices: Sequence[str]) -> 
                 f"limit {name!r} needs a latency table of {device!r}; there are tables of "
                 f"{', '.join(devices) or 'no device'}"
             )
-        if not bound > 0:
-            raise ConfigError(f"limit {name}={bound:g} is not above 0")
+        if not 0 < bound < math.inf:
+            raise ConfigError(f"limit {name}={bound:g} is not a number above 0")

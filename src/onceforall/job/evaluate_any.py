@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,10 @@ from onceforall.data import (
     StreamedEvalBatches,
     open_dataset,
 )
-from onceforall.data.sources.folder import OnBadImage
+from onceforall.data.batches.loaders import LoaderSettings, augmented_calibration
+from onceforall.data.bundle import ImageFiles, Rgb
+from onceforall.data.images.augmentation import Augmentation
+from onceforall.data.sources.folder import OnBadImage, decode_files
 from onceforall.data.splits import stratified_sample
 from onceforall.deploy.model_folder import read_model
 from onceforall.deploy.specialize import specialize
@@ -90,10 +93,17 @@ class EvalRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Subject:
-    """A network to evaluate; a supernet still needs an arch and calibration."""
+    """A network to evaluate; a supernet still needs an arch and calibration.
+
+    Attributes:
+        net: The network.
+        preprocessing: What images it expects; None for what the data set says.
+        varied: How images were varied that recalibrated it in its run; None where they were not.
+    """
 
     net: PlainNet | ElasticNet
     preprocessing: Preprocessing | None
+    varied: Augmentation | None = None
 
 
 def evaluate_request(
@@ -110,8 +120,8 @@ def evaluate_request(
     """Return ``{"top1", "top5", "images", "net", "arch", "resolution", "macs", "params"}``.
 
     Static networks are evaluated with their own statistics. A subnet of a supernet is extracted
-    and recalibrated on training images of the data set; where it has none, on images without
-    labels of the part that is evaluated, and ``"calibration"`` says so.
+    and recalibrated on training images of the data set, varied as its run varied them; where it
+    has none, on images without labels of the part that is evaluated: ``"calibration"`` says so.
 
     Several ranks share the batches and all return the same, to the bit: the batches are the same
     ones on any number of ranks and workers.
@@ -150,6 +160,7 @@ def evaluate_request(
     maker = _Maker(
         bundle=bundle,
         own=own,
+        varied=subject.varied,
         request=request,
         on_bad_image=on_bad_image,
         report=report,
@@ -190,7 +201,12 @@ def _subject(request: EvalRequest) -> _Subject:
         return _Subject(net=model, preprocessing=_own(dict(card), card.resolution))
     if saved.suffix == ".safetensors" or path.is_dir():
         net, facts = load_saved_supernet(saved)
-        return _Subject(net=net, preprocessing=_own(facts, net.space.resolutions[-1]))
+        varied = facts.get("calibration_augmentation")
+        return _Subject(
+            net=net,
+            preprocessing=_own(facts, net.space.resolutions[-1]),
+            varied=None if varied is None else Augmentation(**varied),
+        )
     if path.is_file() or path.suffix == ".json":
         if weights is None:
             raise ConfigError(f"{path} is a configuration: --weights FILE is needed with it")
@@ -208,13 +224,10 @@ def _subject(request: EvalRequest) -> _Subject:
 
 
 def _own(facts: dict[str, Any], resolution: int) -> Preprocessing:
-    mean, std = facts["mean"], facts["std"]
-    return Preprocessing(
-        resolution=resolution,
-        resize=round(resolution / facts["crop_ratio"]),
-        mean=(mean[0], mean[1], mean[2]),
-        std=(std[0], std[1], std[2]),
-    )
+    (r, g, b), std = facts["mean"], facts["std"]
+    mean, std = (r, g, b), (std[0], std[1], std[2])
+    resize = round(resolution / facts["crop_ratio"])
+    return Preprocessing(resolution=resolution, resize=resize, mean=mean, std=std)
 
 
 def _arch(request: EvalRequest, net: PlainNet | ElasticNet, ranks: Ranks) -> Arch | None:
@@ -250,6 +263,7 @@ class _Maker:
 
     bundle: DataBundle
     own: Preprocessing | None
+    varied: Augmentation | None
     request: EvalRequest
     on_bad_image: OnBadImage
     report: Callable[[str], None]
@@ -260,12 +274,40 @@ class _Maker:
         """Return a recalibrated copy of one subnet, and what it was recalibrated on."""
         count, seed = self.request.num_calibration or _NUM_CALIBRATION, self.request.seed or 0
         images, used = _calibration_images(self.bundle, count, seed)
+        if self.varied is not None:
+            as_trained = self._as_trained(images, self.varied, resolution)
+            return specialize(net, arch, calibration=as_trained), f"{used}, varied as in training"
         # Statistics depend on which images are normalised together: always as many.
         mine = share_of(images, _CALIBRATION_BATCH, self.ranks)
         batches = () if mine is None else self.batches(mine, _CALIBRATION_BATCH).batches(resolution)
         ranks = self.ranks
         gather = partial(gather_rows, ranks=ranks) if ranks.world_size > 1 else None
         return specialize(net, arch, calibration=(x for x, _ in batches), gather=gather), used
+
+    def _as_trained(
+        self, images: Images, varied: Augmentation, resolution: int
+    ) -> Iterator[Tensor]:
+        """Yield images that are varied as they were for the run, on every rank the same."""
+        if isinstance(images, ImageFiles):
+            side = self.own.resolution if self.own else resolution
+            images, _ = decode_files(images, side, self.on_bad_image)
+        mean, std = self._normalization()
+        settings = LoaderSettings(
+            batch_size=_CALIBRATION_BATCH,
+            eval_batch_size=_CALIBRATION_BATCH,
+            seed=self.request.seed or 0,
+            augmentation=varied,
+        )
+        bundle = replace(self.bundle, mean=mean, std=std)
+        batches = augmented_calibration(bundle, images, settings, device=self.device)
+        return batches.calibration_batches(resolution)
+
+    def _normalization(self) -> tuple[Rgb, Rgb]:
+        """Return mean and standard deviation: the user's, the network's own, or the data set's."""
+        own, bundle = self.own, self.bundle
+        mean = _three("--mean", self.request.mean) or (own.mean if own else bundle.mean)
+        std = _three("--std", self.request.std) or (own.std if own else bundle.std)
+        return mean, std
 
     def test_batches(
         self, resolution: int, progress: Callable[[int, int], None]
@@ -285,8 +327,7 @@ class _Maker:
     def batches(self, images: Images, batch_size: int) -> EvalBatches:
         """Return batches of ``images`` on the device."""
         own, bundle = self.own, self.bundle
-        mean = _three("--mean", self.request.mean) or (own.mean if own else bundle.mean)
-        std = _three("--std", self.request.std) or (own.std if own else bundle.std)
+        mean, std = self._normalization()
         if isinstance(images, ImageArrays):
             return ResidentEvalBatches(
                 images,
@@ -344,28 +385,6 @@ def _calibration_images(bundle: DataBundle, count: int, seed: int) -> tuple[Imag
         chosen = stratified_sample(images.labels, count, generator=generator, keep_one=False)
         images = images.subset(chosen)
     return images, f"{len(images)} {part}"
-
-
-def named_device(name: str, ranks: Ranks) -> torch.device:
-    """Return the device of a name; ``cuda`` is a GPU of its own for each rank of a machine.
-
-    Raises:
-        ConfigError: If it is none of ``cpu``, ``cuda`` and ``cuda:N``, there is no such GPU, or
-            several ranks would share one.
-    """
-    kind, colon, number = name.partition(":")
-    if name == "cpu":
-        return torch.device("cpu")
-    if kind != "cuda" or bool(colon) != number.isdecimal():
-        raise ConfigError(f"--device {name!r} is not one of cpu, cuda, cuda:N")
-    if colon and ranks.world_size > 1:
-        raise ConfigError(f"--device {name} is one GPU for several processes: say cuda")
-    index = int(number) if colon else ranks.local_rank
-    if index >= torch.cuda.device_count():
-        raise ConfigError(
-            f"--device {name}: there are {torch.cuda.device_count()} GPUs, none with number {index}"
-        )
-    return torch.device("cuda", index)
 
 
 def _three(name: str, values: Sequence[float]) -> tuple[float, float, float] | None:

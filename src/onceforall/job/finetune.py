@@ -1,84 +1,82 @@
-"""Fine-tuning a shipped model of a run: it becomes another one, proven and measured alike."""
+"""Fine-tuning shipped models of a run: each becomes another one, proven and measured alike.
+
+Each is trained with the run's processes. As a module it is a further process of such a training.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from onceforall.artifacts import Card, FinetuneSettings
 from onceforall.deploy.finetune import finetune, finetune_plan
-from onceforall.deploy.model_folder import finished_or_removed
+from onceforall.deploy.model_folder import finished_or_removed, read_model
 from onceforall.errors import ConfigError
 from onceforall.job.context import Event, Run
+from onceforall.job.local_ranks import run_on_all, take_part
 from onceforall.job.prove import measure_as_shipped, prove_plain, write_proven
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.calibrate import recalibrate_bn
-from onceforall.supernets.weights import load_plain
+from onceforall.supernets.nets import PlainNet
 from onceforall.training.settings import Callbacks, TrainOptions
 
 
-def finetune_model(
-    run: Run, name: str, *, epochs: int, learning_rate: float, distill: bool
-) -> Card:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """How models are fine-tuned.
+
+    Attributes:
+        epochs: Passes over the training images.
+        learning_rate: Peak, for the run's reference batch; above 0.
+        distill: Learn from the supernet's largest subnet besides the labels.
+    """
+
+    epochs: int
+    learning_rate: float
+    distill: bool
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(f"learning rate {self.learning_rate:g} is not above 0")
+
+    @property
+    def settings(self) -> FinetuneSettings:
+        """Return what the card of a model says of it besides the epochs."""
+        return FinetuneSettings(learning_rate=self.learning_rate, distill=self.distill)
+
+
+def finetune_model(run: Run, name: str, how: Tuning) -> Card:
     """Fine-tune a shipped model on the run's training images; ship it as a new one.
 
     Args:
         run: A run with models.
         name: Name of the model to start from.
-        epochs: Passes over the training images.
-        learning_rate: Peak, for the run's reference batch.
-        distill: Learn from the supernet's largest subnet besides the labels.
+        how: How.
 
     Returns:
         The card of ``<name>-finetune<epochs>``.
 
     Raises:
-        ConfigError: If there is no such model, it was fine-tuned as long with other settings, or
-            the learning rate is not above 0.
+        ConfigError: If there is no such model, or it was fine-tuned as long with other settings.
         Interrupted: If it was asked to stop; the same call goes on.
         VerificationError: If the files are not proven; nothing is left of them then.
     """
-    if not 0 < learning_rate < math.inf:
-        raise ConfigError(f"learning rate {learning_rate:g} is not above 0")
-    card = shipped_card(run, name)
-    tuned = run.folder.models / f"{name}-finetune{epochs}"
-    settings = FinetuneSettings(learning_rate=learning_rate, distill=distill)
+    card, plain = shipped_model(run, name)
+    tuned = tuned_folder(run, name, how)
     if run.folder.card(tuned.name).is_file():
-        return _same_settings(tuned, Card.read(run.folder.card(tuned.name)), settings)
+        return _same_settings(tuned, Card.read(run.folder.card(tuned.name)), how.settings)
+    names = [name, json.dumps(dataclasses.asdict(how))]
+    with run_on_all(run, "onceforall.job.finetune", names) as together:
+        model = _train(together, card, plain, how)
     session = run.session()
-    weights = run.folder.models / name / "model.safetensors"
-    model = load_plain(card.blueprint, weights).to(run.device)
-    finetune(
-        model,
-        dataclasses.replace(
-            finetune_plan(
-                epochs=epochs,
-                learning_rate=learning_rate,
-                reference_batch=run.config.train.reference_batch,
-                distill=distill,
-                label_smoothing=run.config.train.label_smoothing,
-                weight_decay=run.config.train.weight_decay,
-            ),
-            train_side=run.config.train.side,
-        ),
-        session.train,
-        resolution=card.resolution,
-        num_classes=run.bundle.num_classes,
-        folder=run.folder.checkpoints / tuned.name,
-        options=TrainOptions(
-            seed=run.config.seed,
-            autocast=bool(run.config.train.autocast),
-            micro_batches=run.config.train.micro_batches,
-        ),
-        callbacks=Callbacks(
-            on_event=partial(_tell_finetuning, run, tuned.name),
-            should_stop=run.should_stop,
-            change_batch=session.change_batch,
-        ),
-        teacher=trained_supernet(run) if distill else None,
-    )
+    model = model.to(run.device, memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     recalibrate_bn(model, list(session.calibration_batches(card.resolution)))
     with finished_or_removed(tuned):
         proven = prove_plain(run, session, model.cpu(), tuned, card.arch)
@@ -88,9 +86,94 @@ def finetune_model(
             proven,
             latency,
             finetuned_from=name,
-            finetune_epochs=epochs,
-            finetune_settings=settings,
+            finetune_epochs=how.epochs,
+            finetune_settings=how.settings,
         )
+
+
+def finetune_all(run: Run, how: Tuning) -> list[Card]:
+    """Fine-tune every shipped model; what is done is found again.
+
+    Returns:
+        The cards, in the order of the models that they come from.
+
+    Raises:
+        ConfigError: If there are none, or one was fine-tuned as long with other settings: before
+            anything is trained.
+        Interrupted: If it was asked to stop; the same call goes on.
+    """
+    cards = [card for card in run.folder.read_cards() if card.finetuned_from is None]
+    if not cards:
+        raise ConfigError(f"{run.folder.path} has no models yet: run  ofa run")
+    for card in cards:
+        path = run.folder.card(tuned_folder(run, card.name, how).name)
+        if path.is_file():
+            _same_settings(path.parent, Card.read(path), how.settings)
+    done = []
+    for number, card in enumerate(cards, start=1):
+        if not run.folder.card(tuned_folder(run, card.name, how).name).is_file():
+            place = {"number": number, "of": len(cards), "step": card.name}
+            text = f"{how.epochs} epochs of fine-tuning"
+            run.tell({"event": "step_started", "text": text, **place})
+        done.append(finetune_model(run, card.name, how))
+    return done
+
+
+def tuned_folder(run: Run, name: str, how: Tuning) -> Path:
+    """Return the folder of a model once it is fine-tuned."""
+    return run.folder.models / f"{name}-finetune{how.epochs}"
+
+
+def usual_tuning(
+    run: Run, *, epochs: int, learning_rate: float | None = None, distill: bool = False
+) -> Tuning:
+    """Return how models are fine-tuned, with the run's learning rate where none is said."""
+    rate = run.config.grid.finetune_rate if learning_rate is None else learning_rate
+    return Tuning(epochs=epochs, learning_rate=rate, distill=distill)
+
+
+def _train(run: Run, card: Card, plain: PlainNet, how: Tuning) -> PlainNet:
+    """Train a model as one of the run's ranks."""
+    tuned = tuned_folder(run, card.name, how)
+    model: PlainNet = plain.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    session, train = run.session(), run.config.train
+    finetune(
+        model,
+        dataclasses.replace(
+            finetune_plan(
+                epochs=how.epochs,
+                learning_rate=how.learning_rate,
+                reference_batch=train.reference_batch,
+                distill=how.distill,
+                label_smoothing=train.label_smoothing,
+                weight_decay=train.weight_decay,
+            ),
+            train_side=train.side,
+        ),
+        session.train,
+        resolution=card.resolution,
+        num_classes=run.bundle.num_classes,
+        folder=run.folder.checkpoints / tuned.name,
+        options=TrainOptions(
+            seed=run.config.seed,
+            autocast=bool(train.autocast),
+            micro_batches=train.micro_batches,
+        ),
+        callbacks=Callbacks(
+            on_event=partial(_tell_finetuning, run, tuned.name),
+            should_stop=run.should_stop,
+            change_batch=session.change_batch,
+        ),
+        ranks=run.ranks,
+        teacher=trained_supernet(run) if how.distill else None,
+    )
+    return model
+
+
+def take_part_in_tuning(run: Run, names: Sequence[str]) -> None:
+    """Train the named model as a further rank."""
+    name, how = names
+    _train(run, *shipped_model(run, name), Tuning(**json.loads(how)))
 
 
 def _same_settings(tuned: Path, done: Card, settings: FinetuneSettings) -> Card:
@@ -109,18 +192,19 @@ def _same_settings(tuned: Path, done: Card, settings: FinetuneSettings) -> Card:
     return done
 
 
-def shipped_card(run: Run, name: str) -> Card:
-    """Return the card of a model of a run.
+def shipped_model(run: Run, name: str) -> tuple[Card, PlainNet]:
+    """Return a model of a run, by the name of its folder: its card and its network.
 
     Raises:
         ConfigError: If there is no such model.
+        VerificationError: If a file was changed since it shipped.
     """
-    by_name = {card.name: card for card in run.folder.read_cards()}
-    if not by_name:
+    names = sorted(path.parent.name for path in run.folder.models.glob("*/card.json"))
+    if not names:
         raise ConfigError(f"{run.folder.path} has no models yet: run  ofa run")
-    if name not in by_name:
-        raise ConfigError(f"model {name!r} is not one of {', '.join(by_name)}")
-    return by_name[name]
+    if name not in names:
+        raise ConfigError(f"model {name!r} is not one of {', '.join(names)}")
+    return read_model(run.folder.models / name)
 
 
 def _tell_finetuning(run: Run, name: str, event: Event) -> None:
@@ -128,3 +212,7 @@ def _tell_finetuning(run: Run, name: str, event: Event) -> None:
     run.tell(event)
     if event["event"] != "step":
         run.emit({**event, "event": f"finetune_{event['event']}", "model": name})
+
+
+if __name__ == "__main__":
+    sys.exit(take_part(take_part_in_tuning))

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onceforall.artifacts import Card, Evaluation, FrontFile, RunSettings
+from onceforall.artifacts import Card, Evaluation, FrontFile, Progress, RunSettings, Told
 from onceforall.errors import CheckpointError, ConfigError
-from onceforall.files import read_jsonl
-from onceforall.job.config import RunConfig
+from onceforall.files import iterate_jsonl
+from onceforall.job.config import RunConfig, validated
+from onceforall.supernets.spec import SupernetSpec
+from onceforall.supernets.weights import saved_spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,16 @@ class RunFolder:
     def supernet(self) -> Path:
         """The trained supernet."""
         return self.checkpoints / "supernet.safetensors"
+
+    @property
+    def phases(self) -> Path:
+        """The supernet as each phase of training left it."""
+        return self.checkpoints / "phases"
+
+    @property
+    def best(self) -> Path:
+        """The supernet as it was when its grid had the best validation top-1, of one phase."""
+        return self.checkpoints / "best.safetensors"
 
     @property
     def evaluations(self) -> Path:
@@ -89,6 +101,11 @@ class RunFolder:
         """Candidates that broke a limit when they were measured as they ship."""
         return self.search / "rejected.json"
 
+    @property
+    def tuned(self) -> Path:
+        """Shipped models before and after fine-tuning."""
+        return self.path / "finetuned.csv"
+
     def latency(self, config: RunConfig) -> Path:
         """Return the latency model of the configured device."""
         device = f"{config.latency.target}-{config.latency.threads}t"
@@ -113,6 +130,28 @@ class RunFolder:
             raise ConfigError(f"{self.path} is not the folder of a run: there is no run.yaml")
         return RunSettings.read(self.settings)
 
+    def read_config(self, settings: RunSettings) -> RunConfig:
+        """Return the configuration in ``run.yaml``.
+
+        Raises:
+            CheckpointError: If it is damaged.
+        """
+        try:
+            return validated(settings.config)
+        except ConfigError as error:
+            raise RunSettings.damaged(str(self.settings), f"config.{error}") from error
+
+    def read_spec(self, config: RunConfig, num_classes: int) -> SupernetSpec:
+        """Return the stage table of the supernet, or the traced network that the run started from.
+
+        Raises:
+            CheckpointError: If the traced network is damaged.
+            ConfigError: If the configuration names none that can be.
+        """
+        if config.supernet.family == "graph" and self.network.is_file():
+            return saved_spec(self.network.with_suffix(".json"))
+        return config.spec(num_classes)
+
     def read_front(self) -> FrontFile:
         """Return the front that the search found.
 
@@ -136,6 +175,22 @@ class RunFolder:
         return sorted(map(Card.read, paths), key=lambda card: card.macs)
 
     def read_events(self, *kinds: str) -> list[dict[str, Any]]:
-        """Return the events of some kinds, or all; none if there are none yet."""
-        events = read_jsonl(self.events)
-        return [event for event in events if not kinds or event.get("event") in kinds]
+        """Return the events of some kinds, or all; none if there are none yet.
+
+        Raises:
+            CheckpointError: If a line is damaged.
+        """
+        events = []
+        for number, line in enumerate(iterate_jsonl(self.events), 1):
+            told = Told.from_json(line, where=f"{self.events} line {number}")
+            if not kinds or told.event in kinds:
+                events.append(line)
+        return events
+
+    def read_progress(self) -> Progress | None:
+        """Return the latest training step shown, or None if there is none yet.
+
+        Raises:
+            CheckpointError: If the file is damaged.
+        """
+        return Progress.read(self.progress) if self.progress.is_file() else None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from onceforall.errors import CheckpointError
-from onceforall.files import read_json, write_json
+from onceforall.errors import CheckpointError, MeasurementError
+from onceforall.files import damaged, read_json, write_json
 from onceforall.job.context import Run
 from onceforall.job.devices import device_models
 from onceforall.measure.cost_tables import CostTable, compile_costs
@@ -40,6 +40,9 @@ def cost_table(run: Run, devices: Mapping[str, Path] | None = None) -> CostTable
     path = run.folder.latency(run.config)
     if not path.is_file():
         raise CheckpointError(f"{run.folder.path} has no latency model: run  ofa run  first")
-    model = LatencyModel.from_json(read_json(path))
+    try:
+        model = LatencyModel.from_json(read_json(path))
+    except MeasurementError as error:
+        raise damaged(path, str(error)) from error
     models = {"latency_ms": model, **device_models(devices or {})}
     return compile_costs(run.spec, **latency_costs(run.spec, models))

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from onceforall.errors import Interrupted, OnceForAllError, TrainingError
 from onceforall.job.clock import Clock
 from onceforall.job.context import Run
@@ -74,6 +76,27 @@ def local_ranks(
         _end(processes, patience_s=_END_TIMEOUT_S)
     finally:
         stop_process_group(ranks)
+
+
+@contextlib.contextmanager
+def run_on_all(run: Run, module: str, names: Sequence[str]) -> Iterator[Run]:
+    """Give a run with as many processes as train its supernet, each with its threads.
+
+    Args:
+        run: The run in this process, rank 0.
+        module: As for :func:`local_ranks`.
+        names: As for :func:`local_ranks`.
+    """
+    count, threads = run.config.train.ranks, torch.get_num_threads()
+    if count == 1:
+        yield run
+        return
+    try:
+        torch.set_num_threads(max(1, run.config.train.threads))
+        with local_ranks(run.folder.path, count, module, names, run.clock) as ranks:
+            yield replace(run, ranks=ranks)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _start(

@@ -30,6 +30,28 @@ def default_device(ranks: Ranks | None = None) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def named_device(name: str, ranks: Ranks) -> torch.device:
+    """Return the device of a name; ``cuda`` is a GPU of its own for each rank of a machine.
+
+    Raises:
+        ConfigError: If it is none of ``cpu``, ``cuda`` and ``cuda:N``, there is no such GPU, or
+            several ranks would share one.
+    """
+    kind, colon, number = name.partition(":")
+    if name == "cpu":
+        return torch.device("cpu")
+    if kind != "cuda" or bool(colon) != number.isdecimal():
+        raise ConfigError(f"--device {name!r} is not one of cpu, cuda, cuda:N")
+    if colon and ranks.world_size > 1:
+        raise ConfigError(f"--device {name} is one GPU for several processes: say cuda")
+    index = int(number) if colon else ranks.local_rank
+    if index >= torch.cuda.device_count():
+        raise ConfigError(
+            f"--device {name}: there are {torch.cuda.device_count()} GPUs, none with number {index}"
+        )
+    return torch.device("cuda", index)
+
+
 def hardware() -> dict[str, Any]:
     """Return what this machine is."""
     return {

@@ -8,27 +8,22 @@ from collections.abc import Mapping, Sequence
 from onceforall.artifacts import Baseline, Card
 from onceforall.job.folder import RunFolder
 from onceforall.measure.comparison import (
-    Contender,
     Pair,
     beaten_by,
+    contenders,
+    pair_of,
     supernet_seconds,
+    top1_share,
     worth_it,
 )
-from onceforall.measure.proportion import Share
 
 
 def read_pairs(folder: RunFolder, cards: Sequence[Card]) -> dict[str, Pair]:
     """Return the models whose architectures were trained alone, by name."""
-    pairs = {}
-    for card in cards:
-        path = folder.baseline(card.name)
-        found = Baseline.read(path) if path.is_file() else None
-        if found is None or found.arch != card.arch:
-            continue
-        model, alone = share_of(card), share_of(found)
-        if model is not None and alone is not None:
-            pairs[card.name] = Pair(name=card.name, model=model, alone=alone, alone_s=found.seconds)
-    return pairs
+    paths = {card.name: folder.baseline(card.name) for card in cards}
+    alone = {name: Baseline.read(path) for name, path in paths.items() if path.is_file()}
+    pairs = {card.name: pair_of(card, alone.get(card.name)) for card in cards}
+    return {name: pair for name, pair in pairs.items() if pair is not None}
 
 
 def result_lines(folder: RunFolder, cards: Sequence[Card]) -> list[str]:
@@ -86,13 +81,8 @@ def _known_columns(cards: Sequence[Card]) -> list[list[str]]:
 
 def _top1(card: Card) -> str:
     """Return the test top-1 with its noise, or alone where a card does not tell the images."""
-    share = share_of(card)
+    share = top1_share(card)
     return f"{card.top1 * 100:.1f} %" if share is None else share.in_percent()
-
-
-def share_of(measured: Card | Baseline) -> Share | None:
-    """Return the test top-1 with the images that it was counted on, if that is known."""
-    return None if measured.images is None else Share(value=measured.top1, count=measured.images)
 
 
 def _alone_columns(cards: Sequence[Card], pairs: Mapping[str, Pair]) -> list[list[str]]:
@@ -108,10 +98,5 @@ def _alone_columns(cards: Sequence[Card], pairs: Mapping[str, Pair]) -> list[lis
 
 def _beaten(cards: Sequence[Card]) -> list[list[str]]:
     """Return which model keeps each one out of the front, if there is any."""
-    contenders = [
-        Contender(name=card.name, top1=share, cost=card.latency_ms)
-        for card in cards
-        if (share := share_of(card)) is not None
-    ]
-    beaten = beaten_by(contenders)
+    beaten = beaten_by(contenders(cards))
     return [["beaten by", *(beaten.get(card.name, "") for card in cards)]] if beaten else []

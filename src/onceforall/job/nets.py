@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from onceforall.errors import ConfigError
+from onceforall.artifacts import Card
+from onceforall.blueprint import Blueprint
+from onceforall.errors import ConfigError, ZooError
+from onceforall.files import reason_of
 from onceforall.job.config import flag
 from onceforall.job.factories import is_factory
-from onceforall.supernets.families import published_spec
-from onceforall.supernets.spec import GraphSpec, MBConvSpec, ResNetSpec, SupernetSpec
+from onceforall.reading import named, parse_json, read_bounded
+from onceforall.supernets.families import PUBLISHED_RESOLUTIONS, published_spec
+from onceforall.supernets.spec import GraphSpec, StaticSpec, SupernetSpec
+from onceforall.supernets.static_families import STATIC_FAMILIES
 from onceforall.supernets.weights import spec_from_json, spec_to_json
-from onceforall.zoo.load import IMAGENET_MEAN, IMAGENET_STD, weights_file
+from onceforall.yaml_text import parse_yaml
+from onceforall.zoo.entries import find_entry
+from onceforall.zoo.load import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ZooNet,
+    load_config_net,
+    load_proxylessnas,
+    load_specialized,
+    weights_file,
+)
 
 # A file need not say what the data set and the pictures decide.
 _OF_THE_DATA: dict[str, Any] = {"num_classes": 2, "resolutions": [32]}
@@ -35,7 +47,7 @@ def net_flags(net: str | Path | SupernetSpec) -> list[str]:
         raise ConfigError("a traced network is named by what makes it, e.g. torchvision:resnet18")
     if isinstance(net, str) and is_factory(net):
         return _factory_flags(net)
-    if isinstance(net, MBConvSpec | ResNetSpec):
+    if isinstance(net, SupernetSpec):
         return _flags(spec_to_json(net), has_sides=True)
     path = Path(net)
     if path.suffix not in (".yaml", ".yml", ".json"):
@@ -43,13 +55,13 @@ def net_flags(net: str | Path | SupernetSpec) -> list[str]:
         moments = {"data.mean": list(IMAGENET_MEAN), "data.std": list(IMAGENET_STD)}
         return [*flags, *(flag(key, value) for key, value in moments.items())]
     try:
-        text = path.read_text()
+        text = read_bounded(named(path))
         # YAML would take the 1e-05 of a JSON file for a string.
-        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        value = parse_json(text) if path.suffix == ".json" else parse_yaml(text)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is no stage table: {' '.join(str(error).split())}") from error
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path} is no stage table: {reason_of(error)}") from error
     if isinstance(value, dict) and isinstance(value.get("spec"), dict):
         value = value["spec"]  # as supernet.json of a run has it
     if not isinstance(value, dict):
@@ -74,6 +86,68 @@ def _factory_flags(net: str) -> list[str]:
 def _flags(table: dict[str, Any], *, has_sides: bool) -> list[str]:
     flags = ["supernet.family=table", flag("supernet.table", table)]
     return flags + ([flag("supernet.resolutions", table["resolutions"])] if has_sides else [])
+
+
+def static_flags(name: str, *, has_weights: bool = False) -> list[str]:
+    """Return the settings of training a static network alone, for ``--static``.
+
+    Args:
+        name: A static family, a published specialised id, a configuration (``.json``), or the
+            folder of a shipped model, whose architecture it is.
+        has_weights: Whether trained weights come with it: then so does its normalisation.
+
+    Raises:
+        ConfigError: If it is none of these.
+        ZooError: If the architecture of a published id is only in a file that is not there.
+    """
+    plan, side, moments = _static(name)
+    path = Path(name)
+    spec = StaticSpec(
+        name=path.stem if path.suffix == ".json" else path.name,
+        plan=plan,
+        num_classes=plan.num_classes,
+        resolutions=(side,),
+    )
+    own = [flag(key, value) for key, value in moments.items()] if has_weights else []
+    return [*_flags(spec_to_json(spec), has_sides=True), "grid.ship=true", *own]
+
+
+def _static(name: str) -> tuple[Blueprint, int, dict[str, list[float]]]:
+    """Return a static network, its side in pixels, and the normalisation of its images."""
+    path = Path(name)
+    if name in STATIC_FAMILIES:
+        imagenet = {"data.mean": list(IMAGENET_MEAN), "data.std": list(IMAGENET_STD)}
+        return STATIC_FAMILIES[name](), PUBLISHED_RESOLUTIONS[-1], imagenet
+    if (path / "card.json").is_file():
+        card = Card.read(path / "card.json")
+        if not isinstance(card.blueprint, Blueprint):
+            raise ConfigError(f"--static {name!r} is a traced network: name what makes it, --net")
+        own = {"data.mean": list(card.mean), "data.std": list(card.std)}
+        return card.blueprint, card.resolution, own
+    if path.suffix == ".json":
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file")
+        loaded = load_config_net(path)
+    else:
+        loaded = _published_static(name)
+    said = loaded.preprocessing
+    return (
+        loaded.model.plan,
+        loaded.resolution,
+        {"data.mean": list(said.mean), "data.std": list(said.std)},
+    )
+
+
+def _published_static(name: str) -> ZooNet:
+    try:
+        kind = find_entry(name, "specialized", "proxylessnas").kind
+    except ZooError as error:
+        families = ", ".join(STATIC_FAMILIES)
+        raise ConfigError(
+            f"--static {name!r} is no .json file, no folder of a model, and not one of {families}; "
+            f"{error}"
+        ) from error
+    return load_specialized(name) if kind == "specialized" else load_proxylessnas(name)
 
 
 def weights_flags(net: str, weights: str) -> list[str]:

@@ -1,6 +1,6 @@
 """The whole job as resumable steps: from images to verified models and a report.
 
-    plan -> train -> evaluate -> predictor -> latency -> search -> models -> report
+    plan -> train -> evaluate -> predictor -> latency -> search -> models (-> finetune) -> report
 
 Each step asks first whether its output is there and complete; the same command after a crash, a
 kill or a full disk goes on and ends with the same files as an undisturbed run (on a GPU, as two
@@ -21,24 +21,50 @@ import torch
 
 from onceforall.artifacts import Card, Failed, Request
 from onceforall.errors import ConfigError, TrainingError
+from onceforall.job.config import RunConfig
 from onceforall.job.context import Run, Tell
 from onceforall.job.evaluate import evaluate_step
+from onceforall.job.finetune import Tuning, finetune_all, usual_tuning
 from onceforall.job.latency import latency_step
 from onceforall.job.local_ranks import local_ranks
+from onceforall.job.lock import sole_writer
 from onceforall.job.machine import usable_cores
 from onceforall.job.model_table import result_lines
 from onceforall.job.predict import predictor_step
-from onceforall.job.preflight import check_tools
 from onceforall.job.search import search_step
 from onceforall.job.shared_steps import SHARED_STEPS
 from onceforall.job.ship import models_step, read_failed
 from onceforall.job.start import plan_run
-from onceforall.job.status import minutes
 from onceforall.job.train import train_step
+from onceforall.job.tuned_table import tuned_lines, write_tuned
+from onceforall.measure.comparison import minutes
 from onceforall.report import write_report
+from onceforall.terminal import printable
 from onceforall.training.ranks import Ranks, wait_for_all
 
-STEPS = ("plan", "train", "evaluate", "predictor", "latency", "search", "models", "report")
+# The steps between plan and report: what does the work, and what is said of it before.
+_WORK: dict[str, tuple[Callable[[Run], None], Callable[[Run], str]]] = {
+    "train": (train_step, lambda run: _training_text(run)),
+    "evaluate": (evaluate_step, lambda run: f"{run.config.evaluate.num_archs} sampled subnets"),
+    "predictor": (predictor_step, lambda run: "accuracy from the architecture"),
+    "latency": (latency_step, lambda run: f"{run.config.latency.target} on this machine"),
+    "search": (search_step, lambda run: "Pareto front of accuracy and latency"),
+    "models": (models_step, lambda run: "specialise, measure, export, verify"),
+    "finetune": (
+        lambda run: finetune_step(run),
+        lambda run: f"{tuning_of(run).epochs} epochs each",
+    ),
+}
+STEPS = ("plan", *_WORK, "report")
+# What finds the models to ship: a grid needs no finding.
+_FINDING = ("evaluate", "predictor", "latency", "search")
+
+
+def steps_of(config: RunConfig) -> tuple[str, ...]:
+    """Return the steps of a run."""
+    left_out = _FINDING if config.grid.ship else ()
+    left_out = left_out if config.finetune_epochs else (*left_out, "finetune")
+    return tuple(step for step in STEPS if step not in left_out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +96,12 @@ class Done:
                 "next:    the same with  ofa run  goes on from it",
             ]
         lines = ["", *result_lines(self.run.folder, self.cards), "", *failed]
+        lines += [*tuned_lines(self.run.folder), ""] if self.run.folder.tuned.is_file() else []
         middle = sorted(card.latency_ms for card in self.cards)[len(self.cards) // 2]
         lines.append(f"report:  {self.report}")
         lines.append(f"next:    ofa verify {out}")
-        lines.append(f"         ofa search {out} --limit latency_ms={middle:.2g}")
+        if self.run.folder.front.is_file():
+            lines.append(f"         ofa search {out} --limit latency_ms={middle:.2g}")
         return lines
 
 
@@ -107,6 +135,30 @@ def run_all(
     if until not in STEPS:
         raise ConfigError(f"step {until!r} is not one of {', '.join(STEPS)}")
     ranks = ranks or Ranks()
+    with sole_writer(out) if ranks.is_main else contextlib.nullcontext():
+        return _run_all(
+            request,
+            out,
+            STEPS[: STEPS.index(until) + 1],
+            tell=tell,
+            should_stop=should_stop,
+            ranks=ranks,
+            device=device,
+            started=started,
+        )
+
+
+def _run_all(
+    request: Request,
+    out: Path,
+    steps: Sequence[str],
+    *,
+    tell: Tell,
+    should_stop: Callable[[], bool],
+    ranks: Ranks,
+    device: torch.device | None,
+    started: float | None,
+) -> Done:
     if not ranks.is_main:
         wait_for_all(ranks)  # rank 0 plans (and downloads) first
     run = plan_run(
@@ -117,12 +169,14 @@ def run_all(
         ranks=ranks,
         device=device,
         started=started,
+        steps=steps,
     )
     if ranks.is_main:
         wait_for_all(ranks)
-    steps = STEPS[: STEPS.index(until) + 1]
-    if ranks.is_main and "latency" in steps and not run.folder.latency(run.config).is_file():
-        check_tools(run.config.latency)
+    last, steps = steps[-1], steps_of(run.config)
+    if last not in steps:
+        raise ConfigError(f"step {last!r} is not one of this run's: {', '.join(steps)}")
+    steps = steps[: steps.index(last) + 1]
     _announce(run, steps, "plan", plan_text(run))
     shared = [step for step in steps if step in SHARED_STEPS]
     with _all_ranks(run, shared) as together:
@@ -133,7 +187,7 @@ def run_all(
             if step in _WORK and step not in shared:
                 _do(run, steps, step)
     report = None
-    if until == "report" and ranks.is_main:
+    if "report" in steps and ranks.is_main:
         _announce(run, steps, "report", "one offline HTML file")
         report = write_report(run.folder.path)
     cards = run.folder.read_cards()
@@ -141,21 +195,27 @@ def run_all(
     return Done(run=run, cards=cards, failed=failed, report=report)
 
 
-_WORK: dict[str, tuple[Callable[[Run], None], Callable[[Run], str]]] = {
-    "train": (train_step, lambda run: _training_text(run)),
-    "evaluate": (evaluate_step, lambda run: f"{run.config.evaluate.num_archs} sampled subnets"),
-    "predictor": (predictor_step, lambda run: "accuracy from the architecture"),
-    "latency": (latency_step, lambda run: f"{run.config.latency.target} on this machine"),
-    "search": (search_step, lambda run: "Pareto front of accuracy and latency"),
-    "models": (models_step, lambda run: "specialise, measure, export, verify"),
-}
+def tuning_of(run: Run) -> Tuning:
+    """Return how a run fine-tunes its models: as its training, in proportion as long."""
+    is_taught = run.config.train.distillation != "none"
+    return usual_tuning(run, epochs=run.config.finetune_epochs, distill=is_taught)
+
+
+def _tuning_text(run: Run) -> str:
+    return f"each model, {run.config.finetune_epochs} epochs"
+
+
+def finetune_step(run: Run) -> None:
+    """Fine-tune every model that was shipped, and write the table."""
+    finetune_all(run, tuning_of(run))
+    write_tuned(run)
 
 
 def _training_text(run: Run) -> str:
     """Say what is trained, and for how long; where there is a time to keep, epochs follow it."""
     settings = run.config.train
     if settings.epochs == 0:
-        return f"loaded, {settings.init} as it is"
+        return f"loaded, {printable(settings.init)} as it is"
     count, epochs = settings.ranks, run.config.plan(run.spec).epochs
     about = "" if math.isinf(run.clock.budget_s) else "about "
     processes = f" in {count} processes" if count > 1 else ""
@@ -182,7 +242,8 @@ def _do(run: Run, steps: Sequence[str], step: str) -> None:
 @contextlib.contextmanager
 def _all_ranks(run: Run, steps: Sequence[str]) -> Iterator[Run]:
     """Give the run with all its processes: those of a launcher, or those it starts itself."""
-    is_done = run.folder.predictor.is_file() or not steps
+    last = run.folder.predictor if "evaluate" in steps else run.folder.supernet
+    is_done = last.is_file() or not steps
     if run.ranks.world_size > 1 or run.config.train.ranks == 1:
         yield run
         return
@@ -205,8 +266,9 @@ def plan_text(run: Run) -> str:
     sides = ", ".join(map(str, run.config.supernet.resolutions))
     left_out = f", {len(bundle.skipped)} unreadable left out" if bundle.skipped else ""
     lines = [
-        f"{bundle.name}, {bundle.num_classes} classes, {bundle.num_train} + {bundle.num_test} "
-        f"images{left_out}; {run.spec.space.size:.2g} subnets at {sides} px",
+        f"{printable(bundle.name)}, {bundle.num_classes} classes, "
+        f"{bundle.num_train} + {bundle.num_test} images{left_out}; "
+        f"{run.spec.space.size:.2g} subnets at {sides} px",
         f"      network: {settings.chosen or run.config.supernet.family}",
     ]
     if estimate is not None:

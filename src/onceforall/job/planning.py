@@ -73,15 +73,25 @@ def plan_config(
     """
     ladder = _open_ladder(config, ladder, task)
     budget_s = task.budget_s or math.inf
-    is_open = math.isinf(budget_s) and (config.train.epochs is None or len(ladder) > 1)
+    is_open = math.isinf(budget_s) and (config.train.asked_epochs is None or len(ladder) > 1)
     if task.effort is not None and not is_open:
         given = "a time is" if math.isfinite(budget_s) else "epochs and network are"
         raise ConfigError(f"effort {task.effort!r} has no effect where {given} given")
     usual_s = effort_seconds(
         task.effort or "balanced", num_train=task.num_train, image_side=task.image_side
     )
-    if math.isinf(budget_s) and config.train.epochs is None:
+    if math.isinf(budget_s) and config.train.asked_epochs is None:
         budget_s = usual_s
+    if config.grid.finetune_epochs and math.isfinite(budget_s):
+        raise ConfigError(
+            f"grid.finetune_epochs {config.grid.finetune_epochs:g} has a length of its own: a time "
+            "cannot be kept; shorten with --epochs-scale instead"
+        )
+    if config.train.asked_epochs is None and config.train.epochs_scale != 1:
+        raise ConfigError(
+            "train.epochs_scale (--epochs-scale) shortens a length, and none is given: use a "
+            "recipe with epochs, --epochs or train.phases"
+        )
     if config.train.epochs == 0 and not config.train.init:
         raise ConfigError("train.epochs 0 trains nothing: it needs trained weights (--init FILE)")
     cores = usable_cores() if device.type == "cpu" else 1
@@ -145,7 +155,7 @@ def _alone_seconds(
     """Return the seconds that one process would train for."""
     if config.train.epochs == 0:
         return 0.0
-    epochs = config.train.epochs or math.inf
+    epochs = config.train.asked_epochs or math.inf
     spec = config.model_copy(update={"supernet": network}).spec(task.num_classes)
     passes = config.plan(spec).passes_per_image * epochs
     return min(budget_s, passes * task.num_train * speed.middle_s)
@@ -197,6 +207,8 @@ def _fit_training(
         / processes
     )
     rest_s = rest_seconds(config, speed, task, cores=processes)
+    if config.grid.ship:  # nothing is looked for
+        evaluate_s, rest_s = 0.0, grid_seconds(config, speed, task, processes=processes)
     if config.train.epochs == 0:
         estimate = Estimate(
             train_s=0.0,
@@ -221,13 +233,15 @@ def _fit_training(
                 f"for {epochs if train_s > 0 else 0:.2g} epochs of the smallest network; give it "
                 f"at least {math.ceil(budget_s - train_s + needed_s)} s"
             )
-        fills_budget = config.train.epochs is None
-        bound = config.train.epochs or math.inf
-        config = _with(config, "train", epochs=float(f"{min(bound, epochs):.4g}"))
+        fills_budget = config.train.asked_epochs is None
+        bound = config.train.asked_epochs or math.inf
+        length = float(f"{min(bound, epochs):.4g}")
+        config = _with(config, "train", epochs=length, epochs_scale=1.0)
         plan = config.plan(spec)
+    start = plan.index(config.train.start_at)
     train_s = sum(
         phase.num_steps(steps_per_epoch) * each
-        for phase, each in zip(plan.phases, seconds, strict=True)
+        for phase, each in list(zip(plan.phases, seconds, strict=True))[start:]
     )
     return Planned(
         config=config,
@@ -285,6 +299,19 @@ def rest_seconds(config: RunConfig, speed: Speed, task: Task, *, cores: int) -> 
     images_s = confirmed * one_s + shipped * tested_s
     files_s = (confirmed + shipped) * timed_s + shipped * compared_s
     return fixed_s + latency_s + images_s / gain + files_s
+
+
+def grid_seconds(config: RunConfig, speed: Speed, task: Task, *, processes: int) -> float:
+    """Return the seconds of shipping a grid, and of fine-tuning each of its subnets."""
+    spec = config.spec(task.num_classes)
+    count = len(config.grid_archs(spec.space))
+    tested_s = 1.15 * speed.forward_s * (config.data.num_calibration + task.num_test)
+    files_s = 0.6 + (_COMPARED_IMAGES + _TIMING_RUNS / 2) * speed.host_forward_s
+    is_taught = config.train.distillation != "none"
+    image_s = speed.middle_s + is_taught * speed.forward_s
+    tuning_s = config.finetune_epochs * task.num_train * image_s / processes
+    shipped = 2 if config.finetune_epochs else 1
+    return 5.0 + count * (tuning_s + shipped * (tested_s + files_s))
 
 
 def effort_seconds(effort: str, *, num_train: int, image_side: int) -> float:

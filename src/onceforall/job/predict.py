@@ -13,7 +13,7 @@ from onceforall.arch import Arch
 from onceforall.artifacts import Evaluation
 from onceforall.encoding import Rows
 from onceforall.errors import CheckpointError
-from onceforall.files import read_json
+from onceforall.files import damaged, read_object
 from onceforall.job.context import Run
 from onceforall.job.evaluate import evaluation, evaluations_file
 from onceforall.job.weights import trained_supernet
@@ -53,7 +53,10 @@ def predictor_facts(run: Run) -> dict[str, Any]:
     path = run.folder.predictor.with_suffix(".json")
     if not path.is_file():
         raise CheckpointError(f"{run.folder.path} has no predictor yet: run  ofa predictor train")
-    return dict(read_json(path)["report"])
+    report = read_object(path).get("report")
+    if not isinstance(report, dict):
+        raise damaged(path, "report is missing")
+    return report
 
 
 def predict_top1(run: Run) -> Predict:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from onceforall.data import DataBundle, ImageArrays
 from onceforall.encoding import Encoding
-from onceforall.errors import ConfigError
+from onceforall.errors import ArchError, BlueprintError, ConfigError
 from onceforall.job.config import RunConfig
 from onceforall.job.data import splits_of
 from onceforall.job.sections import LatencyConfig
 from onceforall.measure.cost_tables import compile_costs
+from onceforall.measure.costs import count_params, peak_activation_bytes
 from onceforall.measure.latency.ssh import SshOrt
 from onceforall.measure.latency.targets import make_target
 from onceforall.measure.onnx_model import import_extra
 from onceforall.search import Problem
+from onceforall.supernets.spec import SupernetSpec
+
+# No machine that runs this holds more.
+_MOST_PARAMS = 2 * 10**9
+_MOST_ACTIVATION_BYTES = 2**34
 
 
 def check_data(config: RunConfig, bundle: DataBundle) -> None:
@@ -31,6 +37,39 @@ def check_data(config: RunConfig, bundle: DataBundle) -> None:
         raise ConfigError("data.crop pad is for small images, not for photographs in files")
 
 
+def check_buildable(config: RunConfig, spec: SupernetSpec) -> None:
+    """Prove that network, search space and training plan of a configuration can be made.
+
+    Raises:
+        ConfigError: Naming what cannot be, or is too large for any machine.
+    """
+    try:
+        config.plan(spec)
+        largest = spec.blueprint(spec.space.largest)
+        spec.blueprint(spec.space.smallest)
+        encoding = Encoding(spec.space)
+        encoding.to_archs(encoding.smallest())
+        compile_costs(spec)
+    except (ArchError, BlueprintError) as error:
+        raise ConfigError(f"supernet: {error}") from error
+    side = spec.space.resolutions[-1]
+    sizes = {
+        "parameters": (count_params(largest), _MOST_PARAMS),
+        "bytes of activations for one image": (
+            peak_activation_bytes(largest, resolution=side),
+            _MOST_ACTIVATION_BYTES,
+        ),
+    }
+    for name, (size, most) in sizes.items():
+        if size > most:
+            raise ConfigError(
+                f"supernet: its largest subnet has {size:,} {name} at {side} px, more than {most:,}"
+            )
+    micro, batch = config.train.micro_batches, config.train.batch_size
+    if micro > batch:
+        raise ConfigError(f"train.micro_batches {micro} is more than train.batch_size {batch}")
+
+
 def check_limits_kept(config: RunConfig, num_classes: int) -> None:
     """Raise InfeasibleError if no subnet keeps the limits on what needs no measurement."""
     spec = config.spec(num_classes)
@@ -43,6 +82,25 @@ def check_limits_kept(config: RunConfig, num_classes: int) -> None:
     Problem(
         encoding=Encoding(spec.space), objectives=known, costs=known, limits=exact
     ).feasible_row()
+
+
+def check_training(config: RunConfig, num_classes: int) -> None:
+    """Refuse phases that make no plan, and a grid that is not of the space.
+
+    Raises:
+        ArchError: If an option of the grid is not one of the space.
+        ConfigError: If there is no phase of the name to start at, the grid is too large, or a
+            limit would be ignored.
+    """
+    spec = config.spec(num_classes)
+    config.plan(spec)
+    if config.grid.every or config.grid.ship:
+        config.grid_archs(spec.space)
+    if config.grid.ship and config.search.limits:
+        raise ConfigError(
+            f"limit {next(iter(config.search.limits))} has no effect: grid.ship ships the whole "
+            "grid, and nothing is searched"
+        )
 
 
 def check_tools(latency: LatencyConfig) -> None:

@@ -136,7 +136,8 @@ def best_under_limits(
     if not 0 <= caution < math.inf:
         raise ConfigError(f"caution {caution:g} is not a number of at least 0")
     wanted = each_limit(limits)
-    check_device_limits({name: min(b) for name, b in limits.items()}, list(devices or {}))
+    for chosen in wanted:
+        check_device_limits(chosen, list(devices or {}))
     found = []
     for chosen in wanted:
         started = time.monotonic()

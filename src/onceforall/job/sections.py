@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
+
+from onceforall.arch import MAX_RESOLUTION
 
 # The largest that every generator takes.
 MAX_SEED = 2**63 - 1
+# With more, OpenMP ends the process.
+MAX_THREADS = 512
+
+Pixels = Annotated[int, Field(ge=4, le=MAX_RESOLUTION)]
+Width = Annotated[int, Field(ge=1, le=2**16)]
+Stride = Annotated[int, Field(ge=1, le=4)]
+Depth = Annotated[int, Field(ge=1, le=64)]
+Kernel = Annotated[int, Field(ge=1, le=31)]
+Count = Annotated[int, Field(ge=1, le=64)]
+Share = Annotated[float, Field(ge=0.01, le=1)]
+Factor = Annotated[float, Field(ge=0.01, le=64)]
+Level = Annotated[float, Field(ge=-100, le=100)]
+Deviation = Annotated[float, Field(ge=1e-4, le=100)]
 
 
 class Section(BaseModel):
@@ -46,20 +61,20 @@ class DataConfig(Section):
     source: str
     root: str = ""
     on_bad_image: Literal["refuse", "skip"] = "refuse"
-    num_valid: int = Field(ge=1)
-    num_calibration: int = Field(ge=1)
+    num_valid: int = Field(ge=1, le=10**8)
+    num_calibration: int = Field(ge=1, le=10**8)
     crop: Literal["none", "pad", "resized"] | None = None
     padding: float = Field(0.125, ge=0, le=0.5)
     flip: bool | None = None
     color: Literal["none", "tf", "torch"] | None = None
-    min_scale: float = Field(0.08, gt=0, le=1)
+    min_scale: float = Field(0.08, ge=1e-4, le=1)
     cutout: float = Field(0.0, ge=0, le=1)
     policy: Literal["none", "randaugment", "trivialaugment"] = "none"
-    mixup_alpha: float = Field(0.0, ge=0)
-    cutmix_alpha: float = Field(0.0, ge=0)
-    num_workers: int = Field(0, ge=0)
-    mean: tuple[float, float, float] | None = None
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    mixup_alpha: float = Field(0.0, ge=0, le=100)
+    cutmix_alpha: float = Field(0.0, ge=0, le=100)
+    num_workers: int = Field(0, ge=0, le=256)
+    mean: tuple[Level, Level, Level] | None = None
+    std: tuple[Deviation, Deviation, Deviation] | None = None
 
 
 class SupernetConfig(Section):
@@ -101,21 +116,73 @@ class SupernetConfig(Section):
         "graph",
     ]
     source: str = ""
-    width_ratios: tuple[PositiveFloat, ...] = Field((0.25, 0.5, 0.75, 1.0), min_length=1)
-    resolutions: tuple[PositiveInt, ...] = Field(min_length=1)
+    width_ratios: tuple[Share, ...] = Field((0.25, 0.5, 0.75, 1.0), min_length=1, max_length=16)
+    resolutions: tuple[Pixels, ...] = Field(min_length=1, max_length=64)
     table: dict[str, Any] | None = None
-    widths: tuple[PositiveInt, ...] = Field((16, 32, 64), min_length=1)
-    strides: tuple[PositiveInt, ...] = ()
-    width_mults: tuple[PositiveFloat, ...] = (0.5, 0.75, 1.0)
-    depths: tuple[PositiveInt, ...] = Field((1, 2), min_length=1)
-    kernel_sizes: tuple[PositiveInt, ...] = Field((3, 5, 7), min_length=1)
-    expand_ratios: tuple[PositiveFloat, ...] = Field((2, 3, 4), min_length=1)
-    stem_width: int = Field(16, ge=1)
+    widths: tuple[Width, ...] = Field((16, 32, 64), min_length=1, max_length=32)
+    strides: tuple[Stride, ...] = Field((), max_length=32)
+    width_mults: tuple[Factor, ...] = Field((0.5, 0.75, 1.0), max_length=64)
+    depths: tuple[Depth, ...] = Field((1, 2), min_length=1, max_length=64)
+    kernel_sizes: tuple[Kernel, ...] = Field((3, 5, 7), min_length=1, max_length=16)
+    expand_ratios: tuple[Factor, ...] = Field((2, 3, 4), min_length=1, max_length=64)
+    stem_width: Width = 16
     stem_stride: int = Field(1, ge=1, le=4)
-    expand_width: int = Field(128, ge=0)
-    divisor: int = Field(8, ge=1)
-    width_mult: float = Field(1.0, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    expand_width: int = Field(128, ge=0, le=2**16)
+    divisor: int = Field(8, ge=1, le=1024)
+    width_mult: Factor = 1.0
+    dropout: float = Field(0.0, ge=0, le=0.999)
+
+
+class OpenedConfig(Section):
+    """How much of each axis a phase opens: the ``n`` largest options, a list of options, or all."""
+
+    kernel_size: Count | tuple[Kernel, ...] | None = None
+    depth: Count | tuple[Depth, ...] | None = None
+    expand_ratio: Count | tuple[Factor, ...] | None = None
+    width_mult: Count | tuple[Factor, ...] | None = None
+    stem_depth: Count | tuple[int, ...] | None = None
+    resolution: Count | tuple[Pixels, ...] | None = None
+
+
+class PhaseConfig(Section):
+    """One phase of training, as ``train.phases`` lists them; `onceforall.training.plan.Phase`.
+
+    Attributes:
+        name: Its name, which ``--start-at`` takes.
+        phases: Phases instead of those of ``plan``, whose other settings stay; empty for its own.
+        start_at: Phase to begin with, from the weights ``init`` that the ones before it left;
+            empty for the first.
+        teacher: Supernet that phases with a ``frozen`` teacher learn from; empty for the network
+            after the first phase.
+        epochs: Passes over the training images, before they are scaled to ``train.epochs``.
+        learning_rate: Peak, for ``train.reference_batch`` images a step.
+        warmup_epochs: Epochs of linear warm-up among ``epochs``.
+        warmup_start: Learning rate that the warm-up starts from.
+        opened: The part of the space that subnets are drawn from.
+        draw: ``largest`` subnet only, ``random`` ones, or the ``sandwich``.
+        subnets_per_step: Subnets whose gradients make one step.
+        teacher: Who gives soft targets: ``none``, the largest subnet of the step (``in_place``), or
+            the network as it was after the first phase (``frozen``).
+        trainable: ``all``, the kernel ``transforms`` only, or the ``classifier`` only.
+        sort_channels: Smaller widths trained already when channels are sorted by importance before
+            the phase; null for no sorting.
+        ramp: Share of the phase over which smaller subnets come in.
+        cosine_part: Where on the half cosine the phase begins and ends.
+    """
+
+    name: str = Field(min_length=1)
+    epochs: float = Field(gt=0, le=1e6)
+    learning_rate: float = Field(gt=0, le=1e4)
+    warmup_epochs: float = Field(0.0, ge=0, le=1e6)
+    warmup_start: float = Field(0.0, ge=0, le=1e4)
+    opened: OpenedConfig = OpenedConfig()
+    draw: Literal["largest", "random", "sandwich"] = "random"
+    subnets_per_step: int = Field(1, ge=1, le=256)
+    teacher: Literal["none", "in_place", "frozen"] = "none"
+    trainable: Literal["all", "transforms", "classifier"] = "all"
+    sort_channels: int | None = Field(None, ge=0, le=64)
+    ramp: float = Field(0.0, ge=0, le=1)
+    cosine_part: tuple[float, float] = (0.0, 1.0)
 
 
 class TrainConfig(Section):
@@ -125,21 +192,30 @@ class TrainConfig(Section):
         plan: One-stage ``sandwich``, ``progressive`` or ``delayed`` shrinking, progressive
             shrinking as ``published``, or a sandwich that learns from the ``original``: the
             trained network that ``init`` names, as it was.
+        phases: Phases instead of those of ``plan``, whose other settings stay; empty for its own.
+        start_at: Phase to begin with, from the weights ``init`` that the ones before it left;
+            empty for the first.
+        teacher: Supernet that phases with a ``frozen`` teacher learn from; empty for the network
+            after the first phase.
         epochs: Passes over the training images, all phases together (``progressive`` and
-            ``published`` round each phase); 0 takes ``init`` as it is; null for what the time
-            allows.
+            ``published`` round each phase); 0 takes ``init`` as it is; null for those of
+            ``phases``, else what the time allows.
+        epochs_scale: Factor of ``epochs``, and of those of ``phases``.
         batch_size: Images per batch and rank.
         learning_rate: Peak, for ``reference_batch`` images a step.
         reference_batch: Global batch that ``learning_rate`` is meant for.
         subnets_per_step: Subnets of a sandwich, of ``sandwich`` and ``delayed`` plans.
         full_share: Share of the epochs that the largest subnet trains alone; ``delayed`` plan.
         ramp: Share of the rest over which smaller subnets come in; ``delayed`` plan.
+        weight_decay: L2 penalty of convolution and linear weights.
+        label_smoothing: Share of each label that is spread over all classes.
+        ema_decay: Of a running mean of the weights, which is what is kept; 0 for none.
         side: Side of training images over the resolution of the subnets that they train; below 1
             for random crops, which show objects larger than evaluation does.
         max_grad_norm: Global norm that gradients are clipped to, 0 for no clipping; null for the
             plan's own.
-        distillation: Loss of the sandwich's other subnets towards the largest: soft targets, or
-            the adaptive ``alpha`` divergence, of the ``sandwich`` plan.
+        distillation: Loss towards a teacher: soft targets; the adaptive ``alpha`` divergence, of
+            the ``sandwich`` plan; ``none`` for no teacher in any phase.
         attentive: Of a sandwich, train the ``best`` or ``worst`` of a few random subnets of like
             MACs.
         autocast: Forward passes in bfloat16; null for what is measured to be faster.
@@ -156,28 +232,39 @@ class TrainConfig(Section):
     """
 
     plan: Literal["sandwich", "progressive", "delayed", "original", "published"] = "sandwich"
-    epochs: float | None = Field(None, ge=0)
-    batch_size: int = Field(64, ge=1)
-    learning_rate: float = Field(0.3, gt=0)
-    reference_batch: int = Field(64, ge=1)
-    subnets_per_step: int = Field(4, ge=2)
+    phases: tuple[PhaseConfig, ...] = Field((), max_length=100)
+    start_at: str = ""
+    teacher: str = ""
+    epochs: float | None = Field(None, ge=0, le=1e6)
+    epochs_scale: float = Field(1.0, ge=1e-6, le=1e6)
+    batch_size: int = Field(64, ge=1, le=2**20)
+    learning_rate: float = Field(0.3, gt=0, le=1e4)
+    reference_batch: int = Field(64, ge=1, le=2**24)
+    subnets_per_step: int = Field(4, ge=2, le=256)
     full_share: float = Field(0.5, gt=0, lt=1)
     ramp: float = Field(0.3, ge=0, le=1)
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, le=10)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     ema_decay: float = Field(0.0, ge=0, lt=1)
-    side: float = Field(1.0, gt=0, le=1)
-    max_grad_norm: float | None = Field(None, ge=0)
-    distillation: Literal["soft_targets", "alpha"] = "soft_targets"
+    side: float = Field(1.0, ge=0.1, le=1)
+    max_grad_norm: float | None = Field(None, ge=0, le=1e9)
+    distillation: Literal["soft_targets", "alpha", "none"] = "soft_targets"
     attentive: Literal["none", "best", "worst"] = "none"
     autocast: bool | None = False
-    micro_batches: int = Field(1, ge=1)
-    ranks: int = Field(1, ge=0)
-    threads: int = Field(0, ge=0)
+    micro_batches: int = Field(1, ge=1, le=2**20)
+    ranks: int = Field(1, ge=0, le=256)
+    threads: int = Field(0, ge=0, le=MAX_THREADS)
     init: str = ""
     reinit_head: bool = False
     freeze_backbone: bool = False
-    head_factor: float = Field(1.0, gt=0)
+    head_factor: float = Field(1.0, gt=0, le=1e6)
+
+    @property
+    def asked_epochs(self) -> float | None:
+        """Return the passes that are asked for; None for what the time allows."""
+        own = sum(phase.epochs for phase in self.phases) if self.phases else None
+        epochs = own if self.epochs is None else self.epochs
+        return None if epochs is None else epochs * self.epochs_scale
 
 
 class EvaluateConfig(Section):
@@ -188,7 +275,35 @@ class EvaluateConfig(Section):
             predictor needs 10.
     """
 
-    num_archs: int = Field(160, ge=10)
+    num_archs: int = Field(160, ge=10, le=10**6)
+
+
+class GridConfig(Section):
+    """A grid: all combinations of options, each one for the whole network.
+
+    Attributes:
+        every: Epochs between validations of the grid while a supernet trains, and at the end of
+            each phase; 0 for none.
+        resolutions: Its input sides; empty for all.
+        depths: Its depths; empty for all.
+        kernel_sizes: Its kernel sizes; empty for all.
+        expand_ratios: Its expand ratios; empty for all.
+        width_mults: Its width multipliers; empty for all.
+        ship: Ship the grid, instead of searching for subnets to ship.
+        finetune_epochs: Epochs of fine-tuning of each that is shipped, before
+            ``train.epochs_scale``; 0 for none.
+        finetune_rate: Peak learning rate of fine-tuning, for ``train.reference_batch`` images.
+    """
+
+    every: int = Field(0, ge=0, le=10**6)
+    resolutions: tuple[Pixels, ...] = Field((), max_length=64)
+    depths: tuple[Depth, ...] = Field((), max_length=64)
+    kernel_sizes: tuple[Kernel, ...] = Field((), max_length=16)
+    expand_ratios: tuple[Factor, ...] = Field((), max_length=64)
+    width_mults: tuple[Factor, ...] = Field((), max_length=64)
+    ship: bool = False
+    finetune_epochs: float = Field(0.0, ge=0, le=1e5)
+    finetune_rate: float = Field(0.03, gt=0, le=1e4)
 
 
 class LatencyConfig(Section):
@@ -202,14 +317,16 @@ class LatencyConfig(Section):
     """
 
     target: str = "ort-cpu"
-    threads: int = Field(1, ge=1)
-    budget_s: float = Field(30.0, gt=0)
+    threads: int = Field(1, ge=1, le=MAX_THREADS)
+    budget_s: float = Field(30.0, gt=0, le=1e7)
 
 
 class SearchConfig(Section):
     """The search for the front.
 
     Attributes:
+        population_size: Archs of a generation.
+        generations: Generations of the search.
         limits: Upper bounds by name (``latency_ms``, ``macs``, ``params``,
             ``peak_activation_bytes``); empty for the whole front.
         num_models: Winners to ship from the front; with limits there is one.
@@ -220,10 +337,10 @@ class SearchConfig(Section):
             most; the predictor is fitted again in between.
     """
 
-    population_size: int = Field(128, ge=8)
-    generations: int = Field(60, ge=1)
+    population_size: int = Field(128, ge=8, le=10**5)
+    generations: int = Field(60, ge=1, le=10**5)
     limits: dict[str, float] = Field(default_factory=dict)
-    num_models: int = Field(8, ge=1)
-    num_candidates: int = Field(32, ge=1)
-    caution: float = Field(0.0, ge=0)
-    refine_evaluations: int = Field(0, ge=0)
+    num_models: int = Field(8, ge=1, le=1000)
+    num_candidates: int = Field(32, ge=1, le=10**5)
+    caution: float = Field(0.0, ge=0, le=100)
+    refine_evaluations: int = Field(0, ge=0, le=10**6)

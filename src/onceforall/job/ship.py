@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from onceforall.arch import Arch
-from onceforall.artifacts import Card, Confirmed, Failed, FailedFile
+from onceforall.artifacts import Card, Confirmed, Failed, FailedFile, Rejected
 from onceforall.deploy.model_folder import finished_or_removed, remove_unfinished
 from onceforall.errors import ConfigError, InfeasibleError, VerificationError
-from onceforall.files import read_json, write_json
+from onceforall.files import write_json
 from onceforall.job.confirm import confirm_step, winners
 from onceforall.job.context import Run
 from onceforall.job.prove import Proven, measure_as_shipped, prove, write_proven
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.costs import count_macs
+from onceforall.supernets.spec import StaticSpec
+from onceforall.terminal import printable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,25 +58,38 @@ def model_name(arch: Arch, macs: int, number: int) -> str:
 
 
 def models_step(run: Run) -> None:
-    """Confirm the front's candidates; specialise, measure, export and verify the winners.
+    """Specialise, measure, export and verify the winners of the front, or a whole grid.
 
     Whatever is not proven is removed and noted in ``search/failed.json``; the others are shipped.
     The same command tries the noted ones again.
     """
-    confirm_step(run)
     for folder in run.folder.models.glob("*"):
         remove_unfinished(folder)
-    points = winners(run)
-    wanted = [
-        Wanted(name=model_name(point.arch, point.macs, number), arch=point.arch, believed=point)
-        for number, point in enumerate(points, start=1)
-    ]
-    if run.config.search.limits:
+    wanted = _grid(run) if run.config.grid.ship else _winners(run)
+    if run.config.search.limits and not run.config.grid.ship:
         failed = _ship_first(run, wanted)
     else:
         failed = _ship(run, [each for each in wanted if not run.folder.card(each.name).is_file()])
     notes = tuple(Failed(name=each.name, problem=each.problem) for each in failed)
     FailedFile(models=notes).write(run.folder.failed)
+
+
+def _winners(run: Run) -> list[Wanted]:
+    """Confirm the front's candidates and return the winners."""
+    confirm_step(run)
+    return [
+        Wanted(name=model_name(point.arch, point.macs, number), arch=point.arch, believed=point)
+        for number, point in enumerate(winners(run), start=1)
+    ]
+
+
+def _grid(run: Run) -> list[Wanted]:
+    """Return the whole grid; a static network, of which there is one, under its own name."""
+    spec = run.spec
+    if isinstance(spec, StaticSpec):
+        return [Wanted(name=spec.name, arch=spec.space.largest)]
+    grid = run.config.grid_archs(spec.space)
+    return [Wanted(name=name, arch=arch) for name, arch in grid.items()]
 
 
 def read_failed(run: Run) -> tuple[Failed, ...]:
@@ -93,7 +108,7 @@ def _ship_first(run: Run, wanted: Sequence[Wanted]) -> list[Unshipped]:
     """
     bound = run.config.search.limits.get("latency_ms", math.inf)
     path = run.folder.rejected
-    slow: dict[str, float] = read_json(path) if path.is_file() else {}
+    slow = Rejected.read(path).latency_ms if path.is_file() else {}
     failed: list[Unshipped] = []
     for each in wanted:
         if each.name in slow:
@@ -133,7 +148,7 @@ def specialize_arch(run: Run, arch: Arch, name: str = "") -> Card:
     macs = count_macs(run.spec.blueprint(arch), resolution=arch.resolution)
     name = name or f"own-{macs / 1e6:.3g}M-{arch.resolution}px"
     folder = run.folder.models / name
-    if Path(name).name != name or name.startswith("."):
+    if Path(name).name != name or name.startswith(".") or printable(name) != name:
         raise ConfigError(f"--name {name!r} is not a plain folder name")
     if run.folder.card(name).is_file():
         raise ConfigError(f"{folder} exists; use another --name")

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-import yaml
 
 from onceforall.artifacts import DataFacts, Request, RunSettings
 from onceforall.errors import ConfigError
-from onceforall.files import check_writable, read_json
+from onceforall.files import check_writable
 from onceforall.job.choosing import Task
 from onceforall.job.clock import Clock
-from onceforall.job.config import RunConfig, resolve, validated
+from onceforall.job.config import RunConfig, resolve
 from onceforall.job.context import Run, Tell
 from onceforall.job.data import image_side, open_data, training_images
 from onceforall.job.factories import network_of, workable_sides
 from onceforall.job.folder import RunFolder
+from onceforall.job.lock import LOCK, sole_writer
 from onceforall.job.machine import default_device, hardware
 from onceforall.job.planning import Planned, plan_config
-from onceforall.job.preflight import check_data, check_limits_kept
-from onceforall.job.recipes import graph_recipe, ladder_for, named_recipe, transfer_recipe
+from onceforall.job.preflight import (
+    check_buildable,
+    check_data,
+    check_limits_kept,
+    check_tools,
+    check_training,
+)
+from onceforall.job.recipes import (
+    graph_recipe,
+    ladder_for,
+    named_recipe,
+    transfer_recipe,
+    with_network,
+)
 from onceforall.job.transfer import read_start
 from onceforall.job.weights import load_initial_weights, new_supernet
 from onceforall.measure.latency.targets import make_target
@@ -32,6 +45,7 @@ from onceforall.search.limits import check_limits
 from onceforall.supernets.weights import save_supernet
 from onceforall.training.ranks import Ranks
 from onceforall.versions import versions
+from onceforall.yaml_text import parse_yaml
 
 
 def plan_run(
@@ -43,6 +57,7 @@ def plan_run(
     ranks: Ranks | None = None,
     device: torch.device | None = None,
     started: float | None = None,
+    steps: Sequence[str] = (),
 ) -> Run:
     """Return the run in ``out``: the one that is there, or a new one.
 
@@ -56,6 +71,7 @@ def plan_run(
         ranks: This process among all.
         device: Where to train; the GPU if there is one.
         started: Moment (of ``time.monotonic``) that the time of the run counts from.
+        steps: What will be done, so that what it needs is known to be there.
 
     Raises:
         ConfigError: If the folder belongs to another request, or a setting is wrong.
@@ -76,17 +92,21 @@ def plan_run(
             f"rank {ranks.rank} does not see {folder.settings}, which rank 0 has written; all "
             "ranks need the same folder, on a disk that they share"
         )
-    if saved is None and out.is_dir() and any(out.iterdir()):
+    if saved is None and out.is_dir() and any(path.name != LOCK for path in out.iterdir()):
         raise ConfigError(f"output folder {out} is not empty and holds no run; use another --out")
     if saved is None:
         check_writable(folder.settings)
     started = time.monotonic() if started is None else started
     where = device or default_device(ranks)
     side_px = 0
+    is_main = ranks is None or ranks.is_main
     if saved is None:
         config, side_px = _resolved(request)
     else:
-        config = validated(saved.config)
+        config = folder.read_config(saved)
+        check_buildable(config, folder.read_spec(config, saved.data.classes))
+    if is_main and {"latency", "models"} & {*steps} and not folder.latency(config).is_file():
+        check_tools(config.latency)
     # Learned and random policies work on photographs read from files, not on decoded squares.
     side = config.supernet.resolutions[-1] if config.data.policy == "none" else None
     bundle = open_data(config.data, image_size=side)
@@ -115,9 +135,9 @@ def plan_run(
 
 def _clock_of(folder: RunFolder, saved: RunSettings, started: float) -> Clock:
     """Return the clock of a run that was started before."""
-    told = folder.read_events()[-1:]
-    told += [read_json(folder.progress)] if folder.progress.is_file() else []
-    before_s = max((float(event.get("elapsed_s", 0.0)) for event in told), default=0.0)
+    latest = folder.read_progress()
+    told = [event.get("elapsed_s") or 0.0 for event in folder.read_events()[-1:]]
+    before_s = max([*told, 0.0 if latest is None else latest.elapsed_s])
     budget_s = math.inf if saved.budget_s is None else saved.budget_s
     return Clock(budget_s=budget_s, before_s=before_s, started=started)
 
@@ -125,7 +145,7 @@ def _clock_of(folder: RunFolder, saved: RunSettings, started: float) -> Clock:
 def given_keys(request: Request) -> set[str]:
     """Return the settings that the user gave, as ``section.key`` and as ``section``."""
     keys = {flag.partition("=")[0] for flag in request.flags}
-    values = yaml.safe_load(request.config_text) if request.config_text else None
+    values = parse_yaml(request.config_text) if request.config_text else None
     for section, part in values.items() if isinstance(values, dict) else ():
         keys |= {f"{section}.{key}" for key in part} if isinstance(part, dict) else {section}
     return keys | {key.partition(".")[0] for key in keys}
@@ -155,7 +175,8 @@ def _resolved(request: Request) -> tuple[RunConfig, int]:
         num_train=probe.num_train,
         num_classes=probe.num_classes,
     )
-    init = resolve(recipe, file=request.config_text, flags=request.settings).train.init
+    asked = resolve(recipe, file=request.config_text, flags=request.settings).train
+    init = asked.init
     if request.recipe == "transfer" and not init:
         raise ConfigError("recipe transfer needs a trained network: --init FILE")
     # With weights at hand transfer is the first choice, unless the user names another network.
@@ -163,11 +184,15 @@ def _resolved(request: Request) -> tuple[RunConfig, int]:
     says_what_it_is = bool(init) and Path(init).with_suffix(".json").is_file()
     if request.recipe == "transfer" or (is_open and says_what_it_is):
         start = read_start(Path(init), num_classes=probe.num_classes)
-        recipe = transfer_recipe(recipe, start, image_side=side, num_classes=probe.num_classes)
+        if asked.start_at and request.recipe == "auto":
+            recipe = with_network(recipe, start)  # the same training goes on
+        else:
+            recipe = transfer_recipe(recipe, start, image_side=side, num_classes=probe.num_classes)
     config = resolve(recipe, file=request.config_text, flags=request.settings)
     if config.supernet.family == "graph":
         recipe = _graph_recipe(config, recipe, num_classes=probe.num_classes)
         config = resolve(recipe, file=request.config_text, flags=request.settings)
+    check_buildable(config, config.spec(probe.num_classes))
     return config, side
 
 
@@ -187,6 +212,7 @@ def _start(run: Run, request: Request, side: int) -> Run:
     """Choose network, processes and lengths from what is measured; write ``run.yaml``."""
     check_data(run.config, run.bundle)
     check_limits_kept(run.config, run.bundle.num_classes)
+    check_training(run.config, run.bundle.num_classes)
     plan = _planned(run, request, side)
     check_limits_kept(plan.config, run.bundle.num_classes)  # the network may be another
     clock = dataclasses.replace(run.clock, budget_s=plan.budget_s)
@@ -262,3 +288,17 @@ def open_run(
     """
     request = RunFolder(path=out).read_settings().request
     return plan_run(request, out, tell=tell, should_stop=should_stop, ranks=ranks, device=device)
+
+
+@contextlib.contextmanager
+def run_to_change(
+    out: Path, *, tell: Tell, should_stop: Callable[[], bool] = lambda: False
+) -> Iterator[Run]:
+    """Give the run that lies in ``out``, for a verb that writes into it; no other may meanwhile.
+
+    Raises:
+        ConfigError: If there is none, or another process is at work there.
+    """
+    RunFolder(path=out).read_settings()
+    with sole_writer(out):
+        yield open_run(out, tell=tell, should_stop=should_stop)

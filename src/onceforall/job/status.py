@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from onceforall.files import read_json
+from onceforall.artifacts import Progress
 from onceforall.job.folder import RunFolder
+from onceforall.measure.comparison import minutes
 
 State = Literal["not started", "running", "silent", "stopped", "trained"]
 # A rank that has told nothing for this long is called silent: probes and evaluation take time.
@@ -36,22 +38,24 @@ class Status:
         losses: Loss of each subnet of the latest step.
         top1: Training top-1 of each subnet of the latest step, in [0, 1].
         probes: Latest validation top-1 of the watched subnets, in [0, 1].
+        grid: Latest validation top-1 of the grid's subnets, in [0, 1]; empty where none is watched.
         checkpoint_step: Step of the newest checkpoint.
         warnings: Rollbacks, damaged checkpoints and skipped images so far.
     """
 
     state: State
-    epochs: int
-    epoch: int = 0
+    epochs: float
+    epoch: float = 0
     phase: str = ""
     step: int = 0
-    steps: int = 0
+    steps: float = 0
     images_per_s: float = 0.0
     seconds_left: float = 0.0
     age_s: float = 0.0
     losses: tuple[float, ...] = ()
     top1: tuple[float, ...] = ()
     probes: Mapping[str, float]
+    grid: Mapping[str, float]
     checkpoint_step: int | None = None
     warnings: int = 0
 
@@ -68,45 +72,70 @@ def read_status(folder: RunFolder) -> Status:
     """
     settings = folder.read_settings()
     events = folder.read_events()
-    latest = read_json(folder.progress) if folder.progress.is_file() else {}
+    latest = folder.read_progress()
     probes = [event["probes"] for event in events if event.get("probes")]
+    grids = [event["grid"] for event in events if event.get("grid")]
     saved = [event["step"] for event in events if event["event"] == "checkpoint"]
     warned = [e for e in events if e["event"] in ("warning", "rollback", "damaged_checkpoint")]
-    told = max((float(event["time"]) for event in (*events[-1:], latest) if event), default=0.0)
+    times = [event.get("time") or 0.0 for event in events[-1:]]
+    told = max([*times, 0.0 if latest is None else latest.time])
     age_s = max(0.0, time.time() - told) if told else 0.0
-    return Status(
+    known = Status(
         state=_state(folder, latest, age_s),
-        epochs=latest.get("epochs", settings.config["train"]["epochs"]),
-        epoch=latest.get("epoch", 0),
-        phase=latest.get("phase", ""),
-        # Not every step is written down; a checkpoint may be further than the last one that was.
-        step=max(latest.get("step", 0), saved[-1] if saved else 0),
-        steps=latest.get("steps", 0),
-        images_per_s=latest.get("images_per_s", 0.0),
-        seconds_left=latest.get("seconds_left", 0.0),
+        epochs=_asked_epochs(settings.config),
         age_s=round(age_s, 1),
-        losses=tuple(latest.get("subnet_losses", ())),
-        top1=tuple(latest.get("subnet_top1", ())),
         probes=probes[-1] if probes else {},
+        grid=grids[-1] if grids else {},
         checkpoint_step=saved[-1] if saved else None,
         warnings=len(warned),
     )
+    if latest is None:
+        return replace(known, step=saved[-1] if saved else 0)
+    return replace(
+        known,
+        epochs=latest.epochs,
+        epoch=latest.epoch,
+        phase=latest.phase,
+        # Not every step is written down; a checkpoint may be further than the last one that was.
+        step=max(latest.step, saved[-1] if saved else 0),
+        steps=latest.steps,
+        images_per_s=latest.images_per_s,
+        seconds_left=latest.seconds_left,
+        losses=latest.subnet_losses,
+        top1=latest.subnet_top1,
+    )
 
 
-def _state(folder: RunFolder, latest: Mapping[str, Any], age_s: float) -> State:
+def _asked_epochs(config: Mapping[str, Any]) -> int:
+    """Return the epochs that are begun, of the length that was asked for or fitted to a time.
+
+    0 where the configuration does not say.
+    """
+    train: Any = config.get("train")
+    try:
+        own: float = sum(phase["epochs"] for phase in train.get("phases", ()))
+        epochs: float = own if train["epochs"] is None else train["epochs"]
+        scale: float = train.get("epochs_scale", 1.0)
+        return math.ceil(epochs * scale)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        return 0
+
+
+def _state(folder: RunFolder, latest: Progress | None, age_s: float) -> State:
     if folder.supernet.is_file():
         return "trained"
-    if not latest:
+    if latest is None:
         return "not started"
-    if latest["host"] != platform.node():
+    if latest.host != platform.node():
         return "running" if age_s < _SILENT_AFTER_S else "silent"
-    return "running" if _is_alive(latest["pid"]) else "stopped"
+    return "running" if is_alive(latest.pid) else "stopped"
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Say whether a process of this machine runs."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
@@ -126,12 +155,19 @@ def status_lines(status: Status) -> list[str]:
             f"epoch {status.epoch}/{status.epochs} ({status.phase}), step {status.step}/"
             f"{status.steps}, {status.images_per_s:.0f} images/s{left}"
         )
-        subnets = zip(status.losses, status.top1, strict=True)
+        subnets = zip(status.losses, status.top1, strict=False)
         shown = "  ".join(f"{loss:.3f}/{100 * top1:.1f} %" for loss, top1 in subnets)
         lines.append(f"loss/top-1 of the latest step's subnets: {shown}")
     if status.probes:
         shown = "  ".join(f"{name} {100 * top1:.2f} %" for name, top1 in status.probes.items())
         lines.append(f"validation top-1: {shown}")
+    if status.grid:
+        mean = sum(status.grid.values()) / len(status.grid)
+        least, most = (choose(status.grid, key=status.grid.__getitem__) for choose in (min, max))
+        lines.append(
+            f"grid of {len(status.grid)}: mean {100 * mean:.2f} %, "
+            f"{least} {100 * status.grid[least]:.2f} % to {most} {100 * status.grid[most]:.2f} %"
+        )
     if status.checkpoint_step is not None:
         lines.append(f"newest checkpoint: step {status.checkpoint_step}")
     if status.warnings:
@@ -139,10 +175,3 @@ def status_lines(status: Status) -> list[str]:
     if status.state == "stopped":
         lines.append("the same command goes on from the newest checkpoint")
     return lines
-
-
-def minutes(seconds: float) -> str:
-    """Return a duration for people, e.g. ``40 s``, ``7.2 min`` or ``3.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

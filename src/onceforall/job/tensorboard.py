@@ -16,7 +16,7 @@ def tensorboard_writer(folder: Path) -> Iterator[Tell]:
     """Give a function that writes training events as scalars into ``folder``.
 
     Written are, by step, loss, top-1, learning rate and images a second, and after each epoch the
-    validation top-1 of the probed subnets.
+    validation top-1 of the probed subnets and of the grid.
 
     Raises:
         MissingExtraError: If tensorboard is not installed.
@@ -42,6 +42,8 @@ def tensorboard_writer(folder: Path) -> Iterator[Tell]:
         else:
             for name, top1 in event.get("probes", {}).items():
                 writer.add_scalar(f"valid/top1 {name}", top1, event["epochs_done"])
+            for name, top1 in event.get("grid", {}).items():
+                writer.add_scalar(f"grid/top1 {name}", top1, event["epochs_done"])
 
     try:
         yield write

@@ -1,29 +1,25 @@
-"""The train step of a run: weights to start from, probes along the way, the supernet at the end."""
+"""The train step of a run: weights to start from, validation on the way, the trained supernet."""
 
 from __future__ import annotations
 
-import copy
 import math
-import random
-import time
-from dataclasses import dataclass, field
+from dataclasses import asdict
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from onceforall.errors import CheckpointError, ConfigError
+from onceforall.errors import CheckpointError
 from onceforall.job.context import Event, Run
-from onceforall.job.data import DataSession
+from onceforall.job.data import DataSession, calibration_augmentation
+from onceforall.job.phases import read_entry, write_phase
+from onceforall.job.validation import Validation
 from onceforall.job.weights import load_initial_weights, new_supernet
-from onceforall.measure.subnet import evaluate_arch
 from onceforall.supernets.nets import ElasticNet
-from onceforall.supernets.single import SingleArchNet
 from onceforall.supernets.weights import save_supernet
 from onceforall.training.budget import Pace
 from onceforall.training.engine import train
-from onceforall.training.ranks import agree, gather_numbers, sum_over_ranks, wait_for_all
-from onceforall.training.settings import Callbacks, TrainOptions
-from onceforall.training.step import Trainable
+from onceforall.training.ranks import gather_numbers, wait_for_all
+from onceforall.training.settings import Callbacks, EpochEnd, TrainOptions
 
 
 def train_step(run: Run) -> None:
@@ -38,27 +34,36 @@ def train_step(run: Run) -> None:
     if run.config.train.epochs != 0:
         _train(run, session, net)
     if run.ranks.is_main:
-        bundle = run.bundle
-        facts = {
-            "classes": list(bundle.class_names),
-            "mean": list(bundle.mean),
-            "std": list(bundle.std),
-            "crop_ratio": bundle.eval_crop_ratio,
-            "data": bundle.name,
-        }
-        save_supernet(net, run.folder.supernet, facts=facts)
+        save_supernet(net, run.folder.supernet, facts=_facts(run))
     wait_for_all(run.ranks)
 
 
+def _facts(run: Run) -> dict[str, Any]:
+    """Return what is written beside weights: the classes, and how images are prepared."""
+    bundle = run.bundle
+    facts: dict[str, Any] = {
+        "classes": list(bundle.class_names),
+        "mean": list(bundle.mean),
+        "std": list(bundle.std),
+        "crop_ratio": bundle.eval_crop_ratio,
+        "data": bundle.name,
+    }
+    varied = calibration_augmentation(run.config.data, bundle)
+    return facts if varied is None else {**facts, "calibration_augmentation": asdict(varied)}
+
+
 def _train(run: Run, session: DataSession, net: ElasticNet) -> None:
-    teacher = None
-    if run.config.train.plan == "original":
-        if not run.config.train.init:
-            raise ConfigError("train.plan original needs train.init: weights to learn from")
-        teacher = original_of(net)
+    plan, facts = run.config.plan(run.spec), _facts(run)
+    entry, validate = read_entry(run, plan, net), Validation(run=run, session=session, facts=facts)
+
+    def after_epoch(end: EpochEnd) -> Event:
+        if end.ends_phase and run.ranks.is_main and len(plan.phases) > 1:
+            write_phase(run, plan, end, facts)
+        return validate(end)
+
     train(
         net,
-        run.config.plan(run.spec),
+        plan,
         session.train,
         folder=run.folder.checkpoints,
         options=TrainOptions(
@@ -70,48 +75,23 @@ def _train(run: Run, session: DataSession, net: ElasticNet) -> None:
         callbacks=Callbacks(
             on_event=run.emit,
             should_stop=run.should_stop,
-            after_epoch=Probes(run=run, session=session),
+            after_epoch=after_epoch,
             change_batch=session.change_batch,
         ),
         ranks=run.ranks,
-        teacher=teacher,
+        teacher=entry.teacher,
+        start_at=run.config.train.start_at,
+        average=entry.average,
     )
-
-
-def original_of(net: ElasticNet) -> SingleArchNet:
-    """Return the largest subnet as it is now, frozen, with its own batch-norm statistics."""
-    original = _Largest(copy.deepcopy(net).eval()).requires_grad_(False)
-    return SingleArchNet(
-        original,
-        resolutions=net.space.resolutions,
-        name="original",
-        num_classes=net.spec.num_classes,
-    ).eval()
-
-
-class _Largest(nn.Module):
-    """The largest subnet of a supernet, at the side of its images where that is an option."""
-
-    def __init__(self, net: ElasticNet) -> None:
-        super().__init__()
-        self.net = net
-        self.archs = {
-            side: net.space.restrict(resolution=(side,)).largest for side in net.space.resolutions
-        }
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits of images ``(B, 3, R, R)``."""
-        largest = self.archs[max(self.archs)]
-        logits: Tensor = self.net(images, self.archs.get(images.shape[-1], largest))
-        return logits
 
 
 def _is_trained(run: Run) -> bool:
     """Return whether the supernet is there; on every rank, or CheckpointError on every rank."""
     path = run.folder.supernet
-    found = gather_numbers([int(path.is_file())], run.ranks, run.device)
+    is_there = path.is_file() and path.with_suffix(".json").is_file()
+    found = gather_numbers([int(is_there)], run.ranks, run.device)
     if len(set(found)) > 1:
-        without = ", ".join(str(rank) for rank, (is_there,) in enumerate(found) if not is_there)
+        without = ", ".join(str(rank) for rank, (one,) in enumerate(found) if not one)
         raise CheckpointError(
             f"{path} is not there on rank {without}; all ranks need the same folder, on a disk "
             "that they share"
@@ -131,49 +111,3 @@ def _pace(run: Run) -> Pace | None:
         every_s=min(20.0, max(1.0, 0.02 * estimate.train_s)),
         may_grow=estimate.fills_budget,
     )
-
-
-@dataclass(slots=True, kw_only=True)
-class Probes:
-    """Watches three subnets while a supernet trains: smallest, largest and a random one.
-
-    Each is extracted, recalibrated and measured on the validation images after every epoch, as
-    long as that takes at most a thirtieth of the time, and after the last. Ranks share the work.
-
-    Attributes:
-        run: The run that trains.
-        session: Its data.
-        started: When training started here.
-        spent_s: Seconds spent on probes.
-    """
-
-    run: Run
-    session: DataSession
-    started: float = field(default_factory=time.monotonic)
-    spent_s: float = 0.0
-
-    def __call__(self, net: Trainable, epochs_done: int, is_last: bool) -> Event:
-        """Return ``{"probes": {name: top-1}}`` for the epoch's event, or nothing."""
-        run, started = self.run, time.monotonic()
-        is_due = self.spent_s <= 0.03 * (started - self.started)
-        is_due = agree(run.ranks.is_main and is_due, run.ranks, run.device)
-        if not (is_due or is_last) or not isinstance(net, ElasticNet):
-            return {}
-        space = run.spec.space
-        archs = {
-            "smallest": space.smallest,
-            "random": space.sample(random.Random(f"{run.config.seed}/probe")),
-            "largest": space.largest,
-        }
-        top1 = torch.zeros(len(archs), dtype=torch.float64, device=run.device)
-        for i, arch in enumerate(archs.values()):
-            if i % run.ranks.world_size == run.ranks.rank:
-                top1[i] = evaluate_arch(
-                    net,
-                    arch,
-                    calibration=self.session.calibration_batches,
-                    images=self.session.valid,
-                ).top1
-        found = sum_over_ranks(top1, run.ranks).tolist()
-        self.spent_s += time.monotonic() - started
-        return {"probes": dict(zip(archs, found, strict=True))}

@@ -17,7 +17,7 @@ from onceforall.errors import ConfigError
 from onceforall.files import read_json_file
 from onceforall.supernets.around import embed, space_around
 from onceforall.supernets.published.checkpoint import load_published, read_weights
-from onceforall.supernets.spec import SupernetSpec
+from onceforall.supernets.spec import StaticSpec, SupernetSpec
 from onceforall.supernets.supernet import Supernet
 from onceforall.supernets.weights import spec_from_json
 from onceforall.zoo.load import load_config_net
@@ -86,7 +86,8 @@ def load_start(net: Supernet, weights: Path, *, reinit_head: bool) -> None:
     """
     beside = weights.with_suffix(".json")
     content = read_json_file(beside) if beside.is_file() else {}
-    if not (isinstance(content, dict) and "blocks" in content and net.space.size > 1):
+    is_around = not isinstance(net.spec, StaticSpec) and net.space.size > 1
+    if not (isinstance(content, dict) and "blocks" in content and is_around):
         load_published(net, read_weights(weights), reinit_head=reinit_head)
         return
     found = load_config_net(beside, weights)

@@ -12,7 +12,7 @@ from onceforall.job.context import Run
 from onceforall.job.factories import network_of
 from onceforall.job.transfer import load_start
 from onceforall.supernets.graphs.supernet import GraphSupernet
-from onceforall.supernets.nets import ElasticNet, classifier_of, new_net
+from onceforall.supernets.nets import ElasticNet, new_net
 from onceforall.supernets.weights import load_saved_supernet
 
 
@@ -41,18 +41,23 @@ def new_supernet(run: Run) -> ElasticNet:
 
 
 def load_initial_weights(run: Run, net: ElasticNet) -> None:
-    """Start from a checkpoint if the configuration names one, and freeze what it says."""
+    """Start from a checkpoint if the configuration names one.
+
+    Raises:
+        CheckpointError: If the weights do not fit.
+        ConfigError: If there are none where some are needed.
+    """
     config = run.config.train
-    if isinstance(net, GraphSupernet):
-        if config.freeze_backbone and not config.init:
-            raise ConfigError("train.freeze_backbone needs train.init: random weights would stay")
-    elif config.init:
-        load_start(net, Path(config.init), reinit_head=config.reinit_head)
+    if config.init:
+        if not isinstance(net, GraphSupernet):  # a traced network was made with its weights
+            load_start(net, Path(config.init), reinit_head=config.reinit_head)
     elif config.freeze_backbone:
         raise ConfigError("train.freeze_backbone needs train.init: random weights would stay")
-    if config.freeze_backbone:
-        net.requires_grad_(False)
-        classifier_of(net).requires_grad_(True)
+    elif config.start_at:
+        raise ConfigError(
+            f"train.start_at {config.start_at!r} needs train.init: the weights that the phases "
+            "before it left"
+        )
 
 
 def trained_supernet(run: Run) -> ElasticNet:

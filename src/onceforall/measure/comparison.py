@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from onceforall.artifacts import Baseline, Card
 from onceforall.measure.proportion import Share, is_clearly_above
 
 Record = Mapping[str, Any]
@@ -117,8 +117,8 @@ def worth_it(pairs: Sequence[Pair], *, num_models: int, supernet_s: float | None
 
 def _times(pairs: Sequence[Pair], supernet_s: float | None) -> str:
     together = "" if len(pairs) == 1 else " together"
-    said = f"Training alone took {_duration(_seconds(pairs))}{together}"
-    return f"{said}." if supernet_s is None else f"{said}, the supernet {_duration(supernet_s)}."
+    said = f"Training alone took {minutes(_seconds(pairs))}{together}"
+    return f"{said}." if supernet_s is None else f"{said}, the supernet {minutes(supernet_s)}."
 
 
 def _plain_is_better(pairs: Sequence[Pair], supernet_s: float | None) -> str:
@@ -145,22 +145,27 @@ def _seconds(pairs: Sequence[Pair]) -> float:
     return sum(pair.alone_s for pair in pairs)
 
 
-def read_share(record: Record) -> Share | None:
-    """Return the counted test top-1 of a card or baseline, or None where it is not usable."""
-    top1, images = _number(record.get("top1")), _number(record.get("images"))
-    if top1 is None or images is None or not 0 <= top1 <= 1 or images < 1:
-        return None
-    return Share(value=top1, count=int(images))
+def top1_share(measured: Card | Baseline) -> Share | None:
+    """Return the test top-1 with the images that it was counted on, if that is known."""
+    return None if measured.images is None else Share(value=measured.top1, count=measured.images)
 
 
-def read_pair(card: Record, alone: Record) -> Pair | None:
-    """Return a model beside its architecture trained alone, or None if the records do not fit."""
-    model, other, seconds = read_share(card), read_share(alone), _number(alone.get("seconds"))
-    if model is None or other is None or seconds is None:
+def pair_of(card: Card, alone: Baseline | None) -> Pair | None:
+    """Return a model beside its architecture trained alone; None if that is not known of it."""
+    model = top1_share(card)
+    if alone is None or alone.arch != card.arch or model is None:
         return None
-    if card.get("arch") is None or card.get("arch") != alone.get("arch"):
-        return None
-    return Pair(name=str(card.get("name")), model=model, alone=other, alone_s=seconds)
+    other = Share(value=alone.top1, count=alone.images)
+    return Pair(name=card.name, model=model, alone=other, alone_s=alone.seconds)
+
+
+def contenders(cards: Iterable[Card], cost: str = "latency_ms") -> list[Contender]:
+    """Return the models whose top-1 was counted, with one of their costs, to see who beats whom."""
+    return [
+        Contender(name=card.name, top1=share, cost=getattr(card, cost))
+        for card in cards
+        if (share := top1_share(card)) is not None
+    ]
 
 
 def supernet_seconds(events: Iterable[Record]) -> float | None:
@@ -171,18 +176,14 @@ def supernet_seconds(events: Iterable[Record]) -> float | None:
     """
     step_s, epochs_s = 0.0, 0.0
     for event in events:
-        seconds = _number(event.get("seconds")) or 0.0
+        seconds = event.get("seconds")
+        if not isinstance(seconds, int | float):
+            continue
         if event.get("event") == "step_done" and event.get("step") == "train":
             step_s += seconds
         elif event.get("event") == "epoch":
             epochs_s = seconds
     return max(step_s, epochs_s) or None
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value
 
 
 def _points(points: float) -> str:
@@ -191,7 +192,8 @@ def _points(points: float) -> str:
     return "0.0" if float(written) == 0 else written
 
 
-def _duration(seconds: float) -> str:
+def minutes(seconds: float) -> str:
+    """Return a duration for people, e.g. ``40 s``, ``7.2 min`` or ``3.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

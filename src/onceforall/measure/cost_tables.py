@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onceforall.blueprint import GlobalPool, Layer, MaxPool
-from onceforall.encoding import Encoding, Place, Rows, only_choice
+from onceforall.encoding import Encoding, Rows, only_choice
 from onceforall.errors import ConfigError
-from onceforall.genes import Axis, Gene
+from onceforall.genes import Axis, Gene, Place
 from onceforall.measure.costs import layer_macs, layer_params, layer_peak_bytes, output_channels
 from onceforall.measure.graph_tables import GraphTerm, graph_terms
 from onceforall.space import SearchSpace
@@ -218,16 +218,17 @@ class _Compiler:
         pooled = any(isinstance(self._first(slot), GlobalPool) for slot in self.slots[:position])
         resolution: Place = ("resolution", -1, -1)
         places = dict.fromkeys((resolution, *slot.genes, *(before.genes if before else ())))
-        columns, options = [], []
-        for place in places:
-            column = self.encoding.index.get(place)
-            if column is not None:
-                columns.append(column)
-            options.append(self._choices(place))
+        # Places that one gene decides go together; a rigid place is on its own.
+        deciders = dict.fromkeys(self.encoding.index.get(place, place) for place in places)
+        columns = [decider for decider in deciders if isinstance(decider, int)]
+        options = {self.encoding.index.get(place, place): self._choices(place) for place in places}
         shape = tuple(int(self.encoding.num_options[column]) for column in columns)
         cells: dict[str, list[Any]] = {name: [] for name in (*EXACT_COSTS, *self.further)}
-        for picked in itertools.product(*options):
-            values: dict[Place, Any] = dict(zip(places, picked, strict=True))
+        for picked in itertools.product(*(options[decider] for decider in deciders)):
+            of = dict(zip(deciders, picked, strict=True))
+            values: dict[Place, Any] = {
+                place: of[self.encoding.index.get(place, place)] for place in places
+            }
             layer = slot.layer(values)
             channels = 3 if before is None else self._channels(before, values)
             size = 1 if pooled else slot.input_size(values[resolution])

@@ -18,10 +18,6 @@ from onceforall.supernets.graphs.rules import reduced_dims
 Shape = tuple[Any, ...]
 
 
-class NotWritableError(BlueprintError):
-    """An operator that has no direct form in ONNX here: PyTorch's exporter may know it."""
-
-
 def add_graph(onnx: OnnxGraph, plan: Graph, weights: GraphNet, images: str) -> str:
     """Append a graph's nodes and return the name of the logits.
 
@@ -32,7 +28,7 @@ def add_graph(onnx: OnnxGraph, plan: Graph, weights: GraphNet, images: str) -> s
         images: Name of the input.
 
     Raises:
-        NotWritableError: Naming the first node that has no direct form.
+        BlueprintError: Naming the first node that has no direct form.
     """
     writer = _Writer(onnx, plan, weights, images)
     for index, node in enumerate(plan.nodes):
@@ -74,7 +70,7 @@ class _Writer:
             return
         writer = _WRITERS.get(node.op)
         if writer is None:
-            raise NotWritableError(f"node {node.name}: {node.op} has no direct form in ONNX")
+            raise BlueprintError(f"node {node.name}: {node.op} has no direct form in ONNX")
         self.names[index] = writer(self, index, node)
 
     # -- operands -------------------------------------------------------------------------------
@@ -87,7 +83,7 @@ class _Writer:
             return self.onnx.constant(self.tensor(part).detach().cpu().numpy())
         if isinstance(part, int | float):
             return self.onnx.constant(np.array(part, np.float32))
-        raise NotWritableError(f"operand {part!r} has no form in ONNX")
+        raise BlueprintError(f"operand {part!r} has no form in ONNX")
 
     def tensor(self, part: Any) -> Tensor:
         """Return a weight."""
@@ -113,7 +109,7 @@ class _Writer:
         """Convolution, with the batch norm that follows it."""
         x, weight, bias, stride, padding, dilation, groups = node.args
         if isinstance(padding, str):
-            raise NotWritableError(f"node {node.name}: padding {padding!r}")
+            raise BlueprintError(f"node {node.name}: padding {padding!r}")
         w = self.tensor(weight).double()
         b = torch.zeros(len(w), dtype=w.dtype) if bias is None else self.tensor(bias).double()
         if index in self.folds:
@@ -192,7 +188,7 @@ class _Writer:
     def binary(self, index: int, node: Node) -> str:
         """Two operands, value by value."""
         if node.kwargs:
-            raise NotWritableError(f"node {node.name}: {node.op} with {node.kwargs}")
+            raise BlueprintError(f"node {node.name}: {node.op} with {node.kwargs}")
         op = _BINARY[node.op]
         return self.node(op, [self.value(part) for part in node.args[:2]])
 
@@ -210,7 +206,7 @@ class _Writer:
             ceil, op = bool(rest[2]) if len(rest) > 2 else False, "AveragePool"
             named["count_include_pad"] = int(rest[3]) if len(rest) > 3 else 1
             if (len(rest) > 4 and rest[4] is not None) or (ceil and named["count_include_pad"]):
-                raise NotWritableError(f"node {node.name}: a mean that counts beyond its end")
+                raise BlueprintError(f"node {node.name}: a mean that counts beyond its end")
         return self.node(op, [self.value(x)], pads=[*pads, *pads], ceil_mode=int(ceil), **named)
 
     def adaptive(self, index: int, node: Node) -> str:
@@ -220,7 +216,7 @@ class _Writer:
         if grid == (1, 1):
             return self.node("GlobalAveragePool", [self.value(x)])
         if any(side % count for side, count in zip(sides, grid, strict=True)):
-            raise NotWritableError(f"node {node.name}: unequal windows")
+            raise BlueprintError(f"node {node.name}: unequal windows")
         window = [side // count for side, count in zip(sides, grid, strict=True)]
         return self.node("AveragePool", [self.value(x)], kernel_shape=window, strides=window)
 
@@ -231,7 +227,7 @@ class _Writer:
         if node.op == "sum.dim_IntList":
             return self.node("ReduceSum", [x, self.ints(dims)], keepdims=int(keep))
         if node.op == "linalg_vector_norm.default" and float(node.args[1]) != 2:
-            raise NotWritableError(f"node {node.name}: norm {node.args[1]}")
+            raise BlueprintError(f"node {node.name}: norm {node.args[1]}")
         op = {"mean.dim": "ReduceMean", "amax.default": "ReduceMax"}.get(node.op, "ReduceL2")
         return self.node(op, [x], axes=dims, keepdims=int(keep))
 
@@ -265,7 +261,7 @@ class _Writer:
         """Another shape; the dimension that counts images is worked out."""
         sizes = [-1 if isinstance(size, Batch) else int(size) for size in node.args[1]]
         if sizes.count(-1) > 1:
-            raise NotWritableError(f"node {node.name}: two dimensions count images")
+            raise BlueprintError(f"node {node.name}: two dimensions count images")
         return self.node("Reshape", [self.value(node.args[0]), self.ints(sizes)])
 
     def expand(self, index: int, node: Node) -> str:
@@ -310,7 +306,7 @@ class _Writer:
         for place in range(len(pads) // 2):
             before[ndim - 1 - place], after[ndim - 1 - place] = pads[2 * place : 2 * place + 2]
         if mode != "constant":
-            raise NotWritableError(f"node {node.name}: padding {mode}")
+            raise BlueprintError(f"node {node.name}: padding {mode}")
         fill = self.value(float(value or 0.0))
         return self.node("Pad", [self.value(x), self.ints([*before, *after]), fill])
 
@@ -344,7 +340,7 @@ class _Writer:
             float(self.shape(query)[-1]) ** -0.5
         )
         if causal:
-            raise NotWritableError(f"node {node.name}: causal attention")
+            raise BlueprintError(f"node {node.name}: causal attention")
         order = list(range(len(self.shape(key))))
         order[-2:] = order[:-3:-1]
         turned = self.node("Transpose", [self.value(key)], perm=order)

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onceforall.encoding import Encoding, Place, only_choice
+from onceforall.encoding import Encoding, only_choice
 from onceforall.errors import MeasurementError
-from onceforall.genes import Axis, Gene
+from onceforall.genes import Axis, Gene, Place
 from onceforall.graph import Computed, Node, Weight, Width
 from onceforall.measure.graph_costs import (
     Sum,

@@ -1,16 +1,14 @@
-"""ONNX models: written straight from blueprints, or exported by PyTorch.
+"""ONNX models, written straight from blueprints.
 
-``blueprint_to_onnx`` writes our own and traced networks node by node, batch norm folded into the
-convolutions. It takes milliseconds, gives the same bytes for the same weights, and is what
-latency is measured on and what ships. ``to_onnx`` exports any other module with PyTorch's exporter.
+The graph is written node by node, of our own networks and of traced ones, batch norm folded into
+the convolutions. It takes milliseconds, gives the same bytes for the same weights, and is what
+latency is measured on and what ships.
 Every model has the input ``images`` and the output ``logits``, both float32.
 """
 
 from __future__ import annotations
 
 import importlib
-import logging
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -37,7 +35,7 @@ from onceforall.blueprint import (
 from onceforall.errors import BlueprintError, MissingExtraError
 from onceforall.graph import Graph
 from onceforall.measure.graph_costs import graph_at
-from onceforall.measure.graph_onnx import NotWritableError, add_graph
+from onceforall.measure.graph_onnx import add_graph
 from onceforall.measure.onnx_graph import OnnxGraph
 from onceforall.supernets.graphs.network import GraphNet, build_graph
 from onceforall.supernets.static import StaticNet
@@ -76,18 +74,15 @@ def blueprint_to_onnx(
         batch_size: Fixed batch size; None leaves it free.
 
     Raises:
-        BlueprintError: If the weights do not fit the plan.
+        BlueprintError: If the weights do not fit the plan, or a node has no form in ONNX.
         MissingExtraError: If onnx is not installed.
     """
     graph = OnnxGraph(import_extra("onnx", "onnx"))
     batch: int | str = "batch" if batch_size is None else batch_size
     if isinstance(plan, Graph):
-        net = _graph_net(plan, weights)
-        try:
-            with torch.no_grad():
-                logits = add_graph(graph, graph_at(plan, resolution), net, INPUT_NAME)
-        except NotWritableError:
-            return to_onnx(net, resolution=resolution, dynamic_batch=batch_size is None)
+        with torch.no_grad():
+            net = _graph_net(plan, weights)
+            logits = add_graph(graph, graph_at(plan, resolution), net, INPUT_NAME)
         shape = [batch, input_channels(plan), resolution, resolution]
         return _model(graph, logits, shape, [batch, plan.num_classes])
     modules: list[nn.Module | None] = [None] * len(plan.layers)
@@ -135,54 +130,6 @@ def _model(graph: OnnxGraph, logits: str, shape: list[Any], out_shape: list[Any]
     return data
 
 
-def to_onnx(module: nn.Module, *, resolution: int, dynamic_batch: bool = True) -> bytes:
-    """Export any module that maps ``(B, 3, H, W)`` images to logits, in eval mode.
-
-    For our own networks use :func:`blueprint_to_onnx`: it is far faster and needs less.
-
-    Args:
-        module: Network on any device. It is left as it was.
-        resolution: Side of the square input, in pixels.
-        dynamic_batch: Leave the batch size free; otherwise it is 1.
-
-    Raises:
-        MissingExtraError: If onnx or onnxscript is not installed.
-    """
-    for package in ("onnx", "onnxscript"):
-        import_extra(package, "onnx")
-    modes = [(part, part.training) for part in module.modules()]
-    parameter = next(module.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
-    # Two images: a batch of one would be taken for a constant.
-    images = torch.zeros(1 + dynamic_batch, 3, resolution, resolution, device=device)
-    shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
-    # The exporter warns and logs about its own internals, which no caller can act on.
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    try:
-        log.setLevel(logging.ERROR)
-        module.eval()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module,
-                (images,),
-                dynamo=True,
-                verbose=False,
-                input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
-                dynamic_shapes=shapes,
-            )
-    finally:
-        log.setLevel(level)
-        for part, training in modes:
-            part.training = training
-    if program is None:
-        raise BlueprintError(f"PyTorch exported nothing of {type(module).__name__}")
-    data: bytes = program.model_proto.SerializeToString(deterministic=True)
-    return data
-
-
 def ort_session(model: bytes, *, threads: int = 1) -> Any:
     """Return an ONNX Runtime session on the CPU with a fixed number of threads.
 
@@ -194,8 +141,11 @@ def ort_session(model: bytes, *, threads: int = 1) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3  # errors only: the rest is printed to the terminal
-    return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    # What is wrong with a file is said by who reads it; the runtime would print it too, twice.
+    options.log_severity_level = 4
+    return runtime.InferenceSession(
+        model, options, providers=["CPUExecutionProvider"], enable_fallback=0
+    )
 
 
 def input_channels(plan: Blueprint | Graph) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 from onceforall.arch import Arch
 from onceforall.measure.accuracy import Accuracy, evaluate
 from onceforall.measure.calibrate import recalibrate_bn
-from onceforall.supernets.nets import ElasticNet, PlainNet
+from onceforall.supernets.nets import ElasticNet
 
 Calibration = Callable[[int], Iterable[Tensor]]
 
@@ -23,22 +23,17 @@ class LabelledImages(Protocol):
         ...
 
 
-def calibrated_subnet(net: ElasticNet, arch: Arch, calibration: Calibration) -> PlainNet:
-    """Return a plain copy of one subnet with its own batch-norm statistics, in eval mode.
-
-    Args:
-        net: ElasticNet; not changed.
-        arch: Subnet to copy.
-        calibration: Gives image batches for a resolution in pixels.
-    """
-    plain = net.extract(arch)
-    recalibrate_bn(plain, calibration(arch.resolution))
-    return plain
-
-
 def evaluate_arch(
     net: ElasticNet, arch: Arch, *, calibration: Calibration, images: LabelledImages
 ) -> Accuracy:
-    """Return the accuracy of one subnet at its own resolution."""
-    plain = calibrated_subnet(net, arch, calibration)
+    """Return the accuracy of one subnet at its own resolution, its batch norm recalibrated.
+
+    Args:
+        net: Supernet; not changed.
+        arch: Subnet to extract.
+        calibration: Gives image batches for a resolution in pixels.
+        images: What to count on.
+    """
+    plain = net.extract(arch)
+    recalibrate_bn(plain, calibration(arch.resolution))
     return evaluate(plain, images.batches(arch.resolution))

@@ -28,13 +28,17 @@ from onceforall.errors import CheckpointError, ConfigError
 from onceforall.measure.ranking import kendall_tau
 from onceforall.predictors.ensemble import (
     Floats,
+    check_members,
     predict_members,
     run_ridge,
     train_members,
     tuned_ridge,
 )
+from onceforall.reading import MAX_BINARY_BYTES, is_number, parse_json, read_bounded
 
 MIN_SAMPLES = 10
+# An honest predictor may be somewhat below 0 or above 1 at the ends of its space.
+MOST_TOP1 = 10.0
 _MAX_FOLDS = 8
 # Half the width of a 90 % interval in standard deviations, for a normal distribution.
 Z90 = 1.6449
@@ -71,18 +75,6 @@ class PredictorReport:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> PredictorReport:
-        """Return what :meth:`to_json` wrote.
-
-        Raises:
-            CheckpointError: If a field is missing or unknown.
-        """
-        try:
-            return cls(**value)
-        except TypeError as error:
-            raise CheckpointError(f"predictor report: {error}") from error
 
 
 @final
@@ -182,6 +174,7 @@ class AccuracyPredictor:
 
         Raises:
             ConfigError: If the number of features is not the one fitted on.
+            CheckpointError: If what it says is no share of images.
         """
         x_NF = self._scaled(features)
         mlp_MN = predict_members(self.members, torch.from_numpy(x_NF).float()).double().numpy()
@@ -189,7 +182,13 @@ class AccuracyPredictor:
             self.ridge, x_NF
         )
         std_N = self.interval_scale * self.error * _strangeness(mlp_MN, self.typical_spread)
-        return self.accuracy_mean + self.accuracy_scale * blend_N, self.accuracy_scale * std_N
+        mean_N = self.accuracy_mean + self.accuracy_scale * blend_N
+        if not (np.abs(mean_N) <= MOST_TOP1).all():
+            raise CheckpointError(
+                f"the accuracy predictor says top-1 {np.abs(mean_N).max():g}, which is no share of "
+                "images: its file is damaged"
+            )
+        return mean_N, self.accuracy_scale * std_N
 
     def on_rows(self, encoding: Encoding) -> Callable[[Rows], Floats]:
         """Return the function from rows ``(N, G)`` of an encoding to predicted top-1 ``(N,)``."""
@@ -244,22 +243,23 @@ class AccuracyPredictor:
             CheckpointError: If the file is not a predictor, or damaged.
         """
         try:
-            data = path.read_bytes()
+            data = read_bounded(path, MAX_BINARY_BYTES)
             tensors = load(data)
             # The header: its length in 8 bytes, then JSON.
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
             metadata = header.get("__metadata__", {})
-            numbers = json.loads(metadata.get(_KEY, "{}"))
-            if numbers.get("format") != _FORMAT:
-                raise CheckpointError(f"{path} is not an accuracy predictor ({_FORMAT})")
-            return cls(
-                members={k: v for k, v in tensors.items() if k[:4] in ("weig", "bias")},
-                ridge=tensors["ridge"].numpy(),
-                feature_mean=tensors["feature_mean"].numpy(),
-                **{name: numbers[name] for name in _NUMBERS},
-            )
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise CheckpointError(f"{path} is not a whole accuracy predictor: {error}") from error
+            numbers = parse_json(metadata.get(_KEY, "{}"))
+            if not isinstance(numbers, dict) or numbers.get("format") != _FORMAT:
+                raise ValueError(f"no {_FORMAT}")
+            _check_numbers(numbers, tensors)
+        except (SafetensorError, ValueError) as error:
+            raise files.damaged(path, files.reason_of(error)) from error
+        return cls(
+            members={k: v for k, v in tensors.items() if k[:4] in ("weig", "bias")},
+            ridge=tensors["ridge"].numpy(),
+            feature_mean=tensors["feature_mean"].numpy(),
+            **{name: numbers[name] for name in _NUMBERS},
+        )
 
     def _scaled(self, features: ArrayLike) -> Floats:
         x_NF = np.asarray(features, dtype=np.float64)
@@ -272,10 +272,29 @@ class AccuracyPredictor:
         return scaled
 
 
+_LARGEST = 1e6
 _NUMBERS = (
     "feature_scale", "accuracy_mean", "accuracy_scale", "mlp_share", "error", "typical_spread",
     "interval_scale", "num_train",
 )  # fmt: skip
+
+
+def _check_numbers(numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if a number is none, or tensors do not fit one another."""
+    for name in _NUMBERS:
+        value = numbers.get(name)
+        low = -_LARGEST if name == "accuracy_mean" else 0
+        if not is_number(value, low, _LARGEST):
+            raise ValueError(f"{name} {value!r} is not a number from {low:g} to {_LARGEST:g}")
+    if not numbers["feature_scale"] or not numbers["typical_spread"]:
+        raise ValueError("feature_scale or typical_spread is 0")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not bool((tensor.abs() <= _LARGEST).all()):
+            raise ValueError(f"{name} holds numbers that are none")
+    mean, ridge = tensors.get("feature_mean"), tensors.get("ridge")
+    if mean is None or mean.ndim != 1 or ridge is None or ridge.shape != (len(mean) + 1,):
+        raise ValueError("feature_mean and ridge do not fit one another")
+    check_members({k: v for k, v in tensors.items() if k[:4] in ("weig", "bias")}, len(mean))
 
 
 def fit_and_report(

@@ -95,6 +95,20 @@ def run_members(weights: Mapping[str, Tensor], x_NF: Tensor) -> Tensor:
     return h_MNH[..., 0]
 
 
+def check_members(weights: Mapping[str, Tensor], num_features: int) -> None:
+    """Raise ValueError unless these are weights that :func:`train_members` may have returned."""
+    widths = (num_features, HIDDEN_UNITS, HIDDEN_UNITS, 1)
+    first = weights.get("weight0")
+    members = 0 if first is None else len(first)
+    expected = {f"weight{i}": (members, widths[i], widths[i + 1]) for i in range(3)}
+    expected |= {f"bias{i}": (members, 1, widths[i + 1]) for i in range(3)}
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if not members or found != expected:
+        raise ValueError(f"members have shapes {found}, not {expected}")
+    if any(weight.dtype != torch.float32 for weight in weights.values()):
+        raise ValueError("members are not float32")
+
+
 @torch.no_grad()
 def predict_members(weights: Mapping[str, Tensor], x_NF: Tensor) -> Tensor:
     """Return every member's output ``(M, N)``, in chunks that stay in the caches."""

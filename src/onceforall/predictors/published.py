@@ -9,13 +9,13 @@ Shape legend: ``N`` archs, ``G`` genes, ``F`` features, ``H`` hidden units.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from onceforall.arch import Arch
@@ -26,11 +26,17 @@ from onceforall.features import (
     published_mobilenet_layout,
     published_resnet_layout,
 )
+from onceforall.predictors.accuracy import MOST_TOP1
 from onceforall.space import SearchSpace
+from onceforall.supernets.published.checkpoint import read_weights
 
 Kind = Literal["mobilenet_v3", "resnet50d"]
 MOBILENET_IMAGE_SIZES = tuple(range(112, 225, 16))
 RESNET_IMAGE_SIZES = (128, 144, 160, 176, 192, 224, 240, 256)
+_LAYERS: Mapping[Kind, tuple[str, ...]] = {
+    "mobilenet_v3": ("0", "2", "4", "6"),
+    "resnet50d": ("layers.0.0", "layers.1.0", "layers.2.0", "layers.3"),
+}
 _NUM_FEATURES: Mapping[Kind, int] = {"mobilenet_v3": 128, "resnet50d": 82}
 # Rows of one matrix product: large enough to be fast, small enough to stay in the cache.
 _CHUNK_ROWS = 256
@@ -93,6 +99,16 @@ class PublishedPredictor:
 
     def _forward(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the top-1 from the first layer's outputs, which are overwritten."""
+        with np.errstate(over="ignore", invalid="ignore"):  # what is no number is refused below
+            top1 = self._layers(hidden)
+        if not (np.abs(top1) <= MOST_TOP1).all():
+            raise CheckpointError(
+                f"the accuracy predictor says top-1 {top1[~(np.abs(top1) <= MOST_TOP1)][0]:g}, "
+                "which is no share of images: its file is damaged"
+            )
+        return top1
+
+    def _layers(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         np.maximum(hidden, 0, out=hidden)
         for weight, bias in zip(self.weights[1:-1], self.biases[1:-1], strict=True):
             hidden = hidden @ weight
@@ -108,27 +124,29 @@ def read_published_predictor(path: Path) -> PublishedPredictor:
     Raises:
         CheckpointError: If the file cannot be read or is neither of the two.
     """
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        resnet = "base_acc" in state
-        names = (
-            ["layers.0.0", "layers.1.0", "layers.2.0", "layers.3"]
-            if resnet
-            else ["0", "2", "4", "6"]
-        )
-        weights = [state[f"{name}.weight"].float().numpy().T for name in names]
-        biases = [state[f"{name}.bias"].float().numpy() for name in names[:3]]
-        biases.append(state["base_acc" if resnet else "6.bias"].float().numpy())
-    except (OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not a published accuracy predictor: {error}") from error
-    kind: Kind = "resnet50d" if resnet else "mobilenet_v3"
-    if weights[0].shape[0] != _NUM_FEATURES[kind]:
+    state = read_weights(path)
+    kind: Kind = "resnet50d" if "base_acc" in state else "mobilenet_v3"
+    names = _LAYERS[kind]
+    keys = [f"{name}.weight" for name in names] + [f"{name}.bias" for name in names[:-1]]
+    keys.append("base_acc" if kind == "resnet50d" else f"{names[-1]}.bias")
+    if missing := [key for key in keys if key not in state]:
+        raise CheckpointError(f"{path} is not a published accuracy predictor: no {missing[0]}")
+    arrays = [state[key].detach().float().numpy() for key in keys]
+    weights, biases = arrays[: len(names)], arrays[len(names) :]
+    shapes = [weight.shape for weight in weights]
+    hidden = [shape[0] for shape in shapes[:-1] if len(shape) == 2]
+    sizes = [_NUM_FEATURES[kind], *hidden, 1]
+    if shapes != [(after, before) for before, after in itertools.pairwise(sizes)]:
         raise CheckpointError(
-            f"{path} reads {weights[0].shape[0]} features; a published {kind} predictor reads "
-            f"{_NUM_FEATURES[kind]}"
+            f"{path} has weights of shapes {shapes}; those of a published {kind} predictor start "
+            f"with {_NUM_FEATURES[kind]} features, end with 1 and fit one another"
         )
+    if [bias.shape for bias in biases] != [(size,) for size in sizes[1:]]:
+        raise CheckpointError(f"{path} has biases of shapes {[bias.shape for bias in biases]}")
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise CheckpointError(f"{path} holds numbers that are none")
     return PublishedPredictor(
         kind=kind,
-        weights=tuple(np.ascontiguousarray(weight) for weight in weights),
+        weights=tuple(np.ascontiguousarray(weight.T) for weight in weights),
         biases=tuple(biases),
     )

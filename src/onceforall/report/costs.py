@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from onceforall.artifacts import Card
 from onceforall.blueprint import Layer
 from onceforall.errors import OnceForAllError
 from onceforall.graph import Graph
@@ -19,9 +20,8 @@ from onceforall.measure.costs import (
     sized_layers,
 )
 from onceforall.measure.latency.model import LatencyModel
-from onceforall.report.records import Model, Record, Subnet, number, section, text
+from onceforall.report.records import Subnet
 from onceforall.supernets.spec import SupernetSpec
-from onceforall.supernets.weights import spec_from_json
 
 LayerCost = Callable[[Layer, int], float]
 
@@ -41,7 +41,7 @@ class CostCounter:
     def complete(self, subnet: Subnet) -> Subnet:
         """Return the subnet with the costs that its record does not name."""
         missing = [name for name in self.layer_costs if name not in subnet.costs]
-        if self.spec is None or subnet.arch is None or not missing:
+        if self.spec is None or not missing:
             return subnet
         costs: dict[str, float] = {}
         # The stage table or the latency table may be of another space, or of another version.
@@ -63,18 +63,17 @@ class CostCounter:
 
 
 def cost_counter(
-    supernet: Record, tables: Sequence[Record], models: Sequence[Model]
+    spec: SupernetSpec | None, tables: Sequence[LatencyModel], cards: Sequence[Card]
 ) -> CostCounter:
     """Return what the records of a run give.
 
     Args:
-        supernet: The record beside the supernet's weights.
+        spec: Stage table of the supernet, if known.
         tables: Latency tables, any number.
-        models: Shipped models; the table of their device is taken.
+        cards: Cards of the models; the table of their device is taken.
     """
-    latency = [m for table in tables if (m := _latency_model(table)) is not None]
-    devices = {_device(section(model.card, "target")) for model in models}
-    fitting = [m for m in latency if not devices or (m.target, m.threads) in devices]
+    devices = {(card.target.name, card.target.threads) for card in cards}
+    fitting = [m for m in tables if not devices or (m.target, m.threads) in devices]
     costs: dict[str, LayerCost] = {
         "macs": layer_macs,
         "params": lambda layer, _: layer_params(layer),
@@ -83,22 +82,4 @@ def cost_counter(
         costs["latency_ms"] = fitting[0].layer_ms
     # Subnets share most of their layers.
     cached = {name: lru_cache(maxsize=None)(cost) for name, cost in costs.items()}
-    return CostCounter(spec=_spec(supernet), layer_costs=cached)
-
-
-def _device(target: Record) -> tuple[str | None, float | None]:
-    return text(target, "name"), number(target, "threads")
-
-
-def _spec(record: Record) -> SupernetSpec | None:
-    try:
-        return spec_from_json(dict(section(record, "spec")))
-    except (OnceForAllError, TypeError):
-        return None
-
-
-def _latency_model(record: Record) -> LatencyModel | None:
-    try:
-        return LatencyModel.from_json(record)
-    except (OnceForAllError, AttributeError):
-        return None
+    return CostCounter(spec=spec, layer_costs=cached)

@@ -3,43 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 
+from onceforall.artifacts import Epoch
 from onceforall.report import numbers
-from onceforall.report.markup import Markup, element, join
-from onceforall.report.plot import Axes, Point, chart, circle, legend, line, short, stretched, words
-from onceforall.report.records import Record, Subnet, number, section, sequence, text
+from onceforall.report.plot import Axes, Point
+from onceforall.report.records import Subnet
 from onceforall.report.run_folder import Run
 from onceforall.report.scales import Scale, fit_scale
 
-# Style of each curve, and where its name stands in the legend.
 _PROBES = ("largest", "random", "smallest")
 _MIN_LABELLED_PHASE = 12.0  # percent of the width
+_VOLUME = (
+    "The volume that the front dominates: it rises as the front moves to more accurate and "
+    "cheaper subnets, and levels off when the search is done."
+)
 
+# Style, words of the legend, points.
 Curve = tuple[str, str, list[Point]]
 
 
-def training_charts(run: Run) -> Markup | None:
-    """Return loss and accuracy over the epochs, or None where no epoch has ended."""
-    if not run.epochs:
-        return None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """A phase of training behind a chart.
+
+    Attributes:
+        left: Where it starts, in percent of the width.
+        width: How wide it is.
+        name: Its name, cut to the room there is; empty where there is none.
+    """
+
+    left: float
+    width: float
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A chart with its caption and legend.
+
+    Attributes:
+        caption: What it shows.
+        label: What a reader who cannot see it should know.
+        axes: Its axes.
+        lines: Style and path of each line.
+        dots: Style, radius in pixels and place of each dot.
+        legend: Style of the key and words of each entry.
+        note: More about it.
+        phases: Phases of training, in order.
+        rollbacks: Where training went back, in percent of the width.
+        style: Class of the figure.
+        size: Class of the chart, which sets its height.
+    """
+
+    caption: str
+    label: str
+    axes: Axes
+    lines: Sequence[tuple[str, str]]
+    dots: Sequence[tuple[str, float, Point]]
+    legend: Sequence[tuple[str, str]] = ()
+    note: str = ""
+    phases: Sequence[Phase] = ()
+    rollbacks: Sequence[float] = ()
+    style: str = ""
+    size: str = ""
+
+
+def training_figures(run: Run) -> list[Figure]:
+    """Return loss and accuracy over the epochs; nothing where no epoch has ended."""
     loss = [("train", "training loss, mean of the subnets of a step", _curve(run.epochs, "loss"))]
     top1 = [("train", "training images, leading subnet", _curve(run.epochs, "top1", 100.0))]
-    for name in _PROBES:
-        top1.append((name, f"{name} subnet", _probe_curve(run.epochs, name)))
-    accuracy = _training_chart(run, top1, title="Top-1 accuracy (%)", limits=(0.0, 100.0))
-    charts = (
-        _training_chart(run, loss, title="Loss", limits=(0.0, float("inf"))),
-        accuracy,
+    top1 += [(name, f"{name} subnet", _probes(run.epochs, name)) for name in _PROBES]
+    # What is open of it grows from phase to phase: a phase that opens more may begin lower.
+    grid = _curve(run.epochs, "grid_mean", 100.0)
+    top1.append(("grid", "mean of the grid as far as it is open", grid))
+    figures = (
+        _training_figure(run, loss, title="Loss", limits=(0.0, float("inf"))),
+        _training_figure(run, top1, title="Top-1 accuracy (%)", limits=(0.0, 100.0)),
     )
-    return element("div", {"class": "pair"}, *charts)
+    return [figure for figure in figures if figure is not None]
 
 
-def predictor_chart(run: Run) -> Markup | None:
-    """Return measured over predicted accuracy, or None where no pair is known."""
+def search_figures(run: Run) -> list[Figure]:
+    """Return how well accuracy was predicted and how the search went, as far as it is known."""
     groups = (
-        ("held-out", "held-out subnets", _top1_pairs(_held_out(run.predictor))),
         (
             "found",
             "found by the search, then measured on the validation images",
@@ -51,21 +99,25 @@ def predictor_chart(run: Run) -> Markup | None:
             _top1_pairs([m.subnet for m in run.models]),
         ),
     )
-    return _agreement_chart(groups, what="top-1 accuracy", unit="%", limits=(0.0, 100.0))
+    figures = (
+        _agreement(groups, what="top-1 accuracy", unit="%", limits=(0.0, 100.0)),
+        _hypervolume(run),
+    )
+    return [figure for figure in figures if figure is not None]
 
 
-def latency_chart(run: Run) -> Markup | None:
+def latency_figure(run: Run) -> Figure | None:
     """Return measured over predicted latency, or None where no pair is known."""
     groups = (
         ("found", "found by the search, then measured", _latency_pairs(run.samples)),
         ("shipped", "shipped models", _latency_pairs([m.subnet for m in run.models])),
     )
-    return _agreement_chart(groups, what="latency", unit="ms", limits=(0.0, float("inf")))
+    return _agreement(groups, what="latency", unit="ms", limits=(0.0, float("inf")))
 
 
-def _agreement_chart(
+def _agreement(
     groups: Sequence[Curve], *, what: str, unit: str, limits: tuple[float, float]
-) -> Markup | None:
+) -> Figure | None:
     """Return measured over predicted figures with the diagonal, on two equal axes."""
     curves = [curve for curve in groups if curve[2]]
     values = [value for _, _, points in curves for point in points for value in point]
@@ -73,58 +125,53 @@ def _agreement_chart(
         return None
     both = fit_scale(values, may_be_log=unit == "ms", limits=limits)
     axes = Axes(x=both, y=both, x_title=f"Predicted ({unit})", y_title=f"Measured ({unit})")
-    marks = [
-        circle(axes, point, f"pair-{style}") for style, _, points in curves for point in points
-    ]
-    ideal = stretched(line(axes, [(both.low, both.low), (both.high, both.high)], "ideal"))
-    label = f"Measured over predicted {what}; points on the diagonal are predicted exactly"
-    entries = [(f"pair-{style}", f"{name} ({len(p)})") for style, name, p in curves]
-    keys = legend(*entries, ("ideal-line", "predicted exactly"))
-    drawing = chart(axes, ideal, *marks, label=label, size="square")
-    caption = element("figcaption", None, f"Prediction of {what}")
-    return element("figure", None, caption, drawing, keys)
+    entries = [(f"pair-{style}", f"{name} ({len(points)})") for style, name, points in curves]
+    return Figure(
+        caption=f"Prediction of {what}",
+        label=f"Measured over predicted {what}; points on the diagonal are predicted exactly",
+        axes=axes,
+        lines=[("ideal", axes.line([(both.low, both.low), (both.high, both.high)]))],
+        dots=[
+            (f"pair-{style}", 4, axes.place(point))
+            for style, _, points in curves
+            for point in points
+        ],
+        legend=[*entries, ("ideal-line", "predicted exactly")],
+        size="square",
+    )
 
 
-def hypervolume_chart(run: Run) -> Markup | None:
+def _hypervolume(run: Run) -> Figure | None:
     """Return the hypervolume over the generations, or None where there is no history."""
-    history = [
-        (float(i), float(v))
-        for i, v in enumerate(sequence(run.search, "hypervolume"))
-        if isinstance(v, int | float) and not isinstance(v, bool) and v == v
-    ]
-    if len(history) < 2:
+    volumes = () if run.search is None else run.search.hypervolume
+    if len(volumes) < 2:
         return None
     axes = Axes(
-        x=Scale(low=0.0, high=history[-1][0], whole=True),
-        y=fit_scale([v for _, v in history]),
+        x=Scale(low=0.0, high=len(volumes) - 1, whole=True),
+        y=fit_scale(volumes),
         x_title="Generation",
         y_title="",
     )
-    last = numbers.significant(history[-1][1], 4)
-    drawing = chart(
-        axes,
-        stretched(line(axes, history, "curve found")),
-        circle(axes, history[-1], "end-found", radius=4),
+    history = [(float(generation), volume) for generation, volume in enumerate(volumes)]
+    last = numbers.significant(volumes[-1], 4)
+    return Figure(
+        caption="Search: hypervolume of the front",
         label=f"Hypervolume of the front over the generations, {last} at the end",
+        axes=axes,
+        lines=[("curve found", axes.line(history))],
+        dots=[("end-found", 4, axes.place(history[-1]))],
+        note=_VOLUME,
     )
-    caption = element("figcaption", None, "Search: hypervolume of the front")
-    note = element(
-        "p",
-        {"class": "note"},
-        "The volume that the front dominates: it rises as the front moves to more accurate and "
-        "cheaper subnets, and levels off when the search is done.",
-    )
-    return element("figure", None, caption, drawing, note)
 
 
-def _training_chart(
+def _training_figure(
     run: Run, curves: Sequence[Curve], *, title: str, limits: tuple[float, float]
-) -> Markup | None:
+) -> Figure | None:
     """Return one chart with phases behind the curves, or None without a point."""
     shown = [curve for curve in curves if curve[2]]
     if not shown:
         return None
-    total = max([number(event, "epochs") or 0.0 for event in run.epochs] + [2.0])
+    total = max([epoch.epochs for epoch in run.epochs] + [2.0])
     last = max(x for _, _, points in shown for x, _ in points)
     axes = Axes(
         x=Scale(low=min(1.0, last - 1), high=max(total, last), whole=True),
@@ -132,87 +179,51 @@ def _training_chart(
         x_title="Epoch",
         y_title="",
     )
-    lines = stretched(*(line(axes, points, f"curve {style}") for style, _, points in shown))
-    ends = [circle(axes, points[-1], f"end-{style}", radius=3.5) for style, _, points in shown]
-    final = "; ".join(f"{label} {numbers.significant(points[-1][1])}" for _, label, points in shown)
-    drawing = chart(
-        axes,
-        _rollbacks(run.rollbacks, axes),
-        lines,
-        *ends,
-        behind=_phases(run.epochs, axes),
-        label=f"{title} over the epochs. At the end: {final}.",
-    )
-    entries = [
-        (f"curve-{style}", f"{label}: {numbers.significant(points[-1][1])}")
+    ends = [
+        (style, label, points[-1], numbers.significant(points[-1][1]))
         for style, label, points in shown
     ]
+    legend = [(f"curve-{style}", f"{label}: {value}") for style, label, _, value in ends]
     if run.rollbacks:
-        entries.append(("curve-rollback", "went back to the last good checkpoint"))
-    caption = element("figcaption", None, title)
-    return element("figure", {"class": "training"}, caption, drawing, legend(*entries))
-
-
-def _curve(epochs: Sequence[Record], key: str, factor: float = 1.0) -> list[Point]:
-    found = ((number(e, "epochs_done"), number(e, key)) for e in epochs)
-    return [(x, factor * y) for x, y in found if x is not None and y is not None]
-
-
-def _probe_curve(epochs: Sequence[Record], name: str) -> list[Point]:
-    found = ((number(e, "epochs_done"), number(section(e, "probes"), name)) for e in epochs)
-    return [(x, 100 * y) for x, y in found if x is not None and y is not None]
-
-
-def _phases(epochs: Sequence[Record], axes: Axes) -> Markup | None:
-    """Return a shade behind every other phase and the names of those with room for them."""
-    spans = []
-    for name, events in groupby(epochs, key=lambda e: text(e, "phase") or ""):
-        ends = [number(event, "epochs_done") or 0.0 for event in events]
-        spans.append((name, ends[0] - 1, ends[-1]))
-    if len(spans) < 2:
-        return None
-    parts = []
-    for position, (name, start, end) in enumerate(spans):
-        left = max(0.0, axes.x.position(max(start, axes.x.low)))
-        width = axes.x.position(end) - left
-        if position % 2:
-            box = {"x": f"{short(left)}%", "width": f"{short(width)}%", "height": "100%"}
-            parts.append(element("rect", {"class": "phase", **box}))
-        if width >= _MIN_LABELLED_PHASE:
-            fits = max(3, int(width / 100 * 420 / 6.2))
-            parts.append(words(left + width / 2, 0, name[:fits], style="phase-name", dy=-6))
-    return join(parts)
-
-
-def _rollbacks(rollbacks: Sequence[Record], axes: Axes) -> Markup | None:
-    places = sorted({number(event, "epochs_done") or 0.0 for event in rollbacks})
-    parts = []
-    for place in places:
-        at = f"{short(axes.x.position(max(place, axes.x.low)))}%"
-        parts.append(element("line", {"class": "rollback", "x1": at, "x2": at, "y2": "100%"}))
-    return join(parts) if parts else None
-
-
-def _held_out(predictor: Record) -> list[Subnet]:
-    from_records = [r for r in sequence(predictor, "held_out") if isinstance(r, dict)]
-    return [_bare(r, r) for r in from_records]
-
-
-def _bare(predicted: Record, measured: Record) -> Subnet:
-    return Subnet(
-        label="",
-        arch=None,
-        top1=number(measured, "top1"),
-        predicted_top1=number(predicted, "predicted_top1"),
-        predicted_std=None,
-        predicted_latency_ms=None,
-        costs={},
+        legend.append(("curve-rollback", "went back to the last good checkpoint"))
+    final = "; ".join(f"{label} {value}" for _, label, _, value in ends)
+    return Figure(
+        caption=title,
+        label=f"{title} over the epochs. At the end: {final}.",
+        axes=axes,
+        lines=[(f"curve {style}", axes.line(points)) for style, _, points in shown],
+        dots=[(f"end-{style}", 3.5, axes.place(end)) for style, _, end, _ in ends],
+        legend=legend,
+        phases=_phases(run.epochs, axes),
+        rollbacks=[axes.x.position(max(at, axes.x.low)) for at in sorted(set(run.rollbacks))],
+        style="training",
     )
+
+
+def _curve(epochs: Sequence[Epoch], key: str, factor: float = 1.0) -> list[Point]:
+    found = ((epoch.epochs_done, getattr(epoch, key)) for epoch in epochs)
+    return [(x, factor * y) for x, y in found if y is not None]
+
+
+def _probes(epochs: Sequence[Epoch], name: str) -> list[Point]:
+    return [(e.epochs_done, 100 * e.probes[name]) for e in epochs if name in e.probes]
+
+
+def _phases(epochs: Sequence[Epoch], axes: Axes) -> list[Phase]:
+    """Return the phases, if there is more than one; those with room have their names."""
+    phases = []
+    for name, group in groupby(epochs, key=lambda epoch: epoch.phase):
+        ends = [epoch.epochs_done for epoch in group]
+        left = max(0.0, axes.x.position(max(ends[0] - 1, axes.x.low)))
+        width = axes.x.position(ends[-1]) - left
+        fits = max(3, int(width / 100 * 420 / 6.2)) if width >= _MIN_LABELLED_PHASE else 0
+        phases.append(Phase(left=left, width=width, name=name[:fits]))
+    return phases if len(phases) > 1 else []
 
 
 def _measured_front(run: Run) -> list[Subnet]:
     """Return the points of the front that were evaluated too, with both figures."""
-    measured = {s.arch: s.top1 for s in run.samples if s.arch is not None}
+    measured = {subnet.arch: subnet.top1 for subnet in run.samples}
     return [
         replace(point, top1=measured[point.arch]) for point in run.front if point.arch in measured
     ]

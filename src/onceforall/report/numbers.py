@@ -11,6 +11,9 @@ DASH = "\u2013"
 PLUS_MINUS = "\u00b1"
 NOTHING = "\u2014"
 
+_SUPERSCRIPTS = str.maketrans(
+    "0123456789", "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
+)
 _ACRONYMS = {"cpu": "CPU", "gpu": "GPU", "macs": "MACs", "onnx": "ONNX", "rmse": "RMSE"}
 
 
@@ -114,6 +117,25 @@ def fact_value(key: str, value: object) -> str:
 def share(counted: Share) -> str:
     """Return for example ``98.3 \u00b1 1.4 %``, no finer than the 95 % interval justifies."""
     return typeset(counted.in_percent())
+
+
+def interval(counted: Share) -> str:
+    """Return the 95 % interval of a share, for example ``96.4\u201399.2 %``."""
+    low, high = counted.interval
+    return span(percent(low), percent(high))
+
+
+def top1(counted: Share | None, fraction: float) -> str:
+    """Return a top-1 with its noise; alone where the images that it was counted on are unknown."""
+    return percent(fraction) if counted is None else share(counted)
+
+
+def magnitude(value: float) -> str:
+    """Return a count that may be astronomical."""
+    if value < 1e6:
+        return f"{value:,.0f}"
+    mantissa, _, exponent = f"{value:.1e}".partition("e+")
+    return f"{mantissa}{SPACE}\u00d7{SPACE}10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
 
 
 def typeset(words: str) -> str:

@@ -1,28 +1,54 @@
 """The report of a run: one HTML file that needs nothing else.
 
-Style and script are files of this package and are written into the page. A content security
-policy forbids the page to load anything and to run any script but its own, whose hash it names.
+What it shows is computed here and in the modules beside this one; how it is marked up is in
+``templates/``, where everything that a user can name is escaped. Style and script are written
+into the page. A content security policy forbids the page to load anything and to run any script
+but its own, whose hash it names.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import re
+import shlex
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from string import Template
+
+import jinja2
 
 from onceforall.files import write_text
-from onceforall.report import curves, facts
-from onceforall.report.drawing import shared_frame
-from onceforall.report.markup import Markup, element, join, script_json
-from onceforall.report.model_panel import model_panel
-from onceforall.report.model_table import model_table
-from onceforall.report.pareto_chart import chart_points, pareto_section
+from onceforall.measure.comparison import beaten_by, contenders
+from onceforall.report import facts, numbers
+from onceforall.report.curves import latency_figure, search_figures, training_figures
+from onceforall.report.drawing import draw, kernel_style, shared_frame
+from onceforall.report.pareto_chart import chart_points, pareto_views
+from onceforall.report.plot import short
+from onceforall.report.records import Model
 from onceforall.report.run_folder import Run, read_run
-from onceforall.report.snippets import usage
+from onceforall.report.tuned_table import tuned_rows
 
 REPORT_NAME = "report.html"
+_FILTERS = (
+    numbers.count,
+    numbers.data_size,
+    numbers.duration,
+    numbers.fact_name,
+    numbers.fact_title,
+    numbers.fact_value,
+    numbers.interval,
+    numbers.magnitude,
+    numbers.milliseconds,
+    numbers.percent,
+    numbers.plural,
+    numbers.share,
+    numbers.significant,
+    facts.check_words,
+    facts.table_facts,
+    facts.target_words,
+    kernel_style,
+)
 
 
 def build_report(folder: Path) -> str:
@@ -37,19 +63,35 @@ def build_report(folder: Path) -> str:
     run = read_run(folder)
     script = _asset("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    title = facts.title(run)
-    return Template(_asset("page.html")).substitute(
-        title=element("title", None, f"{title} \u2013 onceforall report"),
-        script_hash=f"sha256-{digest}",
-        style=_asset("style.css"),
-        script=script,
-        data=script_json(chart_points(run)),
-        heading=element("h1", None, title),
-        headline=element("p", {"class": "headline"}, facts.headline(run)),
-        key_facts=element("div", {"class": "key-facts"}, facts.key_facts(run)),
-        notes=_notes(run),
-        explorer=_explorer(run),
-        sections=_sections(run),
+    frame = shared_frame(run)
+    return (
+        _templates()
+        .get_template("page.html")
+        .render(
+            run=run,
+            title=facts.title(run),
+            headline=facts.headline(run),
+            device=facts.device(run),
+            software=facts.software(run),
+            classes=facts.class_names(run),
+            configuration=facts.configuration(run),
+            verdict=facts.verdict(run),
+            views=pareto_views(run),
+            selected=_first_selection(run),
+            drawings=[draw(model, frame) for model in run.models],
+            fills=[_fills(model, run.name) for model in run.models],
+            beaten=beaten_by(contenders(model.card for model in run.models)),
+            counts=sorted({share.count for m in run.models if (share := m.share) is not None}),
+            tuned=tuned_rows(run),
+            training=training_figures(run),
+            search=search_figures(run),
+            latency=latency_figure(run),
+            points=chart_points(run),
+            command=f"ofa baseline {shlex.quote(run.name)}",
+            style=_asset("style.css"),
+            script=script,
+            script_hash=f"sha256-{digest}",
+        )
     )
 
 
@@ -71,90 +113,49 @@ def write_report(folder: Path) -> Path:
     return path
 
 
+@cache
+def _templates() -> jinja2.Environment:
+    """Return the templates; a name that they are not given is an error, everything is escaped."""
+    templates = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+    )
+    templates.filters |= {function.__name__: function for function in _FILTERS}
+    templates.filters["at"] = lambda value: f"{short(value)}%"
+    templates.globals |= {name: getattr(numbers, name) for name in ("SPACE", "PLUS_MINUS")}
+    templates.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return templates
+
+
+def _template(name: str) -> str:
+    """Return a template without line breaks between elements: a report has thousands of them."""
+    return re.sub(r"(?<=[>}])\n+(?=[<{])", "", _asset(f"templates/{name}"))
+
+
 def _asset(name: str) -> str:
     """Return a file of this package without indentation: the page is read by browsers."""
     content = resources.files("onceforall.report").joinpath(name).read_text(encoding="utf-8")
-    return "\n".join(line.strip() for line in content.splitlines() if line.strip())
-
-
-def _notes(run: Run) -> Markup | None:
-    if not run.notes:
-        return Markup("")
-    items = (element("li", None, note) for note in run.notes)
-    heading = element("h2", {"id": "missing"}, "Not finished")
-    lead = element(
-        "p", None, "This run is not complete. The report shows what is there; missing are:"
-    )
-    return element(
-        "section",
-        {"class": "notes", "aria-labelledby": "missing"},
-        heading,
-        lead,
-        element("ul", None, *items),
-    )
-
-
-def _explorer(run: Run) -> Markup:
-    """Return chart, table and panels of the models."""
-    selected = _first_selection(run)
-    pareto = pareto_section(run, selected)
-    if pareto is None and not run.models:
-        return Markup("")
-    frame = shared_frame(run)
-    panels = [
-        model_panel(model, i, run_name=run.name, frame=frame, selected=i == selected)
-        for i, model in enumerate(run.models)
-    ]
-    parts = (
-        None if pareto is None else element("div", {"class": "card chart-card"}, pareto),
-        element("div", {"class": "card panels"}, *panels) if panels else None,
-        element("div", {"class": "card table-card"}, model_table(run, selected))
-        if panels
-        else None,
-    )
-    explorer = element(
-        "section",
-        {"class": "explorer", "aria-labelledby": "models-heading"},
-        element("h2", {"id": "models-heading"}, "Models" if panels else "Subnets so far"),
-        element("div", {"class": "explorer-grid" if panels else None}, *parts),
-    )
-    if selected is None:
-        return explorer
-    return join((explorer, usage(run.models[selected], run.name)))
+    return re.sub(r"^[ \t]+", "", content, flags=re.MULTILINE)
 
 
 def _first_selection(run: Run) -> int | None:
     """Return the most accurate model, the fastest of equals."""
     if not run.models:
         return None
-    return max(range(len(run.models)), key=lambda i: (run.models[i].subnet.top1 or 0.0, -i))
+    return max(range(len(run.models)), key=lambda i: (run.models[i].card.top1, -i))
 
 
-def _sections(run: Run) -> Markup:
-    charts = (curves.predictor_chart(run), curves.hypervolume_chart(run))
-    how = join((facts.search_facts(run), element("div", {"class": "pair"}, *charts)))
-    has_search = run.search or run.predictor
-    return join(
-        (
-            _section("Training", "training", curves.training_charts(run)),
-            _section("Prediction and search", "search", how if has_search else None),
-            _section("Latency", "latency", _latency(run)),
-            _section("How this was made", "provenance", facts.provenance(run)),
-        )
-    )
+def _fills(model: Model, run_name: str) -> dict[str, str]:
+    """Return what commands and code to copy say of a model, by the name of the place.
 
-
-def _latency(run: Run) -> Markup | None:
-    parts = (facts.latency_section(run), curves.latency_chart(run))
-    return element("div", {"class": "pair"}, *parts) if any(parts) else None
-
-
-def _section(heading: str, name: str, content: Markup | None) -> Markup | None:
-    if not content:
-        return None
-    return element(
-        "section",
-        {"class": "card", "aria-labelledby": name},
-        element("h2", {"id": name}, heading),
-        content,
-    )
+    Paths are relative to the folder that the run folder is in.
+    """
+    path = f"{run_name}/models/{model.folder}"
+    return {
+        "name": model.card.name,
+        "shell": shlex.quote(path),
+        "python": repr(path),
+        "side": str(model.card.resolution),
+    }

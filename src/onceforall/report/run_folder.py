@@ -16,29 +16,33 @@ Whatever is missing or cannot be read becomes a line in :attr:`Run.notes`.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import yaml
-
-from onceforall.errors import ConfigError
+from onceforall.artifacts import (
+    Baseline,
+    Card,
+    ConfirmedFile,
+    Epoch,
+    Evaluation,
+    FrontFile,
+    RunSettings,
+)
+from onceforall.artifacts.record import Record
+from onceforall.errors import CheckpointError, ConfigError, OnceForAllError
 from onceforall.files import read_json, read_jsonl
 from onceforall.measure.comparison import supernet_seconds
+from onceforall.measure.latency.model import LatencyModel
+from onceforall.predictors.accuracy import PredictorReport
 from onceforall.report.costs import cost_counter
-from onceforall.report.records import (
-    Model,
-    Record,
-    Subnet,
-    number,
-    read_model,
-    read_subnet,
-    section,
-    sequence,
-    text,
-)
+from onceforall.report.records import Model, Subnet, read_model, read_subnet
+from onceforall.supernets.spec import SupernetSpec
+from onceforall.supernets.weights import spec_from_json
+
+Event = Mapping[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,30 +51,30 @@ class Run:
 
     Attributes:
         name: Name of the folder.
-        settings: Contents of ``run.yaml``.
-        epochs: Epoch events, one for each count of epochs done, ascending.
-        rollbacks: Rollback events with the epochs done before them under ``epochs_done``.
+        settings: Contents of ``run.yaml``, if it is there.
+        epochs: Epochs done, ascending.
+        rollbacks: Epochs done before each rollback.
         steps: Seconds of every step of the job, in the order in which they ended.
         samples: Subnets evaluated on the validation images.
-        predictor: Quality of the accuracy predictor on held-out subnets.
-        search: Contents of ``search/front.json``.
+        predictor: Quality of the accuracy predictor on held-out subnets, if known.
+        search: Contents of ``search/front.json``, if it is there.
         front: Points of the predicted front.
-        latency: File name and contents of each latency table.
+        latency: Name and contents of each latency table.
         models: Shipped models, fastest first.
         supernet_s: Seconds that training the supernet took, if known.
         notes: What is missing, in sentences.
     """
 
     name: str
-    settings: Record
-    epochs: tuple[Record, ...]
-    rollbacks: tuple[Record, ...]
+    settings: RunSettings | None
+    epochs: tuple[Epoch, ...]
+    rollbacks: tuple[float, ...]
     steps: tuple[tuple[str, float], ...]
     samples: tuple[Subnet, ...]
-    predictor: Record
-    search: Record
+    predictor: PredictorReport | None
+    search: FrontFile | None
     front: tuple[Subnet, ...]
-    latency: tuple[tuple[str, Record], ...]
+    latency: tuple[tuple[str, LatencyModel], ...]
     models: tuple[Model, ...]
     supernet_s: float | None
     notes: tuple[str, ...]
@@ -84,26 +88,30 @@ def read_run(folder: Path) -> Run:
     """
     if not folder.is_dir():
         raise ConfigError(f"run folder {str(folder)!r} is not a folder")
-    notes: list[str] = []
-    settings = _read(folder / "run.yaml", _read_yaml, "run.yaml", notes)
-    events = _read_lines(folder / "events.jsonl", "events.jsonl", notes)
-    epochs, rollbacks = _training(events)
+    notes = _Notes(folder, [])
+    settings = notes.read("run.yaml", RunSettings.read)
+    events = notes.read("events.jsonl", _events, needed=False) or []
+    epochs, rollbacks = _training(events, notes)
     if not epochs:
-        notes.append("Training: no finished epoch in events.jsonl yet.")
-    supernet = _read(folder / "checkpoints" / "supernet.json", read_json, "the supernet", notes)
-    samples = _read_samples(folder, notes)
-    if not samples:
-        notes.append("Evaluation: no subnet has been evaluated yet.")
-    predictor = _read(folder / "predictor.json", read_json, "predictor.json", notes)
-    search = _read(folder / "search" / "front.json", read_json, "search/front.json", notes)
-    latency = tuple(
-        (path.name, _read(path, read_json, f"latency/{path.name}", notes))
+        notes.add("Training: no finished epoch in events.jsonl yet.")
+    spec = notes.read("checkpoints/supernet.json", _spec)
+    samples = _samples(folder, notes)
+    # A run that ships a grid looks for nothing.
+    is_found = settings is None or not settings.config.get("grid", {}).get("ship")
+    if not samples and is_found:
+        notes.add("Evaluation: no subnet has been evaluated yet.")
+    predictor = notes.read("predictor.json", _PredictorFile.read)
+    search = notes.read("search/front.json", FrontFile.read)
+    tables = {
+        path.stem: notes.read(f"latency/{path.name}", _latency)
         for path in sorted((folder / "latency").glob("*.json"))
-    )
-    if not latency:
-        notes.append("Latency: no table in latency/ yet.")
-    models = _read_models(folder / "models", notes)
-    counter = cost_counter(supernet, [table for _, table in latency], models)
+    }
+    if not tables and is_found:
+        notes.add("Latency: no table in latency/ yet.")
+    latency = tuple((name, table) for name, table in tables.items() if table is not None)
+    models = _models(folder, notes)
+    counter = cost_counter(spec, [table for _, table in latency], [m.card for m in models])
+    points = () if search is None else search.points
     return Run(
         name=folder.resolve().name,
         settings=settings,
@@ -111,117 +119,124 @@ def read_run(folder: Path) -> Run:
         rollbacks=rollbacks,
         steps=_steps(events),
         samples=tuple(map(counter.complete, samples)),
-        predictor=section(predictor, "report") or predictor,
+        predictor=None if predictor is None else predictor.report,
         search=search,
-        front=tuple(counter.complete(read_subnet(point)) for point in _points(search)),
+        front=tuple(counter.complete(read_subnet(point)) for point in points),
         latency=latency,
         models=models,
         supernet_s=supernet_seconds(events),
-        notes=tuple(notes),
+        notes=tuple(notes.lines),
     )
 
 
-def _read_samples(folder: Path, notes: list[str]) -> tuple[Subnet, ...]:
+class _PredictorFile(Record):
+    """What is read of ``predictor.json``."""
+
+    report: PredictorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Notes:
+    """What is missing in a folder, collected while it is read."""
+
+    folder: Path
+    lines: list[str]
+
+    def add(self, line: str) -> None:
+        self.lines.append(line)
+
+    def read(self, name: str, reader: Callable[[Path], T], *, needed: bool = True) -> T | None:
+        """Return what a reader makes of a file; where it is absent or damaged, None and a note.
+
+        Args:
+            name: The file, relative to the folder.
+            reader: Returns its contents.
+            needed: Note that it is absent.
+        """
+        path = self.folder / name
+        if not path.is_file():
+            if needed:
+                self.add(f"{name} is not there yet.")
+            return None
+        try:
+            return reader(path)
+        except (OnceForAllError, OSError, ValueError) as error:
+            said = " ".join(str(error).replace(str(path), name).split())[:200]
+            self.add(said if said.startswith(name) else f"{name} cannot be read: {said}")
+            return None
+
+
+def _events(path: Path) -> list[Event]:
+    return [line for line in read_jsonl(path) if isinstance(line, dict)]
+
+
+def _spec(path: Path) -> SupernetSpec:
+    return spec_from_json(_object(path).get("spec", {}))
+
+
+def _latency(path: Path) -> LatencyModel:
+    return LatencyModel.from_json(_object(path))
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} does not hold an object")
+    return value
+
+
+def _training(events: list[Event], notes: _Notes) -> tuple[tuple[Epoch, ...], tuple[float, ...]]:
+    """Split off epochs and rollbacks; an epoch that was run again counts once, the last time."""
+    epochs: dict[float, Epoch] = {}
+    rollbacks: list[float] = []
+    for event in events:
+        if event.get("event") == "rollback":
+            rollbacks.append(max(epochs, default=0))
+        elif event.get("event") == "epoch":
+            try:
+                epoch = Epoch.from_json(event, where="events.jsonl")
+            except CheckpointError as error:
+                notes.add(str(error))
+            else:
+                epochs[epoch.epochs_done] = epoch
+    return tuple(epochs[done] for done in sorted(epochs)), tuple(rollbacks)
+
+
+def _steps(events: list[Event]) -> tuple[tuple[str, float], ...]:
+    """Return the seconds of each step; a step that was continued counts all its parts."""
+    seconds: dict[str, float] = {}
+    for event in events:
+        name, spent = event.get("step"), event.get("seconds")
+        if event.get("event") == "step_done" and isinstance(spent, int | float):
+            seconds[str(name)] = seconds.get(str(name), 0.0) + spent
+    return tuple(seconds.items())
+
+
+def _samples(folder: Path, notes: _Notes) -> tuple[Subnet, ...]:
     """Return the evaluated subnets, the candidates that the search confirmed among them.
 
     Of one that was evaluated twice, the last measurement counts.
     """
-    found: list[Subnet] = []
-    for path in sorted(folder.glob("evaluations*.jsonl")):
-        found += [read_subnet(record) for record in _read_lines(path, path.name, notes)]
-    path = folder / "search" / "confirmed.json"
-    if path.is_file():
-        confirmed = _read(path, read_json, "search/confirmed.json", notes)
-        found += [
-            read_subnet({**point, "top1": point.get("valid_top1")}) for point in _points(confirmed)
-        ]
-    samples: dict[Any, Subnet] = {}
-    for subnet in found:
-        if subnet.top1 is not None:
-            samples[subnet.arch or len(samples)] = subnet
+    names = sorted(path.name for path in folder.glob("evaluations*.jsonl"))
+    found = [line for name in names for line in notes.read(name, Evaluation.read_lines) or ()]
+    samples = {line.arch: read_subnet(line) for line in found}
+    confirmed = notes.read("search/confirmed.json", ConfirmedFile.read, needed=False)
+    if confirmed is not None:
+        samples |= {point.arch: read_subnet(point) for point in confirmed.points}
     return tuple(samples.values())
 
 
-def _points(record: Record) -> list[Record]:
-    return [point for point in sequence(record, "points") if isinstance(point, dict)]
-
-
-def _read_models(folder: Path, notes: list[str]) -> tuple[Model, ...]:
+def _models(folder: Path, notes: _Notes) -> tuple[Model, ...]:
+    names = sorted(path.name for path in (folder / "models").glob("*") if path.is_dir())
+    if not names:
+        notes.add("Models: none has been exported yet.")
     models = []
-    places = sorted(path for path in folder.glob("*") if path.is_dir())
-    for place in places:
-        if not (place / "card.json").is_file():
-            notes.append(f"Model {place.name}: not finished, it has no card.json.")
+    for name in names:
+        if not (folder / "models" / name / "card.json").is_file():
+            notes.add(f"Model {name}: not finished, it has no card.json.")
             continue
-        card = _read(place / "card.json", read_json, f"models/{place.name}/card.json", notes)
-        if card:
-            alone = _read_baseline(folder.parent / "baselines" / f"{place.name}.json", notes)
-            models.append(read_model(card, place.name, alone=alone))
-    if not places:
-        notes.append("Models: none has been exported yet.")
-    unknown = float("inf")
-    models.sort(
-        key=lambda m: (
-            m.subnet.costs.get("latency_ms", unknown),
-            m.subnet.costs.get("macs", unknown),
-            m.folder,
-        )
-    )
-    return tuple(models)
-
-
-def _read_baseline(path: Path, notes: list[str]) -> Record:
-    """Return what is known of an architecture trained alone; a run need not have it."""
-    return _read(path, read_json, f"baselines/{path.name}", notes) if path.is_file() else {}
-
-
-def _training(events: list[Record]) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-    """Split off epochs and rollbacks; an epoch that was run again counts once, the last time."""
-    epochs: dict[int, Record] = {}
-    rollbacks: list[Record] = []
-    for event in events:
-        done = number(event, "epochs_done")
-        if event.get("event") == "epoch" and done is not None:
-            epochs[int(done)] = event
-        elif event.get("event") == "rollback":
-            rollbacks.append({**event, "epochs_done": max(epochs, default=0)})
-    return tuple(epochs[done] for done in sorted(epochs)), tuple(rollbacks)
-
-
-def _steps(events: list[Record]) -> tuple[tuple[str, float], ...]:
-    """Return the seconds of each step; a step that was continued counts all its parts."""
-    seconds: dict[str, float] = {}
-    for event in events:
-        name, spent = text(event, "step"), number(event, "seconds")
-        if event.get("event") == "step_done" and name is not None and spent is not None:
-            seconds[name] = seconds.get(name, 0.0) + spent
-    return tuple(seconds.items())
-
-
-def _read_yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())
-
-
-def _read(path: Path, reader: Callable[[Path], Any], name: str, notes: list[str]) -> Record:
-    """Return an object from a file; note why there is none."""
-    if not path.is_file():
-        notes.append(f"{name} is not there yet.")
-        return {}
-    try:
-        value = reader(path)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        notes.append(f"{name} cannot be read: {' '.join(str(error).split())[:200]}")
-        return {}
-    if not isinstance(value, dict):
-        notes.append(f"{name} does not hold an object.")
-        return {}
-    return value
-
-
-def _read_lines(path: Path, name: str, notes: list[str]) -> list[Record]:
-    try:
-        lines = read_jsonl(path)
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        notes.append(f"{name} cannot be read: {' '.join(str(error).split())[:200]}")
-        return []
-    return [line for line in lines if isinstance(line, dict)]
+        card = notes.read(f"models/{name}/card.json", Card.read)
+        if card is not None:
+            alone = notes.read(f"baselines/{name}.json", Baseline.read, needed=False)
+            models.append(read_model(card, folder=name, alone=alone))
+    return tuple(sorted(models, key=lambda m: (m.card.latency_ms, m.card.macs, m.folder)))

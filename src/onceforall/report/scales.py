@@ -48,6 +48,15 @@ class Scale:
         return self.low <= value <= self.high
 
     @property
+    def in_data(self) -> str:
+        """Return the axis as the page's script reads it."""
+        return f"{self.low:.8g},{self.high:.8g},{int(self.log)}"
+
+    def held(self, value: float) -> float:
+        """Return the value on the axis that is nearest to ``value``."""
+        return min(max(value, self.low), self.high)
+
+    @property
     def ticks(self) -> tuple[float, ...]:
         """Return about four to eight round values on the axis, ascending."""
         return _log_ticks(self) if self.log else _linear_ticks(self, 6)

@@ -12,7 +12,7 @@ import numpy as np
 
 from onceforall.encoding import Rows
 from onceforall.errors import ConfigError
-from onceforall.files import append_jsonl, read_jsonl
+from onceforall.files import append_jsonl, damaged, read_jsonl
 from onceforall.search.problem import Floats, RowFunction
 
 
@@ -55,6 +55,20 @@ class RecordedObjective:
         return np.array([self.known[key] for key in keys], dtype=np.float64)
 
 
+def _values(journal: Path, line: Mapping[str, Any]) -> dict[bytes, float]:
+    """Return the values of a line by the bytes of their rows."""
+    rows, values = line.get("rows"), line.get("values")
+    if not isinstance(rows, list) or not isinstance(values, list) or len(rows) != len(values):
+        raise damaged(journal, "a line has not one value for each row")
+    # Those of archs that cannot be judged are no finite numbers.
+    if not all(isinstance(value, float | int) for value in values):
+        raise damaged(journal, "a value is no number")
+    try:
+        return dict(zip(map(bytes.fromhex, rows), values, strict=True))
+    except (TypeError, ValueError) as error:
+        raise damaged(journal, f"a row is none: {error}") from error
+
+
 def recorded(
     objective: RowFunction, *, journal: Path, header: Mapping[str, Any]
 ) -> RecordedObjective:
@@ -74,9 +88,7 @@ def recorded(
         check_header(journal, lines[0], header)
     else:
         append_jsonl(journal, header)
-    known = {
-        bytes.fromhex(row): value
-        for line in lines[1:]
-        for row, value in zip(line["rows"], line["values"], strict=True)
-    }
+    known: dict[bytes, float] = {}
+    for line in lines[1:]:
+        known |= _values(journal, line)
     return RecordedObjective(objective=objective, journal=journal, known=known)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from onceforall.errors import ConfigError
+from onceforall.measure.cost_tables import EXACT_COSTS
 
 
 def check_limits(limits: Mapping[str, float]) -> None:
     """Raise ConfigError if a limit is of no known cost or not positive."""
-    known = ("latency_ms", "macs", "params", "peak_activation_bytes")
+    known = ("latency_ms", *EXACT_COSTS)
     for name, bound in limits.items():
         if name not in known:
             raise ConfigError(f"limit {name!r} is not one of {', '.join(known)}")
-        if not bound > 0:
-            raise ConfigError(f"limit {name}={bound:g} is not above 0")
+        if not 0 < bound < math.inf:
+            raise ConfigError(f"limit {name}={bound:g} is not a number above 0")
 
 
 def each_limit(limits: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:

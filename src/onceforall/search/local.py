@@ -286,7 +286,9 @@ def _pairs(moves: Moves, around: _Around, free: NDArray[np.bool_], count: int) -
     gains, unit = around.gains[some].astype(np.float32), around.unit[some]
     summed = gains[:, None] + gains
     bad = unit[:, None] >= unit
-    for extra, slack in zip(around.extra[some].T.astype(np.float32), around.slack, strict=True):
+    with np.errstate(over="ignore"):  # an extra beyond float32 is infinite, and fits nowhere
+        extras_CN = around.extra[some].T.astype(np.float32)
+    for extra, slack in zip(extras_CN, around.slack, strict=True):
         bad |= extra[:, None] + extra > slack + _OVERSHOOT
     summed[bad] = -np.inf
     flat = summed.ravel()

@@ -17,16 +17,19 @@ from numpy.typing import NDArray
 from onceforall.arch import Arch
 from onceforall.encoding import Encoding, Rows
 from onceforall.errors import ConfigError
-from onceforall.files import append_jsonl, read_jsonl
+from onceforall.files import append_jsonl, damaged, iterate_jsonl, reason_of
 from onceforall.pareto import (
     crowding_distance,
     hypervolume,
     non_dominated_ranks,
     pareto_front,
 )
+from onceforall.reading import is_number
 from onceforall.search.journal import check_header
 from onceforall.search.polish import polish_front
 from onceforall.search.problem import Floats, Problem
+
+_MOST_COUNTED = 10**15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,27 +314,65 @@ def _write(journal: Path | None, record: dict[str, Any]) -> None:
 
 
 def _resumed(problem: Problem, header: dict[str, Any], journal: Path | None) -> _State | None:
-    """Return the state of the journal's last complete line, or None where there is none."""
-    lines = [] if journal is None else read_jsonl(journal)
-    if journal is None or not lines:
+    """Return the state of the journal's last complete line, or None where there is none.
+
+    Raises:
+        ConfigError: If the journal is of another search.
+        CheckpointError: If it is damaged.
+    """
+    first, last, volumes = None, None, []
+    for line in () if journal is None else iterate_jsonl(journal):
+        if first is None:
+            first = line
+        else:
+            last = line
+            volumes.append(line.get("hypervolume"))
+    if journal is None or first is None:
         return None
-    check_header(journal, lines[0], header)
-    if len(lines) == 1:
+    check_header(journal, first, header)
+    if last is None:
         journal.unlink()
         return None
-    last = lines[-1]
+    try:
+        return _state_of(problem, header, last, volumes)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise damaged(journal, f"its last line: {reason_of(error)}") from error
+
+
+def _state_of(
+    problem: Problem, header: dict[str, Any], line: dict[str, Any], volumes: list[Any]
+) -> _State:
+    """Return the state that a line of a journal holds.
+
+    Raises:
+        KeyError, TypeError, ValueError, OverflowError: If it holds none.
+    """
     rng = np.random.default_rng(header["seed"])
-    rng.bit_generator.state = last["rng"]
-    population = _Population(
-        rows=np.array(last["rows"], dtype=np.uint8).reshape(-1, problem.encoding.num_genes),
-        scores=np.array(last["scores"]).reshape(-1, len(problem.objectives)),
-        violation=np.array(last["violation"]),
-    )
+    rng.bit_generator.state = line["rng"]
+    genes = problem.encoding
+    # As wide integers first: others than options would be cut to some.
+    rows = np.array(line["rows"], dtype=np.int64).reshape(-1, genes.num_genes)
+    scores = np.array(line["scores"], dtype=np.float64).reshape(-1, len(problem.objectives))
+    violation = np.array(line["violation"], dtype=np.float64)
+    reference = np.array(line["reference"], dtype=np.float64)
+    if not len(rows) == len(scores) == violation.size > 0 or violation.ndim != 1:
+        raise ValueError("rows, scores and violations are not as many")
+    if len(rows) > header["population_size"] or reference.shape != (len(problem.objectives),):
+        raise ValueError("its population or reference is of another size")
+    if ((rows < 0) | (rows >= genes.num_options)).any():
+        raise ValueError("a gene has no such option")
+    if np.isnan(scores).any() or not (violation >= 0).all() or not np.isfinite(reference).all():
+        raise ValueError("a score is no number")
+    counts = [line["generation"], line["evaluations"]]
+    if not all(isinstance(count, int) and 0 <= count <= _MOST_COUNTED for count in counts):
+        raise ValueError(f"generation and evaluations {counts} are no counts")
+    if not all(is_number(volume, 0, 1e300) for volume in volumes):
+        raise ValueError("a hypervolume is no number")
     return _State(
-        generation=last["generation"],
-        population=population,
+        generation=counts[0],
+        population=_Population(rows=rows.astype(np.uint8), scores=scores, violation=violation),
         rng=rng,
-        reference=np.array(last["reference"]),
-        volumes=[line["hypervolume"] for line in lines[1:]],
-        evaluations=last["evaluations"],
+        reference=reference,
+        volumes=volumes,
+        evaluations=counts[1],
     )

@@ -167,22 +167,6 @@ def refine(
     return measured
 
 
-def refined_front(
-    template: Problem, measured: Measured, *, fit: Fit, settings: Refinement, seed: int
-) -> Front:
-    """Return the front of error and the template's costs, by what was measured and else by a fit.
-
-    Args:
-        template: As for :func:`refine`.
-        measured: Everything measured.
-        fit: Fits a predictor.
-        settings: The size of the search.
-        seed: Decides the search.
-    """
-    predict = fit(measured.rows, measured.top1)
-    return _search(template, measured, predict, settings, seed=seed, num_stds=0.0)
-
-
 def _search(
     template: Problem,
     measured: Measured,

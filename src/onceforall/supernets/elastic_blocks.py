@@ -21,6 +21,7 @@ from onceforall.blueprint import (
     MBConv,
     Residual,
 )
+from onceforall.errors import BlueprintError
 from onceforall.ops.conv import ElasticConv2d, ElasticDepthwiseConv2d
 from onceforall.ops.dense import ElasticLinear, ElasticSqueezeExcite
 from onceforall.ops.functional import activate, banded_order, channel_importance
@@ -40,6 +41,8 @@ class ElasticConvUnit(nn.Module):
 
     def __init__(self, largest: Conv, norm: Blueprint) -> None:
         super().__init__()
+        if largest.groups != 1:
+            raise BlueprintError(f"an elastic convolution has 1 group, not {largest.groups}")
         self.conv = ElasticConv2d(
             largest.in_channels,
             largest.out_channels,

@@ -186,6 +186,75 @@ def small_images(
     )
 
 
+def ofanet(
+    *,
+    num_units: int = 1,
+    in_channels: int = 3,
+    num_classes: int = 10,
+    max_width: float = 4,
+    max_depth: int = 3,
+    max_kernel_size: int = 7,
+    resolutions: tuple[int, ...] = (32,),
+    dropout: float = 0.0,
+) -> MBConvSpec:
+    """Return the small family for CIFAR-10: one kernel, depth and width for the whole network.
+
+    Stem of 32 channels, a separable convolution that halves the side, units of elastic inverted
+    bottlenecks with squeeze-excite, of 128, 256, ... channels, each of which halves the side again,
+    a final layer of four times the last unit's channels, global pooling, classifier. All blocks of
+    a unit give out the same channels, so that one classifier serves all subnets.
+
+    Args:
+        num_units: Units; at least 1.
+        in_channels: Channels of the images.
+        num_classes: Outputs of the classifier.
+        max_width: Largest expand ratio; half of it is the other one (from 2 on).
+        max_depth: Most blocks of a unit; one fewer is the other choice (from 2 on).
+        max_kernel_size: Largest kernel; the other is smaller by two (from 5 on).
+        resolutions: Input sides in pixels, ascending.
+        dropout: Dropout rate before the classifier.
+
+    Raises:
+        ConfigError: If there is no unit.
+
+    Source: the names, and the space of eight subnets, of a public re-implementation of
+    Cai et al., *Once-for-All*, ICLR 2020; the widths are ours.
+    """
+    if num_units < 1:
+        raise ConfigError(f"num_units {num_units} is below 1")
+    width = 128
+    smaller = max_width / 2
+    widths = (int(smaller) if smaller == int(smaller) else smaller, max_width)
+    return MBConvSpec(
+        num_classes=num_classes,
+        in_channels=in_channels,
+        resolutions=resolutions,
+        is_uniform=True,
+        stem_width=32,
+        stem_stride=1,
+        fixed_block=FixedBlock(width=64, stride=2),
+        stages=tuple(
+            MBConvStage(
+                width=width * 2**unit,
+                stride=2,
+                activation="relu",
+                squeeze_excite=True,
+                num_blocks=max_depth,
+                depths=(max_depth - 1, max_depth) if max_depth > 1 else (1,),
+                kernel_sizes=(
+                    (max_kernel_size - 2, max_kernel_size)
+                    if max_kernel_size > 3
+                    else (max_kernel_size,)
+                ),
+                expand_ratios=widths if max_width >= 2 else (max_width,),
+            )
+            for unit in range(num_units)
+        ),
+        expand_width=4 * width * 2 ** (num_units - 1),
+        dropout=dropout,
+    )
+
+
 def dense_images(
     *,
     block: BlockKind = "residual",

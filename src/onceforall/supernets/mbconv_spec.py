@@ -21,9 +21,10 @@ from onceforall.blueprint import (
     make_divisible,
 )
 from onceforall.errors import ArchError, BlueprintError
-from onceforall.genes import StageChoices
+from onceforall.genes import Place, StageChoices
 from onceforall.space import SearchSpace
-from onceforall.supernets.slots import GeneKey, Slot, assemble, block_keys
+from onceforall.supernets.ranges import check_ranges
+from onceforall.supernets.slots import Slot, assemble, block_keys
 
 BlockKind = Literal["mbconv", "fused_mbconv", "residual"]
 
@@ -36,6 +37,9 @@ class FixedBlock:
     kernel_size: int = 3
     stride: int = 1
     activation: Activation = "relu"
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,7 @@ class MBConvStage:
     block: BlockKind = "mbconv"
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.block != "mbconv" and (len(self.kernel_sizes) > 1 or self.squeeze_excite):
             raise BlueprintError(
                 f"a stage of {self.block} blocks has one kernel size and no squeeze-excite, got "
@@ -77,6 +82,9 @@ class MBConvSpec:
     Attributes:
         num_classes: Outputs of the classifier.
         resolutions: Input sides in pixels, ascending.
+        in_channels: Channels of the images.
+        is_uniform: Whether one kernel size, depth and expand ratio are chosen for the whole
+            network, instead of for each block and stage.
         stem_width: Output channels of the 3x3 stem convolution.
         stem_width_mults: Elastic multipliers of the stem (and fixed block); empty when rigid.
         fixed_block: A rigid block after the stem, or None.
@@ -91,6 +99,8 @@ class MBConvSpec:
 
     num_classes: int
     resolutions: tuple[int, ...]
+    in_channels: int = 3
+    is_uniform: bool = False
     stem_width: int
     stem_stride: int
     stem_activation: Activation = "relu"
@@ -106,11 +116,15 @@ class MBConvSpec:
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
 
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
     @property
     def space(self) -> SearchSpace:
         """Return the search space of the table."""
         return SearchSpace(
             resolutions=self.resolutions,
+            is_uniform=self.is_uniform,
             stem_width_mults=(self.stem_width_mults,) if self.stem_width_mults else (),
             stages=tuple(
                 StageChoices(
@@ -153,7 +167,7 @@ class MBConvSpec:
 
     # -- layers at one position -----------------------------------------------------------------
 
-    def _width_key(self, stage: int) -> tuple[GeneKey, ...]:
+    def _width_key(self, stage: int) -> tuple[Place, ...]:
         """Return the width gene of the stem (-1) or of a stage; empty when rigid."""
         has_stem = bool(self.stem_width_mults)
         if stage < 0:
@@ -166,7 +180,7 @@ class MBConvSpec:
     def _width(self, base: int, mult: float = 1.0) -> int:
         return make_divisible(base * self.width_mult * mult, self.divisor)
 
-    def _stage_width(self, stage: int, values: Mapping[GeneKey, Any]) -> int:
+    def _stage_width(self, stage: int, values: Mapping[Place, Any]) -> int:
         key = self._width_key(stage)
         base = self._base_width(stage)
         return self._width(base, values[key[0]] if key else 1.0)
@@ -180,17 +194,17 @@ class MBConvSpec:
         mults = self.stages[stage].width_mults
         return self._width(self.stages[stage].width, mults[-1] if mults else 1.0)
 
-    def _stem(self, values: Mapping[GeneKey, Any]) -> Layer:
+    def _stem(self, values: Mapping[Place, Any]) -> Layer:
         key = self._width_key(-1)
         return Conv(
-            in_channels=3,
+            in_channels=self.in_channels,
             out_channels=self._width(self.stem_width, values[key[0]] if key else 1.0),
             kernel_size=3,
             stride=self.stem_stride,
             activation=self.stem_activation,
         )
 
-    def _fixed(self, values: Mapping[GeneKey, Any]) -> Layer:
+    def _fixed(self, values: Mapping[Place, Any]) -> Layer:
         block = self.fixed_block
         if block is None:
             raise ArchError("this stage table has no fixed block")
@@ -212,17 +226,13 @@ class MBConvSpec:
         )
 
     def _block_slot(self, stage: int, block: int, strides: tuple[int, ...]) -> Slot:
-        table = self.stages[stage]
         first = block == 0
         keys = block_keys(stage, block, self._width_key(stage - first), self._width_key(stage))
 
-        def layer(values: Mapping[GeneKey, Any]) -> Layer | None:
+        def layer(values: Mapping[Place, Any]) -> Layer | None:
             if values[keys[0]] <= block:
                 return None
-            make = {
-                "mbconv": self._mbconv, "fused_mbconv": self._fused, "residual": self._residual
-            }[table.block]  # fmt: skip
-            return make(
+            return self._block(
                 stage,
                 block,
                 in_channels=self._stage_width(stage - first, values),
@@ -233,7 +243,7 @@ class MBConvSpec:
 
         return Slot(genes=keys, layer=layer, stride_before=strides)
 
-    def _mbconv(
+    def _block(
         self,
         stage: int,
         block: int,
@@ -245,65 +255,35 @@ class MBConvSpec:
     ) -> Block:
         table = self.stages[stage]
         stride = table.stride if block == 0 else 1
+        keeps_shape = in_channels == out_channels and self._may_add(stage, block)
+        shared: dict[str, Any] = {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "kernel_size": kernel_size,
+            "stride": stride,
+            "expand_ratio": ratio,
+            "activation": table.activation,
+        }
+        if table.block == "residual":
+            return Residual(
+                **shared,
+                mid_channels=self._mid(out_channels, ratio),
+                downsample="avgpool_conv" if stride > 1 else "none" if keeps_shape else "conv",
+            )
+        mid_channels = self._mid(in_channels, ratio)
+        if table.block == "fused_mbconv":
+            return FusedMBConv(
+                **shared, mid_channels=mid_channels, residual=stride == 1 and keeps_shape
+            )
         # A block with one ratio of 1 has no expansion; where 1 is one choice of several it stays.
         has_expansion = table.expand_ratios != (1,)
-        mid_channels = self._mid(in_channels, ratio) if has_expansion else in_channels
+        mid_channels = mid_channels if has_expansion else in_channels
         return MBConv(
-            in_channels=in_channels,
+            **shared,
             mid_channels=mid_channels,
-            out_channels=out_channels,
-            kernel_size=kernel_size,
-            stride=stride,
-            expand_ratio=ratio,
-            activation=table.activation,
             se_channels=make_divisible(mid_channels // 4) if table.squeeze_excite else 0,
             has_expansion=has_expansion,
-            residual=stride == 1 and in_channels == out_channels and self._may_add(stage, block),
-        )
-
-    def _fused(
-        self,
-        stage: int,
-        block: int,
-        *,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        ratio: float,
-    ) -> Block:
-        stride = self.stages[stage].stride if block == 0 else 1
-        return FusedMBConv(
-            in_channels=in_channels,
-            mid_channels=self._mid(in_channels, ratio),
-            out_channels=out_channels,
-            kernel_size=kernel_size,
-            stride=stride,
-            expand_ratio=ratio,
-            activation=self.stages[stage].activation,
-            residual=stride == 1 and in_channels == out_channels and self._may_add(stage, block),
-        )
-
-    def _residual(
-        self,
-        stage: int,
-        block: int,
-        *,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        ratio: float,
-    ) -> Block:
-        stride = self.stages[stage].stride if block == 0 else 1
-        keeps_shape = self._may_add(stage, block) and in_channels == out_channels
-        return Residual(
-            in_channels=in_channels,
-            mid_channels=self._mid(out_channels, ratio),
-            out_channels=out_channels,
-            kernel_size=kernel_size,
-            stride=stride,
-            expand_ratio=ratio,
-            activation=self.stages[stage].activation,
-            downsample="avgpool_conv" if stride > 1 else "none" if keeps_shape else "conv",
+            residual=stride == 1 and keeps_shape,
         )
 
     def _mid(self, channels: int, ratio: float) -> int:
@@ -319,7 +299,7 @@ class MBConvSpec:
             return True
         return self._width_key(stage - 1) == () and self._width_key(stage) == ()
 
-    def _head_layer(self, position: int) -> Callable[[Mapping[GeneKey, Any]], Layer]:
+    def _head_layer(self, position: int) -> Callable[[Mapping[Place, Any]], Layer]:
         last = len(self.stages) - 1
         return lambda values: self._head(self._stage_width(last, values))[position]
 

@@ -11,6 +11,7 @@ from onceforall.graph import Graph, Node, Weight
 from onceforall.supernets.graphs.network import GraphNet, build_graph, draw_weights
 from onceforall.supernets.graphs.spec import GraphSpec
 from onceforall.supernets.graphs.supernet import GraphSupernet
+from onceforall.supernets.single import SingleArchNet
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.static import StaticNet, build
 from onceforall.supernets.supernet import Supernet
@@ -56,6 +57,8 @@ def classifier_of(net: nn.Module) -> nn.Module:
     Raises:
         BlueprintError: If it is neither.
     """
+    if isinstance(net, SingleArchNet):
+        return classifier_of(net.plain)
     if isinstance(net, Supernet):
         return net.layers[-1]
     if isinstance(net, StaticNet):

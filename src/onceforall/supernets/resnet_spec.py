@@ -17,9 +17,10 @@ from onceforall.blueprint import (
     MaxPool,
     make_divisible,
 )
-from onceforall.genes import StageChoices
+from onceforall.genes import Place, StageChoices
 from onceforall.space import SearchSpace
-from onceforall.supernets.slots import GeneKey, Slot, assemble, block_keys
+from onceforall.supernets.ranges import check_ranges
+from onceforall.supernets.slots import Slot, assemble, block_keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,9 @@ class ResNetStage:
     stride: int
     num_blocks: int
     depths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,9 @@ class ResNetSpec:
     dropout: float = 0.0
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     @property
     def space(self) -> SearchSpace:
@@ -120,14 +127,14 @@ class ResNetSpec:
         """
         return assemble(self, arch, num_stem=4, fixed=False)
 
-    def _mid(self, values: Mapping[GeneKey, Any]) -> int:
+    def _mid(self, values: Mapping[Place, Any]) -> int:
         stem = make_divisible(self.stem_width * values["width_mult", 0, -1], self.divisor)
         return make_divisible(stem // 2, self.divisor)
 
-    def _out(self, values: Mapping[GeneKey, Any]) -> int:
+    def _out(self, values: Mapping[Place, Any]) -> int:
         return make_divisible(self.stem_width * values["width_mult", 1, -1], self.divisor)
 
-    def _stage_width(self, stage: int, values: Mapping[GeneKey, Any]) -> int:
+    def _stage_width(self, stage: int, values: Mapping[Place, Any]) -> int:
         if stage < 0:
             return self._out(values)
         mult = values["width_mult", stage + 2, -1]
@@ -138,7 +145,7 @@ class ResNetSpec:
             in_channels=in_channels, out_channels=out_channels, kernel_size=3, stride=stride
         )
 
-    def _stem_residual(self, values: Mapping[GeneKey, Any]) -> Layer | None:
+    def _stem_residual(self, values: Mapping[Place, Any]) -> Layer | None:
         if not values["stem_depth", -1, -1]:
             return None
         width = self._mid(values)
@@ -149,7 +156,7 @@ class ResNetSpec:
         before = (("width_mult", stage + 1 + (not first), -1),)
         keys = block_keys(stage, block, before, (("width_mult", stage + 2, -1),))
 
-        def layer(values: Mapping[GeneKey, Any]) -> Layer | None:
+        def layer(values: Mapping[Place, Any]) -> Layer | None:
             if values[keys[0]] <= block:
                 return None
             out_channels = self._stage_width(stage, values)

@@ -9,10 +9,8 @@ from typing import Any, Protocol
 
 from onceforall.arch import Arch
 from onceforall.blueprint import Blueprint, Layer
+from onceforall.genes import Place
 from onceforall.space import SearchSpace
-
-# A gene's place: (axis, stage or width site, block), as in ``space.Gene``.
-GeneKey = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +24,8 @@ class Slot:
         stride_before: Strides of all layers that come before, in order: they give the input side.
     """
 
-    genes: tuple[GeneKey, ...]
-    layer: Callable[[Mapping[GeneKey, Any]], Layer | None]
+    genes: tuple[Place, ...]
+    layer: Callable[[Mapping[Place, Any]], Layer | None]
     stride_before: tuple[int, ...]
 
     def input_size(self, resolution: int) -> int:
@@ -91,9 +89,9 @@ def _structure(spec: StageTable) -> tuple[SearchSpace, tuple[Slot, ...]]:
     return spec.space, spec.slots
 
 
-def gene_values(space: SearchSpace, arch: Arch) -> dict[GeneKey, Any]:
+def gene_values(space: SearchSpace, arch: Arch) -> dict[Place, Any]:
     """Return the value of every choice of ``arch``, rigid ones included."""
-    values: dict[GeneKey, Any] = {
+    values: dict[Place, Any] = {
         ("resolution", -1, -1): arch.resolution,
         ("stem_depth", -1, -1): arch.stem_depth,
     }
@@ -109,8 +107,8 @@ def gene_values(space: SearchSpace, arch: Arch) -> dict[GeneKey, Any]:
 
 
 def block_keys(
-    stage: int, block: int, before: tuple[GeneKey, ...], after: tuple[GeneKey, ...]
-) -> tuple[GeneKey, ...]:
+    stage: int, block: int, before: tuple[Place, ...], after: tuple[Place, ...]
+) -> tuple[Place, ...]:
     """Return the gene keys of a block: depth, kernel size, expand ratio, then widths."""
     return (
         ("depth", stage, -1),

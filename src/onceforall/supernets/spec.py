@@ -2,7 +2,8 @@
 
 A spec knows its search space, the blueprint of every arch in it, and the *slots* that costs are
 compiled from. The published families are instances of two stage tables, and so is any table of
-your own; any other network is a graph, traced.
+your own; a static network is the third kind, in which nothing is elastic; any other network is a
+graph, traced.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from onceforall.supernets.graphs.spec import GraphSpec
 from onceforall.supernets.mbconv_spec import BlockKind, FixedBlock, MBConvSpec, MBConvStage
 from onceforall.supernets.resnet_spec import ResNetSpec, ResNetStage
+from onceforall.supernets.static_spec import StaticSpec
 
 __all__ = [
     "BlockKind",
@@ -19,9 +21,10 @@ __all__ = [
     "MBConvStage",
     "ResNetSpec",
     "ResNetStage",
+    "StaticSpec",
     "SupernetSpec",
     "TableSpec",
 ]
 
-TableSpec = MBConvSpec | ResNetSpec
+TableSpec = MBConvSpec | ResNetSpec | StaticSpec
 SupernetSpec = TableSpec | GraphSpec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from onceforall.supernets.blocks import (
     ResidualBlock,
 )
 from onceforall.supernets.published.checkpoint import published_state_dict
+from onceforall.supernets.published.config_write import config_from_blueprint
 from onceforall.supernets.published.keys import static_keys, static_spellings
 
 
@@ -46,6 +47,8 @@ class StaticNet(nn.Module):
         plan: The blueprint.
     """
 
+    __jit_unused_properties__ = ("config",)
+
     def __init__(self, plan: Blueprint) -> None:
         super().__init__()
         self.plan = plan
@@ -61,6 +64,15 @@ class StaticNet(nn.Module):
     def published_state_dict(self) -> dict[str, Tensor]:
         """Return the tensors under their published keys, in published order."""
         return published_state_dict(self)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Return the published configuration, ready for ``json.dumps``.
+
+        Raises:
+            ConfigError: If a layer has none.
+        """
+        return config_from_blueprint(self.plan)
 
     def published_keys(self) -> dict[str, str]:
         """Return the published key of each key of the state dict, in published order."""

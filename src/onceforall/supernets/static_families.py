@@ -5,7 +5,7 @@ Every function returns a :class:`Blueprint`; ``build`` makes the module.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from onceforall.blueprint import (
     Activation,
@@ -291,3 +291,12 @@ def _resnet(
         GlobalPool(), Linear(in_features=channels, out_features=num_classes, dropout=dropout)
     )  # fmt: skip
     return Blueprint(stem=stem, blocks=tuple(blocks), head=head, stage_sizes=depths)
+
+
+# Static families by name; what is trained alone, and compared with.
+STATIC_FAMILIES: Mapping[str, Callable[[], Blueprint]] = {
+    "mobilenet_v3_large": mobilenet_v3_large,
+    "mobilenet_v2": mobilenet_v2,
+    "resnet50": resnet50,
+    "resnet50d": resnet50d,
+}

@@ -18,6 +18,7 @@ from onceforall.blueprint import (
     Conv,
     FusedMBConv,
     GlobalPool,
+    Identity,
     Layer,
     Linear,
     MaxPool,
@@ -218,7 +219,7 @@ def _elastic_layer(
     layer: Layer | None, kernel_sizes: tuple[int, ...], norm: Blueprint
 ) -> nn.Module:
     match layer:
-        case Conv():
+        case Conv(groups=1):
             return ElasticConvUnit(layer, norm)
         case MBConv():
             return ElasticMBConvBlock(layer, kernel_sizes or (layer.kernel_size,), norm)
@@ -234,6 +235,8 @@ def _elastic_layer(
             return GlobalMean()
         case Linear():
             return ElasticClassifier(layer)
+        case Identity():
+            return nn.Identity()
     raise BlueprintError(f"a stage table has no elastic form of {layer}")
 
 

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from onceforall.errors import CheckpointError, ConfigError
-from onceforall.files import read_json, write_bytes, write_json
+from onceforall.blueprint import LAYER_TYPES, Blueprint
+from onceforall.errors import ArchError, BlueprintError, CheckpointError, ConfigError
+from onceforall.files import damaged, read_object, reason_of, write_bytes, write_json
 from onceforall.graph import GRAPH_TYPES
-from onceforall.records import record_from_json, record_to_json
+from onceforall.reading import open_regular
+from onceforall.records import fits, record_from_json, record_to_json
 from onceforall.supernets.graphs.spec import GRAPH_SPEC_TYPES
 from onceforall.supernets.nets import ElasticNet, NetPlan, PlainNet, build_net, new_net
 from onceforall.supernets.spec import (
     FixedBlock,
-    GraphSpec,
     MBConvSpec,
     MBConvStage,
     ResNetSpec,
     ResNetStage,
+    StaticSpec,
     SupernetSpec,
 )
 
+_Net = TypeVar("_Net", bound=nn.Module)
 _SPEC_TYPES = (
-    FixedBlock, MBConvSpec, MBConvStage, ResNetSpec, ResNetStage, *GRAPH_SPEC_TYPES, *GRAPH_TYPES,
+    FixedBlock, MBConvSpec, MBConvStage, ResNetSpec, ResNetStage, StaticSpec, Blueprint,
+    *LAYER_TYPES, *GRAPH_SPEC_TYPES, *GRAPH_TYPES,
 )  # fmt: skip
 
 
@@ -37,14 +42,20 @@ def spec_to_json(spec: SupernetSpec) -> dict[str, Any]:
     return record_to_json(spec)  # type: ignore[no-any-return]
 
 
-def spec_from_json(value: dict[str, Any]) -> SupernetSpec:
+def spec_from_json(value: Any) -> SupernetSpec:
     """Return the stage table that :func:`spec_to_json` wrote.
 
     Raises:
-        ConfigError: If it is not one.
+        ConfigError: If it is not one, or of a network that cannot be.
     """
-    spec = record_from_json(value, _SPEC_TYPES)
-    if not isinstance(spec, MBConvSpec | ResNetSpec | GraphSpec):
+    try:
+        spec = record_from_json(value, _SPEC_TYPES)
+        if isinstance(spec, SupernetSpec):
+            spec.blueprint(spec.space.largest)
+            spec.blueprint(spec.space.smallest)
+    except (ArchError, BlueprintError) as error:
+        raise ConfigError(str(error)) from error
+    if not isinstance(spec, SupernetSpec):
         raise ConfigError(f"record {type(spec).__name__} is not a stage table")
     return spec
 
@@ -71,10 +82,31 @@ def load_saved_supernet(path: Path) -> tuple[ElasticNet, dict[str, Any]]:
     if not path.is_file() or not sidecar.is_file():
         missing = path if not path.is_file() else sidecar
         raise CheckpointError(f"supernet file {missing} does not exist")
-    facts = read_json(sidecar)
-    net = new_net(spec_from_json(facts.pop("spec")))
-    load_tensors(net, path)
+    facts = read_object(sidecar)
+    try:
+        spec = spec_from_json(facts.pop("spec", None))
+        _check_facts(facts)
+    except ConfigError as error:
+        raise damaged(sidecar, str(error)) from error
+    net = _built(lambda: new_net(spec), path)
     return net.eval(), facts
+
+
+def _check_facts(facts: Mapping[str, Any]) -> None:
+    """Refuse facts beside a stage table that are not what they are used as.
+
+    Raises:
+        ConfigError: Naming the first.
+    """
+    for name in ("mean", "std"):
+        values = tuple(facts.get(name) or ())
+        if name in facts and not fits(values, tuple[float, float, float]):
+            raise ConfigError(f"{name} {facts[name]!r} is not three numbers")
+    if "std" in facts and not all(value > 0 for value in facts["std"]):
+        raise ConfigError(f"std {facts['std']!r} is not above 0")
+    ratio = facts.get("crop_ratio", 1.0)
+    if not fits(ratio, float) or not 0 < ratio <= 1:
+        raise ConfigError(f"crop_ratio {ratio!r} is not in (0, 1]")
 
 
 @lru_cache(maxsize=4)
@@ -82,9 +114,12 @@ def saved_spec(path: Path) -> SupernetSpec:
     """Return the spec in the ``.json`` file beside a supernet's weights; it is read once.
 
     Raises:
-        ConfigError: If it holds none.
+        CheckpointError: If it holds none.
     """
-    return spec_from_json(read_json(path)["spec"])
+    try:
+        return spec_from_json(read_object(path).get("spec"))
+    except ConfigError as error:
+        raise damaged(path, str(error)) from error
 
 
 def save_plain(module: nn.Module, path: Path) -> None:
@@ -98,9 +133,21 @@ def load_plain(plan: NetPlan, path: Path) -> PlainNet:
     Raises:
         CheckpointError: If the file is missing, damaged or does not fit.
     """
-    module = build_net(plan)
+    return _built(lambda: build_net(plan), path).eval()
+
+
+def _built(make: Callable[[], _Net], path: Path) -> _Net:
+    """Return a network with the tensors of a file, which decides first whether it is made.
+
+    A table or blueprint may name a network that no memory holds; a file of its tensors is as large
+    as the network.
+    """
+    with torch.device("meta"):
+        outline = make()
+    _check_fit(outline, _shapes(path), path)
+    module = make()
     load_tensors(module, path)
-    return module.eval()
+    return module
 
 
 def load_tensors(module: nn.Module, path: Path) -> None:
@@ -109,21 +156,35 @@ def load_tensors(module: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: Listing all keys that are missing, unexpected or wrongly shaped.
     """
+    _check_fit(module, _shapes(path), path)
+    module.load_state_dict(safetensors.torch.load_file(path))
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor in a file.
+
+    Raises:
+        CheckpointError: If it is missing or damaged.
+    """
     try:
-        tensors = safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"weights file {path} cannot be read: {error}") from error
-    own = module.state_dict()
-    problems = [f"missing {name}" for name in own if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in own]
+        with open_regular(path), safetensors.safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError, ValueError) as error:
+        why = reason_of(error)
+        raise CheckpointError(f"weights file {path} cannot be read: {why}") from error
+
+
+def _check_fit(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    problems = [f"missing {name}" for name in own if name not in shapes]
+    problems += [f"unexpected {name}" for name in shapes if name not in own]
     problems += [
-        f"{name} has shape {tuple(tensor.shape)} where {tuple(own[name].shape)} is needed"
-        for name, tensor in tensors.items()
-        if name in own and tensor.shape != own[name].shape
+        f"{name} has shape {shape} where {own[name]} is needed"
+        for name, shape in shapes.items()
+        if name in own and shape != own[name]
     ]
     if problems:
         raise CheckpointError(f"weights file {path.name}: " + "; ".join(problems))
-    module.load_state_dict(tensors)
 
 
 def _tensors_bytes(module: nn.Module) -> bytes:

@@ -19,10 +19,11 @@ from onceforall.arch import Arch
 from onceforall.measure.costs import count_macs
 from onceforall.space import SearchSpace
 from onceforall.supernets.single import SingleArchNet
+from onceforall.training.freezing import frozen_statistics
 from onceforall.training.losses import label_loss
 from onceforall.training.ranks import sum_over_ranks
 from onceforall.training.sampling import draw_candidates
-from onceforall.training.step import MicroBatch, StepContext, Trainable, frozen_statistics
+from onceforall.training.step import MicroBatch, StepContext, Trainable
 
 
 def choose_attentively(

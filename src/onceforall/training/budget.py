@@ -13,12 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onceforall.files import append_jsonl, read_jsonl
+from onceforall.files import Json, append_jsonl, damaged, read_jsonl
+from onceforall.reading import is_number
 
 # First steps of a phase that say nothing about the later ones: kernels are prepared in them.
 _WARMUP_STEPS = 4
 # Relative changes below this are not worth a decision.
 _TOLERANCE = 0.01
+_MOST_EPOCHS = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,16 @@ class Pace:
     step_seconds: tuple[float, ...]
     every_s: float
     may_grow: bool = True
+
+
+def _decision(journal: Path, line: Json) -> tuple[int, list[float]]:
+    """Return the step and the lengths that a line of a journal says."""
+    step, epochs = line.get("step"), line.get("epochs")
+    if not isinstance(step, int) or not isinstance(epochs, list) or not epochs:
+        raise damaged(journal, f"{line} is no decision")
+    if not all(is_number(each, 0, _MOST_EPOCHS) for each in epochs):
+        raise damaged(journal, f"epochs {epochs} are no lengths")
+    return step, epochs
 
 
 def fit_steps(
@@ -79,7 +91,7 @@ class Pacer:
     _least_slowdown: float = math.inf
 
     def __post_init__(self) -> None:
-        self.decided = {line["step"]: line["epochs"] for line in read_jsonl(self.journal)}
+        self.decided = dict(_decision(self.journal, line) for line in read_jsonl(self.journal))
 
     def is_due(self, step: int, phase: int) -> bool:
         """Say whether something is decided after ``step``, which is about to run."""
@@ -112,6 +124,8 @@ class Pacer:
             to_epochs: Gives the length in epochs of a phase with so many steps left.
         """
         if step in self.decided:
+            if len(self.decided[step]) != len(steps_left):
+                raise damaged(self.journal, f"step {step} decides of another number of phases")
             return self.decided[step]
         measured = (time.monotonic() - self._looked) / max(1, self._steps)
         self._slowdown = measured / self.pace.step_seconds[phase]

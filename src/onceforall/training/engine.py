@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from onceforall.arch import Arch
+from onceforall.data.batches.protocols import TrainBatches
 from onceforall.errors import Interrupted
 from onceforall.training.attentive import choose_attentively
 from onceforall.training.budget import Pacer
+from onceforall.training.freezing import kept_statistics, learn_only
 from onceforall.training.optimizer import (
     average_decay,
     parameters_copy,
@@ -26,7 +28,7 @@ from onceforall.training.plan import Phase, Plan
 from onceforall.training.ranks import Ranks, share_from_main, wait_for_all
 from onceforall.training.sampling import Moment, draw_archs, draw_resolution
 from onceforall.training.schedules import CosineSchedule
-from onceforall.training.settings import Callbacks, Event, TrainData, TrainOptions
+from onceforall.training.settings import Callbacks, EpochEnd, Event, TrainOptions
 from onceforall.training.standing import (
     Position,
     Standing,
@@ -50,13 +52,15 @@ from onceforall.training.watch import LossWatch
 def train(
     net: Trainable,
     plan: Plan,
-    data: TrainData,
+    data: TrainBatches,
     *,
     folder: Path,
     options: TrainOptions,
     callbacks: Callbacks | None = None,
     ranks: Ranks | None = None,
     teacher: Trainable | None = None,
+    start_at: str = "",
+    average: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Run ``plan`` on ``net`` to its end, from the newest checkpoint in ``folder`` if there is one.
 
@@ -76,8 +80,12 @@ def train(
         ranks: This process among all.
         teacher: Network that phases with a frozen teacher learn from, instead of the network as
             it was after the first phase. It is not kept in checkpoints.
+        start_at: Phase to begin with, as if the ones before it had led to the weights of ``net``;
+            the first one by default.
+        average: Averaged weights to begin with, by name; by default those of ``net``.
 
     Raises:
+        ConfigError: If there is no such phase, or nothing in it can learn.
         Interrupted: If ``should_stop`` said so; a checkpoint is there.
         TrainingError: If training diverged more than ``options.max_rollbacks`` times; the weights
             are then of no use.
@@ -91,28 +99,42 @@ def train(
         options=options,
         callbacks=callbacks or Callbacks(),
         ranks=ranks or Ranks(),
-        position=Position(),
+        position=Position(phase=plan.index(start_at)),
         watch=LossWatch(num_classes=net.spec.num_classes),
         optimizer=new_optimizer(net, plan),
-        average=parameters_copy(net) if plan.ema_decay else {},
+        average=_first_average(net, average or {}) if plan.ema_decay else {},
         teacher=teacher,
         has_own_teacher=teacher is not None,
         asked=plan,
+        learning=[parameter for parameter in net.parameters() if parameter.requires_grad],
     )
+    try:
+        _run(run)
+    finally:
+        learn_only(net.parameters(), run.learning)
+    if plan.ema_decay:
+        with torch.no_grad():
+            for name, parameter in net.named_parameters():
+                parameter.copy_(run.average[name])
+
+
+def _first_average(net: Trainable, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the averaged weights to begin with, which training changes in place."""
+    return parameters_copy(net) | {name: value.clone() for name, value in given.items()}
+
+
+def _run(run: Standing) -> None:
+    """Train from the newest checkpoint, or from the start, to the end."""
     restored = restore(run)
     wait_for_all(run.ranks)  # nobody writes while another still looks for a checkpoint
     if not restored:
         start_phase(run)
         save(run)  # a rollback in the first minute needs somewhere to go
-    while run.position.phase < len(plan.phases):
+    while run.position.phase < len(run.plan.phases):
         try:
             _run_epoch(run)
         except _DivergedError as error:
             roll_back(run, str(error))
-    if plan.ema_decay:
-        with torch.no_grad():
-            for name, parameter in net.named_parameters():
-                parameter.copy_(run.average[name])
 
 
 class _DivergedError(Exception):
@@ -219,25 +241,35 @@ def _keep_pace(run: Standing, pacer: Pacer | None) -> None:
 
 def _end_epoch(run: Standing, phase: Phase, sums: EpochSums, timer: Timer) -> None:
     run.position.seconds += timer.lap()
+    means = sums.means()  # of the epoch, without the time of what follows
     run.position.step = 0
     run.position.epoch += 1
     phase = run.plan.phases[run.position.phase]
     per_epoch = run.data.steps_per_epoch
-    if run.position.epoch * per_epoch >= phase.num_steps(per_epoch):
+    ends_phase = run.position.epoch * per_epoch >= phase.num_steps(per_epoch)
+    facts = run.callbacks.after_epoch(
+        EpochEnd(
+            net=run.net,
+            phase=phase,
+            epochs_done=run.global_epoch,
+            ends_phase=ends_phase,
+            is_last=ends_phase and run.position.phase + 1 == len(run.plan.phases),
+            average=run.average,
+        )
+    )
+    if ends_phase:
         run.position.epoch = run.position.anchor_step = 0
         run.position.anchor_share = 0.0
         run.position.phase += 1
         if run.position.phase < len(run.plan.phases):
             start_phase(run)
-    is_last = run.position.phase == len(run.plan.phases)
-    facts = run.callbacks.after_epoch(run.net, run.global_epoch, is_last)
     event = {
         "event": "epoch",
         "phase": phase.name,
         "epochs_done": run.global_epoch,
         "epochs": run.plan.epochs,
         "seconds": round(run.position.seconds, 3),
-        **sums.means(),
+        **means,
         **facts,
     }
     tell(run, event)
@@ -263,7 +295,9 @@ def _queue_step(
         teacher=run.teacher,
         autocast=run.options.autocast,
     )
-    with _private_dropout(run):
+    is_still = phase.trainable == "transforms"
+    still = kept_statistics(run.net) if is_still else contextlib.nullcontext()
+    with _private_dropout(run), still:
         if phase.attentive != "none":
             archs = choose_attentively(
                 run.net,

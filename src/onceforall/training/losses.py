@@ -32,27 +32,6 @@ def soft_target_loss(logits_BK: Tensor, targets_BK: Tensor) -> Tensor:
     return -(targets_BK * F.log_softmax(logits_BK, dim=1)).sum(dim=1).mean()
 
 
-def alpha_divergence_loss(
-    logits_BK: Tensor, teacher_logits_BK: Tensor, *, alpha: float, clip: float = 5.0
-) -> Tensor:
-    """Return a mean surrogate whose gradient is that of the alpha-divergence ``D_a(p || q)``.
-
-    With teacher ``p`` and student ``q``, ``D_a = (sum p^a q^(1-a) - 1) / (a (a - 1))``. Its
-    gradient with respect to the student is that of ``-sum w log q`` with the weights
-    ``w = q (p/q)^a / a`` held constant; for ``a = 1`` that is soft-target cross-entropy, and for
-    ``a -> 0``, up to a constant, ``w = q log(p/q)``, the reverse Kullback-Leibler divergence.
-    Ratios are clipped, which bounds the variance; at ``a = 1`` there is nothing to bound, because
-    the ratio cancels, and nothing is clipped.
-
-    Args:
-        alpha: Negative values punish the student's over-confidence, positive under-confidence.
-        clip: Largest ``(p/q)^a`` that counts, or ``p/q`` for ``a = 0``.
-
-    Source: Wang et al., *AlphaNet*, ICML 2021, section 3, and the authors' code.
-    """
-    return _alpha_surrogate(logits_BK, teacher_logits_BK, alpha, clip).mean()
-
-
 def adaptive_alpha_loss(
     logits_BK: Tensor,
     teacher_logits_BK: Tensor,
@@ -80,9 +59,11 @@ def alpha_divergence(
 ) -> Tensor:
     """Return ``D_a(p || q)`` of every image, ``(B,)``; the Kullback-Leibler limits at 0 and 1.
 
+    With teacher ``p`` and student ``q``, ``D_a = (sum p^a q^(1-a) - 1) / (a (a - 1))``.
+
     Args:
-        alpha: See :func:`alpha_divergence_loss`.
-        clip: See :func:`alpha_divergence_loss`.
+        alpha: Negative values punish the student's over-confidence, positive under-confidence.
+        clip: Largest ``(p/q)^a`` that counts, or ``p/q`` for ``a = 0``; nothing at ``a = 1``.
     """
     log_q, log_p = F.log_softmax(logits_BK, dim=1), F.log_softmax(teacher_logits_BK, dim=1)
     if _is(alpha, 1):
@@ -98,6 +79,15 @@ def alpha_divergence(
 def _alpha_surrogate(
     logits_BK: Tensor, teacher_logits_BK: Tensor, alpha: float, clip: float
 ) -> Tensor:
+    """Return ``(B,)`` surrogates whose gradient is that of the alpha-divergence.
+
+    That gradient is the one of ``-sum w log q`` with the weights ``w = q (p/q)^a / a`` held
+    constant; for ``a = 1`` that is soft-target cross-entropy, and for ``a -> 0``, up to a
+    constant, ``w = q log(p/q)``, the reverse Kullback-Leibler divergence. Ratios are clipped,
+    which bounds the variance; at ``a = 1`` the ratio cancels, and nothing is clipped.
+
+    Source: Wang et al., *AlphaNet*, ICML 2021, section 3, and the authors' code.
+    """
     log_q = F.log_softmax(logits_BK, dim=1)
     with torch.no_grad():
         log_p = F.log_softmax(teacher_logits_BK, dim=1)

@@ -71,9 +71,11 @@ def average_decay(decay: float, step: int) -> float:
 
 @torch.no_grad()
 def update_average(average: dict[str, Tensor], net: nn.Module, decay: float) -> None:
-    """Move every tensor of ``average`` towards the network's parameter of that name."""
-    names, parameters = zip(*net.named_parameters(), strict=True)
-    torch._foreach_lerp_([average[name] for name in names], parameters, 1 - decay)
+    """Move the tensors of ``average`` towards the network's parameters that learn."""
+    learning = [(average[name], p) for name, p in net.named_parameters() if p.requires_grad]
+    if learning:
+        averages, parameters = zip(*learning, strict=True)
+        torch._foreach_lerp_(averages, parameters, 1 - decay)
 
 
 def parameters_copy(net: nn.Module) -> dict[str, Tensor]:

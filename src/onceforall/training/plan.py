@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from onceforall.errors import ConfigError
 from onceforall.space import SearchSpace
+from onceforall.training.freezing import Part
 
 Draw = Literal["largest", "random", "sandwich"]
 Teacher = Literal["none", "in_place", "frozen"]
@@ -23,25 +24,28 @@ Attentive = Literal["none", "best", "worst"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """How much of each elastic axis is open: the ``n`` largest options; None is all of them."""
+    """How much of each elastic axis is open.
 
-    kernel_size: int | None = None
-    depth: int | None = None
-    expand_ratio: int | None = None
-    width_mult: int | None = None
-    stem_depth: int | None = None
-    resolution: int | None = None
+    A number ``n`` is the ``n`` largest options, a tuple the very options; None is all of them.
+    """
+
+    kernel_size: int | tuple[int, ...] | None = None
+    depth: int | tuple[int, ...] | None = None
+    expand_ratio: int | tuple[float, ...] | None = None
+    width_mult: int | tuple[float, ...] | None = None
+    stem_depth: int | tuple[int, ...] | None = None
+    resolution: int | tuple[int, ...] | None = None
 
     def restrict(self, space: SearchSpace) -> SearchSpace:
-        """Return the open part of ``space``."""
-        counts = {
-            axis: count
-            for axis in (
-                "kernel_size", "depth", "expand_ratio", "width_mult", "stem_depth", "resolution",
-            )
-            if (count := getattr(self, axis)) is not None
-        }  # fmt: skip
-        return space.keep_largest(**counts)
+        """Return the open part of ``space``.
+
+        Raises:
+            ArchError: If an option is not one of the space.
+        """
+        said = {field.name: getattr(self, field.name) for field in fields(self)}
+        counts = {axis: value for axis, value in said.items() if isinstance(value, int)}
+        options = {axis: value for axis, value in said.items() if isinstance(value, tuple)}
+        return space.restrict(**options).keep_largest(**counts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,9 @@ class Phase:
         subnets_per_step: Subnets whose gradients make one step; a sandwich has at least 2.
         teacher: Who gives soft targets: nobody, the largest subnet of the same step
             (``in_place``), or the network as it was after the plan's first phase (``frozen``).
+        trainable: What learns: ``all``, the kernel ``transforms`` only, or the ``classifier`` only.
+            Everything else stays as it is to the bit, with transforms batch-norm statistics too;
+            with the classifier they follow the images.
         learning_rate: Peak, for a global batch of ``Plan.reference_batch`` images.
         warmup_epochs: Epochs of linear warm-up, part of ``epochs``.
         warmup_start: Learning rate that the warm-up starts from, whatever the batch.
@@ -78,6 +85,7 @@ class Phase:
     draw: Draw = "random"
     subnets_per_step: int = 1
     teacher: Teacher = "none"
+    trainable: Part = "all"
     learning_rate: float
     warmup_epochs: float = 0.0
     warmup_start: float = 0.0
@@ -164,6 +172,9 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.phases:
             raise ConfigError(f"plan {self.name} has no phase")
+        names = [phase.name for phase in self.phases]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(f"plan {self.name} has two phases called {twice[0]!r}")
 
     @property
     def epochs(self) -> int:
@@ -178,6 +189,17 @@ class Plan:
             for phase, e in pairs
         )
         return replace(self, phases=phases)
+
+    def index(self, name: str) -> int:
+        """Return the place of a phase; of no name, that of the first one.
+
+        Raises:
+            ConfigError: If there is no such phase.
+        """
+        names = [phase.name for phase in self.phases]
+        if name and name not in names:
+            raise ConfigError(f"phase {name!r} is not one of {', '.join(names)}")
+        return names.index(name) if name else 0
 
     @property
     def passes_per_image(self) -> float:
@@ -225,6 +247,19 @@ def sandwich_plan(
         max_grad_norm=1.0,
         ema_decay=ema_decay,
     )
+
+
+def alone_plan(plan: Plan, *, epochs: float, warmup_epochs: float, trainable: Part = "all") -> Plan:
+    """Return the plan of one network alone: the settings of ``plan``, one phase, no teacher."""
+    phase = Phase(
+        name="alone",
+        epochs=epochs,
+        draw="largest",
+        learning_rate=plan.phases[0].learning_rate,
+        warmup_epochs=warmup_epochs,
+        trainable=trainable,
+    )
+    return replace(plan, name="alone", phases=(phase,))
 
 
 def delayed_plan(

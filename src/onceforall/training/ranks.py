@@ -149,12 +149,14 @@ def sum_gradients(parameters: Sequence[Tensor], extra: Tensor, ranks: Ranks) -> 
     # One kernel for all gradients where one for each would be hundreds. In the order of memory,
     # which is the same on all ranks, none of them has to be rearranged.
     gradients = [_in_memory_order(p.grad) for p in parameters if p.grad is not None]
-    flat = torch.cat([*gradients, extra.to(gradients[0].dtype)])
+    # Where nothing of what ran learns, the numbers travel alone.
+    flat = torch.cat([*gradients, extra.to(gradients[0].dtype if gradients else extra.dtype)])
     with _together(ranks):
         dist.all_reduce(flat)
     count = len(flat) - len(extra)
-    sums = flat[:count].div_(ranks.world_size)
-    torch._foreach_copy_(gradients, torch.split(sums, [len(g) for g in gradients]))
+    if gradients:
+        sums = flat[:count].div_(ranks.world_size)
+        torch._foreach_copy_(gradients, torch.split(sums, [len(g) for g in gradients]))
     return flat[count:].to(extra.dtype)
 
 

@@ -1,37 +1,39 @@
-"""How a plan is run, whom the engine talks to, and what it asks of data."""
+"""How a plan is run, and whom the engine talks to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from onceforall.training.budget import Pace
+from onceforall.training.plan import Phase
 from onceforall.training.step import Trainable
 
 Event = dict[str, Any]
 
 
-class TrainData(Protocol):
-    """What the engine asks of training data; ``data/protocols.py`` says the rest."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochEnd:
+    """Where training is after an epoch.
 
-    @property
-    def batch_size(self) -> int:
-        """Images per batch and rank."""
-        ...
+    Attributes:
+        net: The network in its current state, which nobody changes.
+        phase: The phase that the epoch was of.
+        epochs_done: Epochs done over all phases.
+        ends_phase: Whether it was the phase's last; channels are not yet sorted for the next.
+        is_last: Whether it was the last of all.
+        average: Averaged weights by name; empty where the plan averages none.
+    """
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of one epoch."""
-        ...
-
-    def iterate(
-        self, epoch: int, *, start_step: int = 0, resolution_of: Callable[[int], int]
-    ) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-        """Yield ``(step, (images, labels))`` from ``start_step``."""
-        ...
+    net: Trainable
+    phase: Phase
+    epochs_done: int
+    ends_phase: bool
+    is_last: bool
+    average: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,16 +68,14 @@ class Callbacks:
     Attributes:
         on_event: Takes every event, on rank 0 only; the caller writes and shows them.
         should_stop: Asked every step; True ends training with a checkpoint.
-        after_epoch: Called with the supernet in its current state (never changed by it), the
-            epochs done and whether they were the last; returns facts for the epoch's event, e.g.
-            probed accuracies.
+        after_epoch: Called after every epoch; returns facts for its event, e.g. probed accuracies.
         change_batch: Turns images and labels into what is trained on (mixup and the like); takes
             the global step.
     """
 
     on_event: Callable[[Event], None] = lambda event: None
     should_stop: Callable[[], bool] = lambda: False
-    after_epoch: Callable[[Trainable, int, bool], Event] = lambda net, epoch, is_last: {}
+    after_epoch: Callable[[EpochEnd], Event] = lambda end: {}
     change_batch: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] = (
         lambda images, labels, step: (images, labels)
     )

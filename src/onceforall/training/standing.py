@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from onceforall.data.batches.protocols import TrainBatches
 from onceforall.errors import CheckpointError, ConfigError, TrainingError
 from onceforall.supernets.nets import classifier_of
-from onceforall.supernets.single import SingleArchNet
 from onceforall.training.budget import Pacer
 from onceforall.training.checkpoint import Loaded, State, load_newest, save_checkpoint
+from onceforall.training.freezing import learn_only, parameters_of
 from onceforall.training.optimizer import make_optimizer, parameters_copy
 from onceforall.training.plan import Plan
 from onceforall.training.ranks import Ranks, gather_numbers, wait_for_all
-from onceforall.training.settings import Callbacks, Event, TrainData, TrainOptions
+from onceforall.training.settings import Callbacks, Event, TrainOptions
 from onceforall.training.step import Trainable
 from onceforall.training.watch import LossWatch
 
@@ -45,7 +46,7 @@ class Standing:
     net: Trainable
     asked: Plan  # before any phase was given another length
     plan: Plan
-    data: TrainData
+    data: TrainBatches
     folder: Path
     options: TrainOptions
     callbacks: Callbacks
@@ -54,6 +55,7 @@ class Standing:
     watch: LossWatch
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]
+    learning: list[nn.Parameter]  # what may learn at all; a phase may let less of it
     teacher: Trainable | None = None
     has_own_teacher: bool = False
     pacer: Pacer | None = None
@@ -99,6 +101,15 @@ class Standing:
         return self.global_epoch * self.data.steps_per_epoch + self.position.step
 
 
+def let_learn(run: Standing) -> None:
+    """Let what the current phase trains have gradients, and nothing else."""
+    if run.position.phase == len(run.plan.phases):
+        return
+    part = run.plan.phases[run.position.phase].trainable
+    chosen = {id(p) for p in parameters_of(run.net, part, classifier=classifier_of(run.net))}
+    learn_only(run.net.parameters(), [p for p in run.learning if id(p) in chosen])
+
+
 def new_optimizer(net: Trainable, plan: Plan) -> torch.optim.Optimizer:
     """Return a fresh optimizer as the plan wants it."""
     return make_optimizer(
@@ -106,7 +117,7 @@ def new_optimizer(net: Trainable, plan: Plan) -> torch.optim.Optimizer:
         momentum=plan.momentum,
         weight_decay=plan.weight_decay,
         decay_transforms=plan.decay_transforms,
-        head=classifier_of(net.plain if isinstance(net, SingleArchNet) else net),
+        head=classifier_of(net),
         head_factor=plan.head_factor,
     )
 
@@ -114,15 +125,19 @@ def new_optimizer(net: Trainable, plan: Plan) -> torch.optim.Optimizer:
 def start_phase(run: Standing) -> None:
     """Sort channels if the phase says so, freeze a teacher, start with a fresh optimizer."""
     phase = run.plan.phases[run.position.phase]
-    if phase.teacher == "frozen" and run.teacher is None:
-        if run.position.phase == 0:
-            raise ConfigError(f"phase {phase.name} learns from a teacher, but there is none")
+    left = run.plan.phases[run.position.phase :]
+    if run.position.phase == 0 and phase.teacher == "frozen" and run.teacher is None:
+        raise ConfigError(f"phase {phase.name} learns from a teacher, but there is none")
+    # After the first phase or, where training enters later, the network that it starts from.
+    is_wanted = any(each.teacher == "frozen" for each in left)
+    if run.position.phase > 0 and is_wanted and run.teacher is None:
         run.teacher = copy.deepcopy(run.net).requires_grad_(False)
         run.teacher.zero_grad(set_to_none=True)
     if phase.sort_channels is not None:
         run.net.sort_channels(num_opened=phase.sort_channels)
         if run.average:
             run.average = parameters_copy(run.net)
+    let_learn(run)
     run.optimizer = new_optimizer(run.net, run.plan)
     run.watch = LossWatch(num_classes=run.net.spec.num_classes)
 
@@ -187,6 +202,7 @@ def restore(run: Standing) -> bool:
     if state["teacher"]:
         run.teacher = copy.deepcopy(run.net).requires_grad_(False)
         run.teacher.load_state_dict(state["teacher"])
+    let_learn(run)
     run.optimizer = new_optimizer(run.net, run.plan)
     run.optimizer.load_state_dict(state["optimizer"])
     run.watch = LossWatch(run.net.spec.num_classes, *state["watch"])

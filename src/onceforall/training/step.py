@@ -5,19 +5,18 @@ Shape suffixes: B batch, K classes, S subnets of the step.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from onceforall.arch import Arch
 from onceforall.data.images.device_ops import send
 from onceforall.measure.accuracy import count_correct
-from onceforall.ops.norm import ElasticBatchNorm2d
 from onceforall.supernets.nets import ElasticNet
 from onceforall.supernets.single import SingleArchNet
+from onceforall.training.freezing import frozen_statistics
 from onceforall.training.losses import adaptive_alpha_loss, label_loss, soft_target_loss
 from onceforall.training.plan import Phase, Plan
 from onceforall.training.ranks import Ranks, sum_gradients
@@ -169,7 +168,8 @@ def _one_batch(
             logits_BK = net(images, arch)
         logits_BK = logits_BK.float() if context.autocast else logits_BK
         loss = _loss(logits_BK, labels, teacher_BK, context)
-        (loss * scale).backward()  # type: ignore[no-untyped-call]
+        if loss.requires_grad:  # not where only transforms learn and the largest kernels ran
+            (loss * scale).backward()  # type: ignore[no-untyped-call]
         if phase.teacher == "in_place" and teacher_BK is None:
             teacher_BK = logits_BK.detach()
         classes = labels if labels.dim() == 1 else labels.argmax(dim=1)
@@ -207,31 +207,3 @@ def _largest(net: Trainable, arch: Arch) -> Arch:
     if arch.resolution in space.resolutions:
         space = space.restrict(resolution=(arch.resolution,))
     return space.largest
-
-
-@contextlib.contextmanager
-def frozen_statistics(net: nn.Module) -> Iterator[None]:
-    """Normalise by the batch, as the students do, and leave no trace; nothing is dropped.
-
-    A supernet's running statistics are those of no subnet; a single network has its own.
-    The published recipe lets its teacher drop; soft targets that differ at random teach less.
-    """
-    kinds = ElasticBatchNorm2d | nn.BatchNorm1d | nn.BatchNorm2d
-    is_single = isinstance(net, SingleArchNet)
-    norms = [] if is_single else [m for m in net.modules() if isinstance(m, kinds)]
-    modes = [(module, module.training) for module in net.modules()]
-    momenta = [norm.momentum for norm in norms]
-    counters: list[Tensor] = [norm.num_batches_tracked for norm in norms]  # type: ignore[misc]
-    counted = torch.stack(counters).unbind() if counters else ()
-    try:
-        net.eval()
-        for norm in norms:
-            norm.training, norm.momentum = True, 0.0
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        if counters:
-            torch._foreach_copy_(counters, counted)

@@ -8,7 +8,7 @@ are checked against the search space, and what ``get_active_subnet`` returns is 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, final
 
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from onceforall.arch import PUBLISHED_WIDTH_MULTS, Arch
 from onceforall.errors import ArchError
 from onceforall.published_archs import arch_from_published
+from onceforall.space import SearchSpace
+from onceforall.supernets.published.checkpoint import load_published
 from onceforall.supernets.published.config_write import config_from_blueprint
 from onceforall.supernets.spec import ResNetSpec
 from onceforall.supernets.static import StaticNet, build
@@ -24,6 +26,7 @@ from onceforall.zoo.entries import find_entry
 from onceforall.zoo.load import OFFICIAL, ZooNet, load_specialized, load_supernet
 
 Setting = int | float | Sequence[int | float | None] | None
+_CONSTRAINTS = ("depth", "expand_ratio", "kernel_size")
 
 
 @final
@@ -36,12 +39,14 @@ class HubSupernet(nn.Module):
     Attributes:
         net: The supernet.
         arch: The active subnet. Its resolution means nothing: images may have any.
+        constraints: Options of an axis that random subnets have, by axis.
     """
 
     def __init__(self, net: Supernet) -> None:
         super().__init__()
         self.net = net
         self.arch = net.space.largest
+        self.constraints: dict[str, tuple[int | float, ...]] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Run the active subnet on images ``(B, 3, H, W)``."""
@@ -51,7 +56,7 @@ class HubSupernet(nn.Module):
     @property
     def runtime_depth(self) -> list[int]:
         """Return the published list of depths: MobileNets count kept blocks, ResNets dropped."""
-        if not isinstance(self.net.spec, ResNetSpec):
+        if not self._is_resnet:
             return list(self.arch.depth)
         stages = zip(self.net.space.stages, self.arch.depth, strict=True)
         return [stage.num_blocks - kept for stage, kept in stages]
@@ -60,16 +65,8 @@ class HubSupernet(nn.Module):
         """Make the largest subnet active."""
         self.arch = self.net.space.largest
 
-    def set_active_subnet(
-        self,
-        *,
-        ks: Setting = None,
-        e: Setting = None,
-        d: Setting = None,
-        w: Setting = None,
-        **unknown: object,
-    ) -> None:
-        """Make a subnet active.
+    def set_active_subnet(self, *values: Setting, **settings: Any) -> None:
+        """Make a subnet active: ``(ks, e, d)`` of a MobileNet, ``(d, e, w)`` of a ResNet50D.
 
         Each setting is one number for all places, a list or tuple over all places, or None to
         leave it as it is; a list may hold None likewise. Places are every physical block for
@@ -79,27 +76,37 @@ class HubSupernet(nn.Module):
         indices into (0.65, 0.8, 1.0).
 
         Args:
-            ks: Kernel sizes.
-            e: Expand ratios.
-            d: Depths.
-            w: Indices of width multipliers.
-            unknown: Anything else is an error.
+            values: Settings in the order above.
+            settings: The same by name: kernel sizes, expand ratios, depths, indices of width
+                multipliers.
 
         Raises:
             ArchError: If there is no such setting, or a value is not in the search space. The
                 active subnet is then what it was.
         """
-        if unknown:
-            raise ArchError(
-                f"set_active_subnet has no setting {next(iter(unknown))!r}; it has ks (kernel "
-                f"sizes), e (expand ratios), d (depths) and w (indices of width multipliers)"
-            )
         current: dict[str, Any] = self._published()
-        if ks is not None and "ks" not in current:
-            if any(kernel not in (None, 3) for kernel in _merged("ks", ks, current["e"])):
-                raise ArchError(f"ks {ks}: every kernel of a ResNet50D is 3; its settings: e, d, w")
-            ks = None
-        for name, value in (("ks", ks), ("e", e), ("d", d), ("w", w)):
+        order = ("d", "e", "w") if self._is_resnet else ("ks", "e", "d")
+        given = dict(zip(order, values, strict=False))
+        twice = given.keys() & settings.keys()
+        if len(values) > len(order) or twice:
+            raise ArchError(
+                f"set_active_subnet takes {', '.join(order)}, each once: "
+                + (f"{min(twice)} is there twice" if twice else f"{len(values)} values are given")
+            )
+        given |= settings
+        for name in given:
+            if name not in ("ks", "e", "d", "w"):
+                raise ArchError(
+                    f"set_active_subnet has no setting {name!r}; it has ks (kernel sizes), e "
+                    f"(expand ratios), d (depths) and w (indices of width multipliers)"
+                )
+        if self._is_resnet:
+            kernels = given.pop("ks", None)
+            if set(_merged("ks", kernels, [3] * len(current["e"]))) != {3}:
+                raise ArchError(
+                    f"ks {kernels}: every kernel of a ResNet50D is 3; its settings: e, d, w"
+                )
+        for name, value in given.items():
             if value is None:
                 continue
             if name not in current:
@@ -107,13 +114,40 @@ class HubSupernet(nn.Module):
             current[name] = _merged(name, value, current[name])
         self.arch = arch_from_published(self.net.space, current)
 
+    def set_constraint(self, include_list: Sequence[Any], constraint_type: str = "depth") -> None:
+        """Draw random subnets from some options only, until `clear_constraint`.
+
+        Args:
+            include_list: Options of every place.
+            constraint_type: ``depth``, ``expand_ratio`` or ``kernel_size``.
+
+        Raises:
+            ArchError: If there is no such axis or option, or there is a list for each place.
+        """
+        if constraint_type not in _CONSTRAINTS:
+            raise ArchError(
+                f"constraint_type {constraint_type!r} is not one of {', '.join(_CONSTRAINTS)}"
+            )
+        if any(isinstance(options, list | tuple) for options in include_list):
+            raise ArchError(
+                f"{constraint_type}: options of each place are not taken; sample from "
+                "net.space.restrict(...) or choose with set_active_subnet"
+            )
+        constraints = {**self.constraints, constraint_type: tuple(include_list)}
+        self._drawn_from(constraints)
+        self.constraints = constraints
+
+    def clear_constraint(self) -> None:
+        """Draw random subnets from all options again."""
+        self.constraints = {}
+
     def sample_active_subnet(self) -> dict[str, list[Any]]:
         """Make a random subnet active; return it in the published spelling.
 
         Draws are the published ones from Python's global generator: after ``random.seed(0)``
         both give the same subnet. The lists hold the draws of blocks that do not run, too.
         """
-        space = self.net.space.restrict(resolution=self.net.space.resolutions[-1:])
+        space = self._drawn_from(self.constraints)
         self.arch = space.sample(random)  # type: ignore[arg-type]  # the module has the methods
         options = max((stage.depths for stage in space.stages), key=len)
         for stage in space.stages:
@@ -138,15 +172,52 @@ class HubSupernet(nn.Module):
         """Return the published configuration of the active subnet, ready for ``json.dumps``."""
         return config_from_blueprint(self.net.blueprint(self.arch))
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """Return `get_active_net_config`; the published one of a supernet cannot be read back."""
+        return self.get_active_net_config()
+
+    def re_organize_middle_weights(self, expand_ratio_stage: int = 0) -> None:
+        """Sort the middle channels of every block by importance; the largest subnet is the same.
+
+        Args:
+            expand_ratio_stage: Number of smaller expand ratios that are trained already and keep
+                their channels.
+        """
+        self.net.sort_channels(num_opened=expand_ratio_stage)
+
     def published_state_dict(self) -> dict[str, Tensor]:
         """Return the supernet's tensors under their published keys."""
         return self.net.published_state_dict()
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load tensors under their published keys, of a supernet or its largest subnet, or ours.
+
+        Published keys are all needed: the published code would keep what is missing as it is.
+
+        Raises:
+            CheckpointError: If published tensors do not fit; nothing is loaded then.
+        """
+        if any(key.startswith("net.") for key in state_dict):
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        return load_published(self.net, state_dict)
+
+    @property
+    def _is_resnet(self) -> bool:
+        return isinstance(self.net.spec, ResNetSpec)
+
+    def _drawn_from(self, constraints: Mapping[str, Any]) -> SearchSpace:
+        """Return the part of the space that random subnets come from."""
+        space = self.net.space
+        return space.restrict(resolution=space.resolutions[-1:], **constraints)
 
     def _published(self) -> dict[str, list[Any]]:
         """Return the active subnet in the published spelling, blocks that do not run included."""
         arch: Arch = self.arch
         ratios = [ratio for stage in arch.expand_ratio for ratio in stage]
-        if not isinstance(self.net.spec, ResNetSpec):
+        if not self._is_resnet:
             kernels = [kernel for stage in arch.kernel_size for kernel in stage]
             return {"ks": kernels, "e": ratios, "d": list(arch.depth)}
         widths = [PUBLISHED_WIDTH_MULTS.index(mult) for mult in arch.width_mult]

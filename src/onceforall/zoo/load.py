@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from onceforall.arch import Arch
+from onceforall.arch import MAX_RESOLUTION, Arch
 from onceforall.blueprint import Blueprint
 from onceforall.errors import ArchError, ConfigError, ZooError
+from onceforall.files import read_json_file
+from onceforall.reading import is_number
 from onceforall.supernets.families import published_spec
 from onceforall.supernets.published.checkpoint import load_published, read_weights
 from onceforall.supernets.published.config_read import blueprint_from_config
@@ -25,6 +26,7 @@ OFFICIAL = "official"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _CROP_FRACTION = 0.875
+_LARGEST = 1e3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,24 +188,25 @@ def load_config_net(
         CheckpointError: If the weights do not fit.
     """
     path = None if isinstance(config, Mapping) else Path(config)
-    content = config if path is None else _read_object(path)
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"{path} does not hold a JSON object")
+    content = config if isinstance(config, Mapping) else _read_object(Path(config))
     size = resolution or content.get("resolution") or _run_config_size(path)
     if size is None:
         raise ConfigError("the configuration says no resolution; give one (pixels)")
+    size = _pixels("resolution", size)
     model = build(blueprint_from_config(content))
     if weights is not None:
         load_published(model, read_weights(weights))
-    preprocessing = Preprocessing.published(int(size))
-    if ratio := content.get("crop_ratio"):  # our own exports say it
-        preprocessing = replace(preprocessing, resize=round(int(size) / ratio))
-    mean = mean or _triple(content.get("mean"))
-    std = std or _triple(content.get("std"))
+    preprocessing = Preprocessing.published(size)
+    if (ratio := content.get("crop_ratio")) is not None:  # our own exports say it
+        if not is_number(ratio, 0.01, 1):
+            raise ConfigError(f"crop_ratio {ratio!r} is not from 0.01 to 1")
+        preprocessing = replace(preprocessing, resize=round(size / ratio))
+    mean = mean or _triple("mean", content.get("mean"), -_LARGEST)
+    std = std or _triple("std", content.get("std"), 1e-6)
     return ZooNet(
         id=str(content["name"]) if path is None else path.stem,
         model=model.eval(),
-        resolution=int(size),
+        resolution=size,
         preprocessing=replace(
             preprocessing, mean=mean or preprocessing.mean, std=std or preprocessing.std
         ),
@@ -238,12 +241,12 @@ def _static_net(
 
 
 def weights_file(net_id: str, *, progress: Progress | None = None) -> Path:
-    """Return the file of a published supernet's official weights: cached, else downloaded.
+    """Return the file of a published network's official weights: cached, else downloaded.
 
     Raises:
         ZooError: If there is no such id, or the file cannot be had.
     """
-    return fetch(find_entry(net_id, "supernet").file("weights"), progress=progress)
+    return fetch(find_entry(net_id).file("weights"), progress=progress)
 
 
 def _weights_path(
@@ -278,7 +281,7 @@ def _from_config(
             )
         contents[name] = _read_object(path)
     plan = blueprint_from_config(contents["config"])
-    resolution = int(contents["run_config"]["image_size"])
+    resolution = _pixels("image_size", contents["run_config"].get("image_size"))
     try:
         arch = arch_from_blueprint(published_spec(str(entry.supernet)), plan, resolution=resolution)
     except ArchError:  # a network that was changed after it left the supernet
@@ -286,11 +289,11 @@ def _from_config(
     return replace(entry, arch=arch, resolution=resolution), plan
 
 
-def _read_object(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path} is not a readable JSON file: {error}") from error
+def _read_object(path: Path) -> Mapping[str, Any]:
+    content = read_json_file(path)
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{path} does not hold a JSON object")
+    return content
 
 
 def _run_config_size(path: Path | None) -> Any:
@@ -300,8 +303,16 @@ def _run_config_size(path: Path | None) -> Any:
     return _read_object(beside).get("image_size")
 
 
-def _triple(value: Any) -> tuple[float, float, float] | None:
+def _triple(name: str, value: Any, low: float) -> tuple[float, float, float] | None:
     if value is None:
         return None
-    red, green, blue = (float(v) for v in value)
-    return red, green, blue
+    is_list = isinstance(value, list | tuple) and len(value) == 3
+    if not is_list or not all(is_number(part, low, _LARGEST) for part in value):
+        raise ConfigError(f"{name} {value!r} is not three numbers from {low:g} to {_LARGEST:g}")
+    return float(value[0]), float(value[1]), float(value[2])
+
+
+def _pixels(name: str, value: Any) -> int:
+    if not isinstance(value, int) or not 1 <= value <= MAX_RESOLUTION:
+        raise ConfigError(f"{name} {value!r} is not a number of pixels from 1 to {MAX_RESOLUTION}")
+    return value

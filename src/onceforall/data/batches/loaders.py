@@ -119,14 +119,26 @@ def open_loaders(
     calibration: CalibrationBatches | None = None
     if len(splits.calibration):
         images = bundle.train.subset(splits.calibration)
-        calibration = maker.evaluation(images, None)
-        if settings.augment_calibration:
-            size = min(settings.eval_batch_size, len(images))
-            calibration = AugmentedCalibration(maker.training(images, size, None))
+        augmented = settings.augment_calibration
+        calibration = maker.augmented(images) if augmented else maker.evaluation(images, None)
     whole = torch.equal(splits.train, torch.arange(len(bundle.train)))
     part = bundle.train if whole else bundle.train.subset(splits.train)
     train = maker.training(part, settings.batch_size, shard)
     return Loaders(train=train, valid=valid, test=test, calibration=calibration)
+
+
+def augmented_calibration(
+    bundle: DataBundle, images: ImageArrays, settings: LoaderSettings, *, device: torch.device
+) -> CalibrationBatches:
+    """Return calibration batches of images that are varied as training images are.
+
+    Args:
+        bundle: The data set that the images are of.
+        images: Images.
+        settings: How images become batches.
+        device: Where batches are made.
+    """
+    return _Maker(bundle, settings, device, None, ReadingPool(0, device)).augmented(images)
 
 
 def default_augmentation(bundle: DataBundle) -> Augmentation:
@@ -198,6 +210,10 @@ class _Maker:
             report=self.report,
             pool=self.pool,
         )
+
+    def augmented(self, images: Images) -> AugmentedCalibration:
+        size = min(self.settings.eval_batch_size, len(images))
+        return AugmentedCalibration(self.training(images, size, None))
 
     def evaluation(
         self, images: Images, shard: Shard | None

@@ -65,14 +65,12 @@ class RawTrainBatch(NamedTuple):
     Attributes:
         pixels: ``(B, R, R, 4)`` uint8 or a list of ``(R, R, 4)``; 255 in the last place.
         labels: ``(B,)`` int64.
-        is_ycc: ``(B,)`` bool, whether the pixels are YCbCr.
         draws: ``(B, 10)`` float32 uniform in [0, 1): colour, then cutout row and column.
         bad: One line for each file that was replaced.
     """
 
     pixels: Tensor | list[Tensor]
     labels: Tensor
-    is_ycc: Tensor
     draws: Tensor
     bad: list[str]
 
@@ -122,14 +120,14 @@ class TrainReader(Dataset[RawTrainBatch]):
     def __getitems__(self, keys: list[TrainKey]) -> RawTrainBatch:
         """Read one batch; a damaged file is replaced by the next good one."""
         bad: list[str] = []
-        images, labels, is_ycc = [], [], []
+        images, labels = [], []
         # All draws before all images: between images, this little code would be cold.
         draws = [self._draw(key.image, key.epoch) for key in keys]
         for place, key in enumerate(keys):
             image = key.image
             for _ in range(_MAX_REPLACEMENTS):
                 try:
-                    pixels, ycc = self._read(image, key, draws[place])
+                    pixels = self._read(image, key, draws[place])
                     break
                 except DataError as error:
                     bad.append(str(error))
@@ -140,11 +138,9 @@ class TrainReader(Dataset[RawTrainBatch]):
                 return _failed_batch(bad)
             images.append(pixels)
             labels.append(int(self._labels[image]))
-            is_ycc.append(ycc)
         return RawTrainBatch(
             pixels=_stack(images) if self._stack else images,
             labels=torch.tensor(labels, dtype=torch.int64),
-            is_ycc=torch.tensor(is_ycc),
             draws=torch.tensor([draw[_COLOR:] for draw in draws], dtype=torch.float32),
             bad=bad,
         )
@@ -152,25 +148,20 @@ class TrainReader(Dataset[RawTrainBatch]):
     def _draw(self, image: int, epoch: int) -> list[float]:
         return named_uniforms(_NUM_DRAWS, "image", self._seed, epoch, image)
 
-    def _read(self, image: int, key: TrainKey, draw: list[float]) -> tuple[Tensor, bool]:
+    def _read(self, image: int, key: TrainKey, draw: list[float]) -> Tensor:
         def choose(width: int, height: int) -> Box:
             if self._augmentation.crop == "resized":
                 return random_box(width, height, self._augmentation, draw)
             return centre_box(width, height, resolution=key.resolution, crop_ratio=self._crop_ratio)
 
-        pixels, is_ycc = read_crop(
-            self._files.path(image),
-            choose,
-            resolution=key.resolution,
-            allow_ycc=self._policy is None,
-        )
+        pixels = read_crop(self._files.path(image), choose, resolution=key.resolution)
         if self._augmentation.flip and draw[_FLIP] < 0.5:
             # Four bytes are one number: a row is mirrored without touching its channels.
             pixels = pixels.view(torch.int32).flip(1).view(torch.uint8)
         if self._policy is not None:
             seed = derive_seed("policy", self._seed, key.epoch, image)
             pixels = _apply_policy(self._policy, pixels, seed)
-        return pixels, is_ycc
+        return pixels
 
 
 class EvalReader(Dataset[RawEvalBatch]):
@@ -243,4 +234,4 @@ def _stack(images: list[Tensor]) -> Tensor:
 
 def _failed_batch(bad: list[str]) -> RawTrainBatch:
     nothing = torch.empty(0)
-    return RawTrainBatch(pixels=[], labels=nothing, is_ycc=nothing, draws=nothing, bad=bad)
+    return RawTrainBatch(pixels=[], labels=nothing, draws=nothing, bad=bad)

@@ -28,13 +28,7 @@ from onceforall.data.batches.reading import ReadingPool
 from onceforall.data.batches.sharding import Shard
 from onceforall.data.bundle import ImageFiles, Rgb
 from onceforall.data.images.augmentation import Augmentation
-from onceforall.data.images.color import (
-    Jitter,
-    color_matrices,
-    map_pixels,
-    normalize_matrix,
-    ycc_to_rgb_matrix,
-)
+from onceforall.data.images.color import Jitter, color_matrices, map_pixels, normalize_matrix
 from onceforall.data.images.device_ops import cutout_, normalization, scale_and_shift, send
 from onceforall.data.seeding import private_generator
 from onceforall.data.sources.folder import PHOTO_CROP_RATIO, OnBadImage
@@ -96,7 +90,6 @@ class StreamedBatches:
         self._batch_size = batch_size
         self._seed = seed
         self._device = torch.device(device)
-        self._ycc_to_rgb = ycc_to_rgb_matrix().to(self._device)
         self._jitter = Jitter.of(augmentation.color, self._device)
         self._normal = normalize_matrix(mean, std).to(self._device)
         self._low = self._normal[:3, 3]  # where 0 and 255 of each channel go
@@ -162,11 +155,8 @@ class StreamedBatches:
         if isinstance(pixels, Tensor):
             pixels = send(pixels, device)
         draws = send(raw.draws, device)
-        is_ycc = send(raw.is_ycc, device)[:, None, None]
-        to_rgb = torch.where(is_ycc, self._ycc_to_rgb, torch.eye(4, device=device))
-        jitter = self._jitter
-        colors = color_matrices(jitter, draws[:, :8], _mean_colors(pixels, to_rgb, jitter.mode))
-        matrices = self._normal @ colors @ to_rgb
+        means = _mean_colors(pixels, self._jitter.mode, device)
+        matrices = self._normal @ color_matrices(self._jitter, draws[:, :8], means)
         images = map_pixels(pixels, matrices, low=self._low, high=self._high)
         if self._augmentation.cutout > 0:
             cutout_(images, draws[:, 8:], side=self._augmentation.cutout)
@@ -291,16 +281,13 @@ def _handle_bad(raw: RawTrainBatch | RawEvalBatch, mode: OnBadImage, report: Rep
             report(line)
 
 
-def _mean_colors(pixels: Tensor | list[Tensor], to_rgb: Tensor, mode: str) -> Tensor:
+def _mean_colors(pixels: Tensor | list[Tensor], mode: str, device: torch.device) -> Tensor:
     """Return the ``(B, 3)`` mean RGB of each image, or zeros where nothing depends on it."""
     if mode != "torch":
-        return to_rgb.new_zeros(len(to_rgb), 3)
+        return torch.zeros(len(pixels), 3, device=device)
     if isinstance(pixels, Tensor):
-        means = pixels.flatten(1, 2).float().mean(dim=1)
-    else:
-        means = torch.stack([image.flatten(0, 1).float().mean(dim=0) for image in pixels])
-    means[:, 3] = 1
-    return (to_rgb @ means[..., None])[:, :3, 0]
+        return pixels.flatten(1, 2).float().mean(dim=1)[:, :3]
+    return torch.stack([image.flatten(0, 1).float().mean(dim=0) for image in pixels])[:, :3]
 
 
 def _own(raw: RawEvalBatch) -> RawEvalBatch:

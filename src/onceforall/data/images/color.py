@@ -1,10 +1,10 @@
-"""Colour changes, conversion to RGB and normalisation as one linear map per image.
+"""Colour changes and normalisation as one linear map per image.
 
-Brightness, contrast, saturation and a turn of the hue are linear in RGB, in any order, and so are
-YCbCr to RGB and normalisation. Each image gets one 4 x 4 matrix on (R, G, B, 1); the batch is
-changed in one pass. Two things differ from the usual chain of image operations: values are
-clipped once at the end instead of after each operation, and the hue is turned about the grey
-axis of YIQ instead of shifted in HSV.
+Brightness, contrast, saturation and a turn of the hue are linear in RGB, in any order, and so is
+normalisation. Each image gets one 4 x 4 matrix on (R, G, B, 1); the batch is changed in one pass.
+Two things differ from the usual chain of image operations: values are clipped once at the end
+instead of after each operation, and the hue is turned about the grey axis of YIQ instead of
+shifted in HSV.
 
 Shape legend: `B` images, `R` side in pixels.
 """
@@ -37,16 +37,6 @@ _CONTRAST = 1
 # Pixels that one row of a matrix product takes together: three or four columns are too few for
 # a fast product; 4 to 16 pixels were equally fast on a CPU.
 _PIXELS_PER_ROW = 4
-
-
-def ycc_to_rgb_matrix() -> Tensor:
-    """Return the 4 x 4 map from full-range BT.601 YCbCr in 0 .. 255, as JPEG files have it."""
-    matrix = torch.eye(4, dtype=torch.float64)
-    matrix[:3, 0] = 1
-    matrix[:3, 1] = torch.tensor([0, -0.344136286, 1.772], dtype=torch.float64)
-    matrix[:3, 2] = torch.tensor([1.402, -0.714136286, 0], dtype=torch.float64)
-    matrix[:3, 3] = -128 * (matrix[:3, 1] + matrix[:3, 2])
-    return matrix.float()
 
 
 def normalize_matrix(mean: Rgb, std: Rgb) -> Tensor:

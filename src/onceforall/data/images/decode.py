@@ -20,6 +20,7 @@ from PIL import Image
 from onceforall.errors import DataError
 
 ORIENTATION_TAG = 0x0112
+# ImageOps.exif_transpose would write the EXIF data anew, and fails on what some cameras wrote.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -46,6 +47,9 @@ DAMAGE = (
 
 _SUFFIXES = "bmp gif jfif jpe jpeg jpg jp2 pbm pgm png pnm ppm tga tif tiff webp"
 IMAGE_SUFFIXES = frozenset("." + suffix for suffix in re.findall(r"\w+", _SUFFIXES))
+
+
+_MOST_CONVERTED = 64_000_000
 
 
 def decode_rgb(path: str, *, min_side: int | None = None) -> Image.Image:
@@ -112,6 +116,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode == "F":
         raise ValueError("floating-point images are not supported")
+    if image.width * image.height > _MOST_CONVERTED:  # a conversion holds several copies
+        raise ValueError(
+            f"{image.width} x {image.height} pixels of mode {image.mode}, more than "
+            f"{_MOST_CONVERTED:,}"
+        )
     if image.mode.startswith("I"):
         return _from_16_bit(image)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:

@@ -11,30 +11,6 @@ from torch import Tensor
 
 from onceforall.data.bundle import Rgb
 
-# Part of a GPU's free memory that the images of one part of a data set may take. A run opens four
-# parts, one after the other, and trains in what they leave: at least (7 / 8) ** 4 = 59 %.
-_DEVICE_SHARE = 1 / 8
-
-
-def home_of(
-    num_bytes: int, device: torch.device, *, max_device_bytes: int | None = None
-) -> torch.device:
-    """Return where images that are kept should live: on the device, or on the host beside it.
-
-    On a CPU that is the same memory. On a GPU they live there if they fit into a budget; else they
-    stay on the host, and each batch is copied when it is needed: the values are the same.
-
-    Args:
-        num_bytes: What the images take.
-        device: Where batches are made.
-        max_device_bytes: The budget; None is an eighth of the memory that is free on the GPU now.
-    """
-    if device.type != "cuda":
-        return device
-    if max_device_bytes is None:
-        max_device_bytes = int(_DEVICE_SHARE * torch.cuda.mem_get_info(device)[0])
-    return device if num_bytes <= max_device_bytes else torch.device("cpu")
-
 
 def send(values: Tensor, device: torch.device) -> Tensor:
     """Return ``values`` on the device, without waiting for what a GPU still has to do.

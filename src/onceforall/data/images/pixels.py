@@ -1,8 +1,7 @@
 """From a file to the pixels of one crop: four bytes a pixel, resized, uint8 all the way.
 
-Pixels keep the four bytes that Pillow stores, the last of which is always 255. Common JPEG files
-stay in YCbCr: the conversion to RGB is a linear map and is folded into the one that changes
-colours and normalises a whole batch (`color`).
+Pixels keep the four bytes that Pillow stores, RGB and 255: a row is mirrored, and a batch changed
+in one linear map (`color`), fastest in whole words.
 
 Shape legend: `R` output side, `H W` spatial.
 """
@@ -73,20 +72,16 @@ def random_box(width: int, height: int, augmentation: Augmentation, draws: Seque
     return left, top, left + w, top + h
 
 
-def read_crop(
-    path: str, choose_box: ChooseBox, *, resolution: int, allow_ycc: bool
-) -> tuple[Tensor, bool]:
+def read_crop(path: str, choose_box: ChooseBox, *, resolution: int) -> Tensor:
     """Decode, crop and resize one image; a crop that shrinks a lot is decoded at reduced size.
 
     Args:
         path: Image file.
         choose_box: Gives the crop for a width and a height.
         resolution: Output side.
-        allow_ycc: Whether pixels may be YCbCr.
 
     Returns:
-        ``(R, R, 4)`` uint8 with 255 in the last place, and whether they are YCbCr (full range,
-        BT.601) instead of RGB.
+        ``(R, R, 4)`` uint8: RGB, and 255 in the last place.
 
     Raises:
         DataError: If the file cannot be read.
@@ -94,17 +89,16 @@ def read_crop(
     try:
         with open(path, "rb", buffering=0) as file:
             data = file.readall()
-        header = read_header(data) if allow_ycc else None
+        header = read_header(data)
         if header is None or (header.has_exif and _orientation(data) != 1):
-            crop, is_ycc = _four_bytes(_crop_any(data, choose_box, resolution)), False
+            crop = _four_bytes(_crop_any(data, choose_box, resolution))
         else:
-            crop, is_ycc = _crop_jpeg(data, header, choose_box, resolution)
+            crop = _crop_jpeg(data, header, choose_box, resolution)
     except DAMAGE as error:
         raise unreadable(path, error) from error
     pixels = _resize(crop, resolution)
-    if not is_ycc:
-        pixels[..., 3] = 255
-    return pixels, is_ycc
+    pixels[..., 3] = 255
+    return pixels
 
 
 def read_centre(path: str, *, resolution: int, crop_ratio: float) -> NDArray[np.uint8]:
@@ -148,10 +142,8 @@ def _centre(
     return size, (round((size[0] - resolution) / 2), round((size[1] - resolution) / 2))
 
 
-def _crop_jpeg(
-    data: bytes, header: JpegHeader, choose_box: ChooseBox, resolution: int
-) -> tuple[Tensor, bool]:
-    """Crop an ordinary upright JPEG file: ``(H, W, 4)`` uint8, and whether it is YCbCr."""
+def _crop_jpeg(data: bytes, header: JpegHeader, choose_box: ChooseBox, resolution: int) -> Tensor:
+    """Crop an ordinary upright JPEG file: ``(H, W, 4)`` uint8."""
     box = choose_box(header.width, header.height)
     scale = _scale(box, resolution)
     lower, height = lower_height(data, header, min(header.height, box[3] + 2 * scale))
@@ -171,10 +163,10 @@ def _crop_jpeg(
             strict=not is_whole,
         )
         left, top, right, bottom = crop
-        return torch.from_numpy(pixels)[top:bottom, left:right], False
+        return torch.from_numpy(pixels)[top:bottom, left:right]
     # The header is known: this is the decoder of Image.open without its Python.
-    image = Image.frombytes("YCbCr", size, lower, "jpeg", "YCbCr", "", scale, int(plain_chroma))
-    return _four_bytes(image.crop(crop)), True
+    image = Image.frombytes("RGB", size, lower, "jpeg", "RGB", "", scale, int(plain_chroma))
+    return _four_bytes(image.crop(crop))
 
 
 def _crop_any(data: bytes, choose_box: ChooseBox, resolution: int) -> Image.Image:
@@ -209,9 +201,8 @@ def _shrink(box: Box, scale: int, size: tuple[int, int]) -> Box:
 
 def _four_bytes(image: Image.Image) -> Tensor:
     """Return ``(H, W, 4)`` uint8; the last place is whatever Pillow keeps there."""
-    raw_mode = "YCbCrX" if image.mode == "YCbCr" else "RGBX"
     # The copy makes the buffer writable, which torch insists on.
-    buffer = bytearray(image.tobytes("raw", raw_mode))
+    buffer = bytearray(image.tobytes("raw", "RGBX"))
     return torch.frombuffer(buffer, dtype=torch.uint8).view(image.height, image.width, 4)
 
 

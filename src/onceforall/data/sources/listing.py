@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -25,6 +26,7 @@ import torch
 from onceforall.data.bundle import ImageFiles, PackedNames
 from onceforall.data.images.decode import IMAGE_SUFFIXES
 from onceforall.errors import DataError
+from onceforall.reading import named, read_bounded
 
 _VALID_NAMES = ("val", "valid", "validation")
 CLASSES_FILE = "classes.txt"
@@ -128,8 +130,11 @@ def _find(root: Path, folder: Path) -> _Found:
         relative = os.path.relpath(place, root).replace(os.sep, "/")
         for name in sorted(f for f in files if not f.startswith(".")):
             if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                size = os.stat(os.path.join(place, name)).st_size
-                found.images.append((f"{relative}/{name}", size))
+                facts = os.stat(os.path.join(place, name))
+                if stat.S_ISREG(facts.st_mode):  # a pipe would be waited for
+                    found.images.append((f"{relative}/{name}", facts.st_size))
+                else:
+                    found.others.append(f"{relative}/{name}")
             else:
                 found.others.append(f"{relative}/{name}")
     return found
@@ -138,10 +143,10 @@ def _find(root: Path, folder: Path) -> _Found:
 def _read_classes(root: Path) -> dict[str, str]:
     """Return folder name -> words from ``classes.txt``; empty where there is no such file."""
     path = root / CLASSES_FILE
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_bounded(named(path)).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text") from error
     titles: dict[str, str] = {}

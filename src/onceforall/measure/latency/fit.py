@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from onceforall.blueprint import (
     Conv,
     FusedMBConv,
     GlobalPool,
+    Identity,
     Layer,
     Linear,
     MaxPool,
@@ -93,7 +94,7 @@ def layer_features(layer: Layer, size: int, table_ms: float) -> Floats:
         weights = unit.in_channels * unit.out_channels * unit.kernel_size**2 // unit.groups
         result = unit.out_channels * after**2
         kind = "pointwise" if unit.kernel_size == 1 else "spatial"
-        kind = "depthwise" if unit.groups > 1 else kind
+        kind = "depthwise" if 1 < unit.groups == unit.in_channels else kind
         values[f"{kind}_macs"] += weights * after**2
         values["moved_numbers"] += unit.in_channels * side**2 + result
         values["weight_numbers"] += weights
@@ -243,6 +244,10 @@ def _convolutions(layer: Layer, size: int) -> Iterator[tuple[Conv, int]]:
                 ),
                 1,
             )
+        case Identity() | MaxPool() | GlobalPool():
+            return
+        case _ as never:
+            assert_never(never)
 
 
 def _shortcut_convolution(layer: Bottleneck | Residual, size: int) -> Iterator[tuple[Conv, int]]:

@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onceforall.arch import Arch
+from onceforall.arch import MAX_RESOLUTION, Arch
 from onceforall.errors import ConfigError, MeasurementError
-from onceforall.files import append_jsonl, read_jsonl
+from onceforall.files import append_jsonl, damaged, read_jsonl, reason_of
 from onceforall.measure.latency.measure import Latency, measure_latency
 from onceforall.measure.latency.table import Entry, layer_from_json, layer_to_json
 from onceforall.measure.latency.targets import Candidate, Target
+from onceforall.reading import is_number
+
+_MOST_MS = 1e9
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,10 +42,11 @@ class Journal:
         try:
             for line in read_jsonl(path):
                 journal._read(line)
-        except (KeyError, TypeError, ValueError, AttributeError, MeasurementError) as error:
+        except (KeyError, TypeError, ValueError, MeasurementError) as error:
             if isinstance(error, ConfigError):
                 raise
-            raise ConfigError(f"{path} is damaged: {error!r}: delete it") from error
+            what = f"no {error}" if isinstance(error, KeyError) else reason_of(error)
+            raise damaged(path, what) from error
         return journal
 
     def _read(self, line: Mapping[str, Any]) -> None:
@@ -58,12 +62,12 @@ class Journal:
                         f"{self.path} was measured with {name} {line[name]!r}, not {value!r}: "
                         "give another journal or delete it"
                     )
-            self.sentinel_ms = float(line["sentinel_ms"])
+            self.sentinel_ms = _ms(line["sentinel_ms"])
         elif line["kind"] == "block":
-            entry = layer_from_json(line["layer"]), int(line["size"])
-            self.blocks[entry] = float(line["latency_ms"])
+            entry = layer_from_json(line["layer"]), _pixels(line["size"])
+            self.blocks[entry] = _ms(line["latency_ms"])
         else:
-            figures = float(line["latency_ms"]), float(line["standard_error_ms"])
+            figures = _ms(line["latency_ms"]), _ms(line["standard_error_ms"])
             self.networks[Arch.from_json(line["arch"])] = figures
 
     def measure_blocks(
@@ -115,6 +119,18 @@ class Journal:
     def _report(self) -> None:
         if self.progress is not None:
             self.progress(len(self.blocks) + len(self.networks), self.total)
+
+
+def _ms(value: Any) -> float:
+    if not is_number(value, 0, _MOST_MS):
+        raise ValueError(f"{value!r} is not a number of milliseconds")
+    return float(value)
+
+
+def _pixels(value: Any) -> int:
+    if not isinstance(value, int) or not 1 <= value <= MAX_RESOLUTION:
+        raise ValueError(f"{value!r} is not a number of pixels")
+    return value
 
 
 def _figures(record: Latency) -> dict[str, Any]:

@@ -223,6 +223,8 @@ class _File(BaseModel):
     def _complete(cls, weights: dict[str, float]) -> dict[str, float]:
         if missing := [name for name in FEATURES if name not in weights]:
             raise ValueError(f"{missing[0]} is missing")
+        if not any(weights.values()):
+            raise ValueError("all are 0: every network would take no time")
         return weights
 
 

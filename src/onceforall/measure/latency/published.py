@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from onceforall.blueprint import (
     Blueprint,
     Conv,
@@ -28,10 +26,14 @@ from onceforall.blueprint import (
     output_size,
 )
 from onceforall.errors import MeasurementError
+from onceforall.files import reason_of
 from onceforall.measure.costs import sized_layers
+from onceforall.reading import is_number, named, read_bounded
+from onceforall.yaml_text import parse_yaml
 
 _FILE_NAME = re.compile(r"(\d+)_lookup_table\.yaml")
 _LOGITS = re.compile(r"Logits-input:\d+x\d+x(\d+)-output:(\d+)")
+_MAX_MS = 1e6
 _POOL = re.compile(r"AvgPool2D-input:(\d+)x\d+x\d+-output:.*")
 
 
@@ -90,13 +92,22 @@ def read_published_latency(path: Path, *, resolution: int | None = None) -> Publ
         if match is None:
             raise MeasurementError(f"{path.name} does not start with an image size: give it")
         resolution = int(match[1])
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        content = yaml.load(path.read_bytes(), Loader=loader)
-        entries = {key: float(entry["mean"]) for key, entry in content.items()}
-    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise MeasurementError(f"{path} is not a published latency table: {error}") from error
+        content = parse_yaml(read_bounded(named(path)))
+    except (OSError, ValueError) as error:
+        why = reason_of(error)
+        raise MeasurementError(f"{path} is not a published latency table: {why}") from error
+    if not isinstance(content, Mapping) or not content:
+        raise MeasurementError(f"{path} is not a published latency table: it has no entries")
+    entries = {key: _mean_ms(path, key, entry) for key, entry in content.items()}
     return PublishedLatencyTable(resolution=resolution, entries_ms=_with_short_keys(entries))
+
+
+def _mean_ms(path: Path, key: str, entry: Any) -> float:
+    mean = entry.get("mean") if isinstance(entry, Mapping) else None
+    if not is_number(mean, 1e-9, _MAX_MS):
+        raise MeasurementError(f"{path}: {key}: mean {mean!r} is not a number of milliseconds")
+    return float(mean)
 
 
 def read_published_latencies(folder: Path) -> dict[int, PublishedLatencyTable]:

@@ -1,7 +1,7 @@
 """Latency on another machine over ssh: ONNX Runtime there, nothing installed or left there.
 
 Each group of candidates is one call of ssh. Its standard input is the text of
-``latency_worker.py``, a request, and the ONNX files, of which random weights are cut out (the
+``worker.py``, a request, and the ONNX files, of which random weights are cut out (the
 other end makes its own, so megabytes become kilobytes). Its answer is the raw samples; drift,
 median and spread come from the same code as on this machine. Port, key and the like belong in
 the user's own ssh configuration.

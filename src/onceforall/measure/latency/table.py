@@ -26,8 +26,8 @@ from onceforall.blueprint import (
     Residual,
 )
 from onceforall.errors import MeasurementError
+from onceforall.genes import Place
 from onceforall.space import SearchSpace
-from onceforall.supernets.slots import GeneKey
 from onceforall.supernets.spec import TableSpec
 
 _LAYER_TYPES = {
@@ -145,7 +145,7 @@ def read_strictly(reader: TypeAdapter[T], value: Any, *, what: str) -> T:
         raise MeasurementError(f"{what} is damaged: {error}") from error
 
 
-def _options(space: SearchSpace, gene: GeneKey) -> Sequence[Any]:
+def _options(space: SearchSpace, gene: Place) -> Sequence[Any]:
     """Return the options of a gene; of depth, only the largest: it decides on or off."""
     axis, stage, _ = gene
     if axis == "depth":

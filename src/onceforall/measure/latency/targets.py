@@ -268,6 +268,8 @@ def make_target(name: str, *, threads: int = 1) -> Target:
         raise ConfigError(f"threads {threads} are of a processor, {name} measures a GPU")
     if name.startswith(SSH_PREFIX):
         return SshOrt(host=name.removeprefix(SSH_PREFIX), threads=threads)
+    if "/" in name:  # it is part of the name of a file
+        raise ConfigError(f"latency target {name!r} has a /")
     index = name.removeprefix(f"{_CUDA}:")
     if index != name and index.isdecimal():
         return TorchCuda(threads=threads, index=int(index))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ import torch
 from torch import Tensor
 
 from onceforall.errors import CheckpointError
+from onceforall.files import reason_of
+from onceforall.reading import named
 
 _COUNTER = ".num_batches_tracked"
 _WRAPPERS = ("state_dict", "model")
@@ -160,22 +161,37 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
         CheckpointError: If the file is missing, damaged, or holds anything but tensors by name.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"no weights file at {path}")
-    if path.suffix == ".safetensors":
+    try:
+        place = named(path)
+    except OSError as error:
+        raise CheckpointError(f"no weights file at {path}: {reason_of(error)}") from error
+    if place.suffix == ".safetensors" or path.suffix == ".safetensors":
         try:
-            return safetensors.torch.load_file(path, device="cpu")
-        except (safetensors.SafetensorError, OSError) as error:
+            return safetensors.torch.load_file(place, device="cpu")
+        except (safetensors.SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError,
-            ValueError, KeyError) as error:  # fmt: skip
-        first_line = str(error).partition("\n")[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of how old or odd the file is
+            value = torch.load(place, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged archive makes of the reader
+        first_line = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{path} is not a readable weights file: {first_line}") from error
     for name in _WRAPPERS:
         if isinstance(value, Mapping) and isinstance(value.get(name), Mapping):
             value = value[name]
-    if not isinstance(value, Mapping) or not all(isinstance(v, Tensor) for v in value.values()):
+    if not isinstance(value, Mapping) or not all(map(_is_plain, value.values())):
         raise CheckpointError(f"{path} does not hold tensors by name")
     return {str(key): tensor for key, tensor in value.items()}
+
+
+def _is_plain(value: object) -> bool:
+    """Say whether a value is a tensor of numbers in memory, as large as its file."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        and not value.is_complex()
+        and value.numel() * value.element_size() <= max(1, value.untyped_storage().nbytes())
+    )

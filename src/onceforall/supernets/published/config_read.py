@@ -28,7 +28,9 @@ from onceforall.blueprint import (
     make_divisible,
 )
 from onceforall.errors import ConfigError
+from onceforall.reading import is_number
 
+_LARGEST, _LARGEST_RATIO = 10**9, 64
 _NETS = ("MobileNetV3", "ProxylessNASNets", "ResNets")
 _DEFAULT_EPS = {"MobileNetV3": 1e-5, "ProxylessNASNets": 1e-3, "ResNets": 1e-5}
 # Fields of each layer; a value is the only one allowed, ... means any.
@@ -74,17 +76,15 @@ def blueprint_from_config(config: Mapping[str, Any]) -> Blueprint:
         ConfigError: If a layer or field is unknown, missing or has a value no layer here has.
         BlueprintError: If the layers do not fit one another.
     """
-    name = config.get("name")
-    if name not in _NETS:
+    name = config.get("name") if isinstance(config, Mapping) else None
+    if not isinstance(name, str) or name not in _NETS:
         raise ConfigError(f"configuration: name {name!r} is not one of {', '.join(_NETS)}")
     parts = ("input_stem", "blocks", "classifier") if name == "ResNets" else _MOBILE_PARTS
     _known(config, (*parts, *_NOTES), "configuration")
     eps, momentum = _norm(config.get("bn"), name)
-    blocks = [_block(b, f"blocks.{i}") for i, b in enumerate(_get(config, "blocks", "config"))]
+    blocks = [_block(b, f"blocks.{i}") for i, b in enumerate(_list(config, "blocks"))]
     if name == "ResNets":
-        stem = [
-            _residual(b, f"input_stem.{i}") for i, b in enumerate(_get(config, "input_stem", ""))
-        ]
+        stem = [_residual(b, f"input_stem.{i}") for i, b in enumerate(_list(config, "input_stem"))]
         stem.append(MaxPool())
         head: list[Layer] = [GlobalPool()]
     else:
@@ -134,10 +134,15 @@ def _stage_sizes(blocks: Sequence[Layer]) -> tuple[int, ...]:
 def _norm(bn: Any, net_name: str) -> tuple[float, float]:
     if bn is None:
         return _DEFAULT_EPS[net_name], 0.1
+    if not isinstance(bn, Mapping):
+        raise ConfigError(f"bn: {bn!r} is not an object")
     _known(bn, ("momentum", "eps", "ws_eps"), "bn")
     if bn.get("ws_eps") is not None:
         raise ConfigError(f"bn: ws_eps {bn['ws_eps']} (weight standardisation) is not supported")
-    return float(_get(bn, "eps", "bn")), float(_get(bn, "momentum", "bn"))
+    eps, momentum = (_number(_get(bn, key, "bn"), f"bn: {key}") for key in ("eps", "momentum"))
+    if not (0 < eps <= 1 and 0 <= momentum <= 1):
+        raise ConfigError(f"bn: eps {eps} or momentum {momentum} is not in (0, 1]")
+    return eps, momentum
 
 
 def _block(config: Any, where: str) -> Layer:
@@ -169,40 +174,43 @@ def _identity(config: Any, where: str) -> None:
     fields = _fields(config, "IdentityLayer", where)
     sizes = [fields.get("in_channels"), fields.get("out_channels")]
     first, second = (s[0] if isinstance(s, list | tuple) and len(s) == 1 else s for s in sizes)
-    if first != second or not isinstance(first, int):
+    if not isinstance(first, int) or first != second:
         raise ConfigError(f"{where}: IdentityLayer from {first} to {second} channels")
 
 
 def _conv(config: Any, where: str) -> Conv:
     fields = _fields(config, "ConvLayer", where)
     return Conv(
-        in_channels=_get(fields, "in_channels", where),
-        out_channels=_get(fields, "out_channels", where),
+        in_channels=_whole(fields, "in_channels", where),
+        out_channels=_whole(fields, "out_channels", where),
         kernel_size=_kernel(fields.get("kernel_size", 3), where),
-        stride=fields.get("stride", 1),
-        groups=fields.get("groups", 1),
-        bias=fields.get("bias", False),
-        norm=fields.get("use_bn", True),
+        stride=_whole(fields, "stride", where, 1),
+        groups=_whole(fields, "groups", where, 1),
+        bias=_flag(fields, "bias", where, False),
+        norm=_flag(fields, "use_bn", where, True),
         activation=_activation(fields.get("act_func", "relu"), where),
     )
 
 
 def _mbconv(config: Any, where: str, *, residual: bool) -> MBConv:
     fields = _fields(config, "MBConvLayer", where)
-    in_channels = _get(fields, "in_channels", where)
-    mid, ratio = fields.get("mid_channels"), fields.get("expand_ratio", 6)
+    in_channels = _whole(fields, "in_channels", where)
+    ratio = fields.get("expand_ratio", 6)
+    if ratio is not None:
+        ratio = _ratio(ratio, where)
+    mid = None if fields.get("mid_channels") is None else _whole(fields, "mid_channels", where)
     if mid is None:
         # Static networks round this width to a whole number, not to a multiple of 8.
         mid = round(in_channels * (6 if ratio is None else ratio))
     return MBConv(
         in_channels=in_channels,
         mid_channels=mid,
-        out_channels=_get(fields, "out_channels", where),
+        out_channels=_whole(fields, "out_channels", where),
         kernel_size=_kernel(fields.get("kernel_size", 3), where),
-        stride=fields.get("stride", 1),
+        stride=_whole(fields, "stride", where, 1),
         expand_ratio=mid / in_channels if ratio is None else ratio,
         activation=_activation(fields.get("act_func", "relu6"), where),
-        se_channels=make_divisible(mid // 4) if fields.get("use_se", False) else 0,
+        se_channels=make_divisible(mid // 4) if _flag(fields, "use_se", where, False) else 0,
         has_expansion=ratio != 1,
         residual=residual,
     )
@@ -210,11 +218,14 @@ def _mbconv(config: Any, where: str, *, residual: bool) -> MBConv:
 
 def _bottleneck(config: Any, where: str) -> Bottleneck:
     fields = _fields(config, "ResNetBottleneckBlock", where)
-    in_channels, out_channels = _get(fields, "in_channels", where), fields["out_channels"]
-    stride, ratio = fields.get("stride", 1), fields.get("expand_ratio", 0.25)
-    mid = fields.get("mid_channels")
+    in_channels, out_channels = (
+        _whole(fields, key, where) for key in ("in_channels", "out_channels")
+    )
+    stride = _whole(fields, "stride", where, 1)
+    ratio = _ratio(fields.get("expand_ratio", 0.25), where)
+    mid = None if fields.get("mid_channels") is None else _whole(fields, "mid_channels", where)
     mode: Downsample = fields.get("downsample_mode", "avgpool_conv")
-    if mode not in get_args(Downsample):
+    if not isinstance(mode, str) or mode not in get_args(Downsample):
         raise ConfigError(f"{where}: downsample_mode {mode!r} is not conv or avgpool_conv")
     return Bottleneck(
         in_channels=in_channels,
@@ -231,10 +242,10 @@ def _bottleneck(config: Any, where: str) -> Bottleneck:
 def _linear(config: Any, where: str) -> Linear:
     fields = _fields(config, "LinearLayer", where)
     return Linear(
-        in_features=_get(fields, "in_features", where),
-        out_features=_get(fields, "out_features", where),
-        bias=fields.get("bias", True),
-        dropout=fields.get("dropout_rate", 0) or 0.0,
+        in_features=_whole(fields, "in_features", where),
+        out_features=_whole(fields, "out_features", where),
+        bias=_flag(fields, "bias", where, True),
+        dropout=_number(fields.get("dropout_rate") or 0.0, f"{where}: dropout_rate"),
     )
 
 
@@ -277,14 +288,47 @@ def _get(config: Mapping[str, Any], key: str, where: str) -> Any:
 
 
 def _kernel(value: Any, where: str) -> int:
-    sides = set(value) if isinstance(value, list | tuple) else {value}
-    if len(sides) != 1 or not isinstance(next(iter(sides)), int):
+    sides = list(value) if isinstance(value, list | tuple) else [value]
+    if not sides or not all(isinstance(side, int) and side == sides[0] for side in sides):
         raise ConfigError(f"{where}: kernel_size {value!r} is not one odd number")
-    return int(sides.pop())
+    return int(sides[0])
+
+
+def _list(config: Mapping[str, Any], key: str) -> Sequence[Any]:
+    value = _get(config, key, "configuration")
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"configuration: {key} {value!r} is not a list")
+    return value
+
+
+def _whole(fields: Mapping[str, Any], key: str, where: str, default: int | None = None) -> int:
+    value = _get(fields, key, where) if default is None else fields.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(f"{where}: {key} {value!r} is not a whole number")
+    return value
+
+
+def _flag(fields: Mapping[str, Any], key: str, where: str, default: bool) -> bool:
+    value = fields.get(key, default)
+    if value is not None and not isinstance(value, bool):
+        raise ConfigError(f"{where}: {key} {value!r} is neither true nor false")
+    return bool(value)
+
+
+def _ratio(value: Any, where: str) -> float:
+    if not is_number(value, 0.01, _LARGEST_RATIO):
+        raise ConfigError(f"{where}: expand_ratio {value!r} is not from 0.01 to {_LARGEST_RATIO}")
+    return value
+
+
+def _number(value: Any, where: str) -> float:
+    if not is_number(value, -_LARGEST, _LARGEST):
+        raise ConfigError(f"{where} {value!r} is not a number")
+    return value
 
 
 def _activation(value: Any, where: str) -> Activation:
     name: Activation = "none" if value is None else value
-    if name not in get_args(Activation):
+    if not isinstance(name, str) or name not in get_args(Activation):
         raise ConfigError(f"{where}: act_func {value!r} is not one of {get_args(Activation)}")
     return name

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 from onceforall.blueprint import (
     Block,
@@ -19,13 +20,15 @@ from onceforall.blueprint import (
     Conv,
     FusedMBConv,
     GlobalPool,
+    Identity,
     Layer,
     Linear,
+    MaxPool,
     MBConv,
     Residual,
 )
 from onceforall.errors import BlueprintError
-from onceforall.supernets.spec import MBConvSpec, TableSpec
+from onceforall.supernets.spec import MBConvSpec, ResNetSpec, TableSpec
 
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -101,13 +104,14 @@ def _supernet_sites(spec: TableSpec) -> list[_Site]:
     plan = spec.blueprint(spec.space.largest)
     sites = []
     for site in _sites(plan):
-        sizes = kernels[site.position - len(plan.stem)] if isinstance(site.layer, MBConv) else ()
+        is_block = bool(kernels) and isinstance(site.layer, MBConv)
+        sizes = kernels[site.position - len(plan.stem)] if is_block else ()
         ours = f"layers.{site.position}"
         sites.append(
             replace(
                 site,
                 ours=ours,
-                doubled=bool(sizes) or not isinstance(spec, MBConvSpec),
+                doubled=bool(sizes) or isinstance(spec, ResNetSpec),
                 kernel_sizes=sizes,
             )
         )
@@ -183,6 +187,10 @@ def _site_keys(site: _Site) -> Iterator[tuple[str, str]]:
         case FusedMBConv():
             for unit in ("expand", "point_linear"):
                 yield from _conv(f"{ours}.{unit}", f"{published}.{unit}", doubled)
+        case Identity() | MaxPool() | GlobalPool():
+            return
+        case _ as never:
+            assert_never(never)
 
 
 def _mbconv(site: _Site, layer: MBConv) -> Iterator[tuple[str, str]]:
