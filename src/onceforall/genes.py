@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from onceforall.arch import Arch
@@ -15,6 +15,8 @@ Axis = Literal["resolution", "stem_depth", "width_mult", "depth", "kernel_size",
 Choice = int | float
 # Where a choice is made: (axis, stage or width site, block), -1 where there is none.
 Place = tuple[str, int, int]
+# Gives the options that are left on an axis.
+Change = Callable[[Axis, tuple[Any, ...]], tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,20 @@ class StageChoices:
             check_ascending("width_mults", self.width_mults)
         if self.depths[0] < 1 or self.depths[-1] > self.num_blocks:
             raise ArchError(f"depths {self.depths} are not between 1 and {self.num_blocks} blocks")
+
+    def changed(self, change: Change) -> StageChoices:
+        """Return the stage with ``change(axis, choices)`` applied to every list of options."""
+        return replace(
+            self,
+            depths=change("depth", self.depths),
+            kernel_sizes=change("kernel_size", self.kernel_sizes),
+            expand_ratios=change("expand_ratio", self.expand_ratios),
+            width_mults=change("width_mult", self.width_mults),
+            block_kernel_sizes=tuple(change("kernel_size", of) for of in self.block_kernel_sizes),
+            block_expand_ratios=tuple(
+                change("expand_ratio", of) for of in self.block_expand_ratios
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from onceforall.arch import Arch
 from onceforall.errors import ArchError
 from onceforall.genes import (
     Axis,
+    Change,
     Choice,
     Gene,
     Place,
@@ -381,27 +382,12 @@ class SearchSpace:
         names = {"depth": "depths", "kernel_size": "kernel_sizes", "expand_ratio": "expand_ratios"}
         return [getattr(stage, names[axis]) for stage in self.stages]
 
-    def _map(self, change: Any) -> SearchSpace:
+    def _map(self, change: Change) -> SearchSpace:
         """Return the space with ``change(axis, choices)`` applied to every list of options."""
         return SearchSpace(
             resolutions=change("resolution", self.resolutions),
             is_uniform=self.is_uniform,
             stem_depths=change("stem_depth", self.stem_depths),
             stem_width_mults=tuple(change("width_mult", site) for site in self.stem_width_mults),
-            stages=tuple(
-                replace(
-                    stage,
-                    depths=change("depth", stage.depths),
-                    kernel_sizes=change("kernel_size", stage.kernel_sizes),
-                    expand_ratios=change("expand_ratio", stage.expand_ratios),
-                    width_mults=change("width_mult", stage.width_mults),
-                    block_kernel_sizes=tuple(
-                        change("kernel_size", options) for options in stage.block_kernel_sizes
-                    ),
-                    block_expand_ratios=tuple(
-                        change("expand_ratio", options) for options in stage.block_expand_ratios
-                    ),
-                )
-                for stage in self.stages
-            ),
+            stages=tuple(stage.changed(change) for stage in self.stages),
         )

@@ -29,7 +29,8 @@ from onceforall.measure.graph_costs import (
     node_macs,
     product,
 )
-from onceforall.supernets.graphs.spec import GraphSpec, WeightCut
+from onceforall.supernets.graphs.parts import WeightCut
+from onceforall.supernets.graphs.spec import GraphSpec
 
 # A table of more entries than these is not made.
 _MOST_ENTRIES = 65536

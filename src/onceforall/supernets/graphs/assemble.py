@@ -13,13 +13,9 @@ from onceforall.graph import Computed, Node, Ref, Weight, WeightInfo, Width
 from onceforall.supernets.graphs.blocks import Block, common_path
 from onceforall.supernets.graphs.groups import Groups, constant_cuts
 from onceforall.supernets.graphs.operands import Channels
+from onceforall.supernets.graphs.parts import ChannelGroup, GraphStageBlock, WeightCut
 from onceforall.supernets.graphs.rules import convolution_groups
-from onceforall.supernets.graphs.spec import (
-    ChannelGroup,
-    GraphSpec,
-    GraphStageBlock,
-    WeightCut,
-)
+from onceforall.supernets.graphs.spec import GraphSpec
 from onceforall.supernets.graphs.trace import Program
 
 # More width sites than these are tied to fewer, module by module.

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onceforall.supernets.graphs.spec import GraphSpec, Segment
+from onceforall.supernets.graphs.parts import Segment
+from onceforall.supernets.graphs.spec import GraphSpec
 
 # Positions kept along a dimension: all, the first ones, or these.
 Index = None | int | Tensor

@@ -25,11 +25,11 @@ from onceforall.supernets.graphs.cutting import (
 )
 from onceforall.supernets.graphs.network import GraphNet, add_norms, add_tensors
 from onceforall.supernets.graphs.operators import run_constant
+from onceforall.supernets.graphs.parts import WeightCut
 from onceforall.supernets.graphs.run import Step, run_steps, steps_of
 from onceforall.supernets.graphs.spec import (
     GraphSpec,
     Subnet,
-    WeightCut,
     constant_name,
     kernel_side,
     subnet_of,

@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from onceforall.errors import BlueprintError
-from onceforall.graph import Batch, Computed, DType, Node, NormInfo, Ref, Weight
+from onceforall.graph import Batch, DType, Node, NormInfo, Ref, Weight
 from onceforall.supernets.graphs.exported import (
     convolution_arguments,
     exported_program,
     free_prime,
     in_eval_mode,
     is_module,
-    module_of,
     named_tensors,
 )
 from onceforall.supernets.graphs.operators import (
@@ -37,8 +36,8 @@ from onceforall.supernets.graphs.operators import (
     is_in_place,
     is_view,
     overload_of,
-    run_constant,
 )
+from onceforall.supernets.graphs.record import Record, Value
 from onceforall.supernets.graphs.shapes import normalised
 
 
@@ -82,20 +81,7 @@ def trace(model: nn.Module, example_input: Tensor) -> Program:
     images = torch.empty(shape, dtype=example_input.dtype, device=example_input.device)
     with in_eval_mode(model):
         exported = exported_program(model, images)
-        return _Tracer(model, exported, prime, example_input.shape[-1]).program()
-
-
-@dataclass(slots=True)
-class _Value:
-    """What a node of the exported graph stands for.
-
-    Attributes:
-        ref: How others refer to it.
-        base: Number of the memory that it lies in, which views share.
-    """
-
-    ref: Any
-    base: int
+        return _Tracer(model, exported, example_input.shape[-1], Record(prime=prime)).program()
 
 
 @dataclass(slots=True)
@@ -103,33 +89,15 @@ class _Tracer:
     """Walks an exported graph once.
 
     Attributes:
-        values: What every node walked so far stands for; a list where it gives several tensors.
-        folded: The tensor of each computed constant.
-        trained: Memory that holds parameters, or what was made of them.
-        owned: Name of the network's own tensor in a memory.
-        homes: Memory of each such tensor.
-        members: Nodes that stand for something in a memory.
-        read_by: Memory of constants that an operation on images has read, and which.
+        record: What is written down.
         done: Nodes walked so far.
     """
 
     model: nn.Module
     exported: torch.export.ExportedProgram
-    prime: int
     side: int
-    nodes: list[Node] = field(default_factory=list)
-    computed: list[Node] = field(default_factory=list)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    norms: dict[str, NormInfo] = field(default_factory=dict)
-    values: dict[fx.Node, Any] = field(default_factory=dict)
-    folded: list[Tensor] = field(default_factory=list)
-    trained: set[int] = field(default_factory=set)
-    owned: dict[int, str] = field(default_factory=dict)
-    homes: dict[str, int] = field(default_factory=dict)
-    members: dict[int, list[tuple[fx.Node, _Value]]] = field(default_factory=dict)
-    read_by: dict[int, str] = field(default_factory=dict)
+    record: Record
     done: set[fx.Node] = field(default_factory=set)
-    bases: int = 0
 
     def program(self) -> Program:
         """Return the program."""
@@ -142,15 +110,13 @@ class _Tracer:
                 self._operation(node)
             self.done.add(node)
         return Program(
-            nodes=tuple(self.nodes),
-            computed=tuple(self.computed),
+            nodes=tuple(self.record.nodes),
+            computed=tuple(self.record.computed),
             output=self._output(output),
-            tensors=self.tensors,
-            norms=self.norms,
+            tensors=self.record.tensors,
+            norms=self.record.norms,
             side=self.side,
         )
-
-    # -- inputs and outputs ---------------------------------------------------------------------
 
     def _inputs(self) -> None:
         signature = self.exported.graph_signature
@@ -169,32 +135,23 @@ class _Tracer:
                 continue
             if node.name in sources:
                 tensor = state[sources[node.name]]
-                self._own(node, names.get(id(tensor), sources[node.name]), tensor)
-            elif self.nodes:
+                self.record.own(node, names.get(id(tensor), sources[node.name]), tensor)
+            elif self.record.nodes:
                 raise BlueprintError(f"input {node.name}: a network has one input, this has more")
             else:
-                self._append(node, "input", ())
+                self.record.append(node, "input", ())
             self.done.add(node)
-
-    def _own(self, node: fx.Node, name: str, tensor: Tensor) -> None:
-        self.tensors.setdefault(name, tensor)
-        base = self.homes.setdefault(name, self.bases + 1)
-        self.bases = max(self.bases, base)
-        self.owned[base] = name
-        if isinstance(tensor, nn.Parameter):
-            self.trained.add(base)
-        self._stand(node, _Value(Weight(name), base))
 
     def _output(self, output: Any) -> int:
         while isinstance(output, list | tuple) and len(output) == 1:
             output = output[0]
         if isinstance(output, list | tuple):
             raise BlueprintError(f"a network has one output, this one has {len(output)}")
-        ref = self.values[output].ref if isinstance(output, fx.Node) else None
+        ref = self.record.values[output].ref if isinstance(output, fx.Node) else None
         if not isinstance(ref, Ref):
             raise BlueprintError("the output does not depend on the images")
         shape = output.meta["val"].shape
-        if len(shape) != 2 or shape[0] != self.prime:
+        if len(shape) != 2 or shape[0] != self.record.prime:
             raise BlueprintError(
                 f"node {output.name}: the output has shape {tuple(shape)[1:]} for one image; "
                 "logits (K,) are needed"
@@ -217,30 +174,28 @@ class _Tracer:
         module = getattr(self.exported.graph_module, str(node.args[place].target))  # type: ignore[union-attr]
         inputs = [each for each in module.graph.nodes if each.op == "placeholder"]
         for inner, given in zip(inputs, node.args[place + 1 :], strict=True):
-            self._stand(inner, self.values[given])  # type: ignore[index]
+            self.record.stand(inner, self.record.values[given])  # type: ignore[index]
         for each in self._flat(module.graph):
             if each.op != "output":
                 yield each
                 continue
             results = each.args[0]
             if isinstance(results, list | tuple):
-                self._stand(node, [self.values[result] for result in results])  # type: ignore[index]
+                self.record.stand(node, [self.record.values[result] for result in results])  # type: ignore[index]
             else:
-                self._stand(node, self.values[results])  # type: ignore[index]
+                self.record.stand(node, self.record.values[results])  # type: ignore[index]
 
     def _attribute(self, node: fx.Node) -> None:
         found: Any = self.exported.graph_module
         for part in str(node.target).split("."):
             found = getattr(found, part, None)
         if isinstance(found, Tensor):
-            self._own(node, f"constants.{node.name}", found)
-
-    # -- operations -----------------------------------------------------------------------------
+            self.record.own(node, f"constants.{node.name}", found)
 
     def _operation(self, node: fx.Node) -> None:
         if node.target is operator.getitem:
             source, index = node.args
-            self._stand(node, self.values[source][index])  # type: ignore[index]
+            self.record.stand(node, self.record.values[source][index])  # type: ignore[index]
             return
         name = overload_of(node.target)
         if name is None:
@@ -252,9 +207,9 @@ class _Tracer:
         if name == "to.device":  # a network runs on one device; the number format is what counts
             node.args, name = (node.args[0], node.args[2]), "to.dtype"
         if name in SAME:
-            self._stand(node, self.values[node.args[0]])  # type: ignore[index]
+            self.record.stand(node, self.record.values[node.args[0]])  # type: ignore[index]
             return
-        sources = [self.values[each] for each in node.all_input_nodes]
+        sources = [self.record.values[each] for each in node.all_input_nodes]
         if any(isinstance(source, list) for source in sources):
             raise BlueprintError(f"node {node.name}: {name} reads a list of tensors")
         if name in CREATORS:
@@ -274,8 +229,10 @@ class _Tracer:
             return
         if isinstance(node.meta["val"], list | tuple):
             raise BlueprintError(f"node {node.name}: {name} gives several tensors")
-        args = tuple(self._argument(arg, node) for arg in node.args)
-        kwargs = tuple((key, self._argument(value, node)) for key, value in node.kwargs.items())
+        args = tuple(self.record.argument(arg, node) for arg in node.args)
+        kwargs = tuple(
+            (key, self.record.argument(value, node)) for key, value in node.kwargs.items()
+        )
         if name in ("contiguous.default", "clone.default"):
             args, kwargs = args[:1], ()
         elif name == "scaled_dot_product_attention.default":
@@ -286,7 +243,9 @@ class _Tracer:
         elif name in CONVOLUTIONS:
             dims = len(node.meta["val"].shape) - 2
             args, kwargs = convolution_arguments(args, dict(kwargs), dims), ()
-        self._append(node, name, args, kwargs, view_of=node.args[0] if is_view(name) else None)
+        self.record.append(
+            node, name, args, kwargs, view_of=node.args[0] if is_view(name) else None
+        )
 
     def _normalised(self, node: fx.Node, name: str) -> None:
         """Append the nodes that stand for one spelling of a shape operation."""
@@ -295,9 +254,9 @@ class _Tracer:
         source: Any = node.args[0]
         parts = list(source) if isinstance(source, list | tuple) else [source]
         shapes = [tuple(part.meta["val"].shape) for part in parts]
-        made: list[_Value] = []
+        made: list[Value] = []
         for i, result in enumerate(results if many else [results]):
-            refs = [self._argument(part, node, whole=len(parts) > 1) for part in parts]
+            refs = [self.record.argument(part, node, whole=len(parts) > 1) for part in parts]
             if name == "stack.default":
                 refs = [
                     self._stacked(node, part, ref) for part, ref in zip(parts, refs, strict=True)
@@ -305,25 +264,31 @@ class _Tracer:
             current: Any = tuple(refs) if isinstance(source, list | tuple) else refs[0]
             suffix = f"_{i}" if many else ""
             for op, args, shape in normalised(name, node, shapes, tuple(result.shape), i):
-                self._put(node, op, (current, *self._literal(args)), shape=shape, suffix=suffix)
-                current = Ref(len(self.nodes) - 1)
-            base = self.values[parts[0]].base if is_view(name) else self._new_base()
-            made.append(_Value(current, base))
-        self._stand(node, made if many else made[0])
+                self.record.put(
+                    node, op, (current, *self.record.literal(args)), shape=shape, suffix=suffix
+                )
+                current = Ref(len(self.record.nodes) - 1)
+            base = self.record.values[parts[0]].base if is_view(name) else self.record.new_base()
+            made.append(Value(current, base))
+        self.record.stand(node, made if many else made[0])
 
     def _stacked(self, node: fx.Node, part: fx.Node, ref: Any) -> Ref:
         """Append a reshape that gives an operand of a stack its new dimension."""
         shape = list(part.meta["val"].shape)
         dim = int(node.args[1] if len(node.args) > 1 else 0)  # type: ignore[arg-type]
         shape.insert(dim % (len(shape) + 1), 1)
-        self._put(
-            node, "reshape", (ref, self._literal(shape)), shape=tuple(shape), suffix=f"_{part.name}"
+        self.record.put(
+            node,
+            "reshape",
+            (ref, self.record.literal(shape)),
+            shape=tuple(shape),
+            suffix=f"_{part.name}",
         )
-        return Ref(len(self.nodes) - 1)
+        return Ref(len(self.record.nodes) - 1)
 
     def _batch_norm(self, node: fx.Node) -> None:
         x, *tensors = node.args[:5]
-        found = [None if t is None else self.values[t].ref for t in tensors]  # type: ignore[index]
+        found = [None if t is None else self.record.values[t].ref for t in tensors]  # type: ignore[index]
         names = [ref.name if isinstance(ref, Weight) else None for ref in found]
         prefix = (names[2] or "").rpartition(".")[0]
         own = [f"{prefix}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
@@ -332,120 +297,63 @@ class _Tracer:
                 f"node {node.name}: a batch norm whose tensors are not weight, bias, running_mean "
                 "and running_var of one module"
             )
-        self.norms[prefix] = NormInfo(
+        self.record.norms[prefix] = NormInfo(
             name=prefix,
-            channels=self.tensors[own[2]].shape[0],
+            channels=self.record.tensors[own[2]].shape[0],
             eps=float(node.args[7]),  # type: ignore[arg-type]
             momentum=float(node.args[6] or 0.0),  # type: ignore[arg-type]
             affine=names[0] is not None,
         )
-        self._append(node, "batch_norm", (self._argument(x, node),), module=prefix)
-
-    # -- what depends on no image ---------------------------------------------------------------
+        self.record.append(node, "batch_norm", (self.record.argument(x, node),), module=prefix)
 
     def _created(self, node: fx.Node, name: str) -> None:
         """Compute a tensor that takes no more than its shape from another."""
         result = node.meta["val"]
-        shape = tuple(self._literal(tuple(result.shape)))
+        shape = tuple(self.record.literal(tuple(result.shape)))
         sizes = tuple(1 if isinstance(size, Batch) else size for size in shape)
         if any(isinstance(size, Batch) and size.times != 1 for size in shape):
             raise BlueprintError(f"node {node.name}: {name} mixes images with something else")
         value = creator_value(name, node.args)
         dtype = DType(str(result.dtype).removeprefix("torch."))
-        self._compute(node, "full.default", (sizes, value), (("dtype", dtype),), self._new_base())
+        self.record.compute(
+            node, "full.default", (sizes, value), (("dtype", dtype),), self.record.new_base()
+        )
 
     def _constant(self, node: fx.Node, name: str) -> None:
         """Compute what is made of the network's tensors alone."""
-        args = tuple(self._argument(arg, node, constant=True) for arg in node.args)
+        args = tuple(self.record.argument(arg, node, constant=True) for arg in node.args)
         kwargs = tuple(
-            (key, self._argument(value, node, constant=True)) for key, value in node.kwargs.items()
+            (key, self.record.argument(value, node, constant=True))
+            for key, value in node.kwargs.items()
         )
         if isinstance(node.meta["val"], list | tuple):
             raise BlueprintError(f"node {node.name}: {name} of weights gives several tensors")
-        sources = [self.values[each] for each in node.all_input_nodes]
+        sources = [self.record.values[each] for each in node.all_input_nodes]
         in_place = is_in_place(name)
-        base = sources[0].base if sources and (in_place or is_view(name)) else self._new_base()
-        if in_place and base in self.owned:
-            raise BlueprintError(f"node {node.name} writes to {self.owned[base]} in eval mode")
-        if in_place and base in self.read_by:
+        base = (
+            sources[0].base if sources and (in_place or is_view(name)) else self.record.new_base()
+        )
+        if in_place and base in self.record.owned:
             raise BlueprintError(
-                f"node {node.name} overwrites a constant that {self.read_by[base]} has read"
+                f"node {node.name} writes to {self.record.owned[base]} in eval mode"
             )
-        if any(source.base in self.trained for source in sources):
-            self.trained.add(base)
-        self._compute(node, name, args, kwargs, base)
+        if in_place and base in self.record.read_by:
+            raise BlueprintError(
+                f"node {node.name} overwrites a constant that {self.record.read_by[base]} has read"
+            )
+        if any(source.base in self.record.trained for source in sources):
+            self.record.trained.add(base)
+        self.record.compute(node, name, args, kwargs, base)
         if in_place:
-            self._stand(node, _Value(sources[0].ref, base))
-
-    def _compute(
-        self, node: fx.Node, op: str, args: tuple[Any, ...], kwargs: tuple[Any, ...], base: int
-    ) -> None:
-        constant = Node(name=node.name, op=op, args=args, kwargs=kwargs, module=module_of(node))
-        with torch.no_grad():
-            result = run_constant(constant, self.tensors, self.folded)
-        self.folded.append(result)
-        self.computed.append(replace(constant, shape=tuple(result.shape)))
-        self._stand(node, _Value(Computed(len(self.computed) - 1), base))
-
-    # -- arguments ------------------------------------------------------------------------------
-
-    def _argument(
-        self, value: Any, node: fx.Node, *, constant: bool = False, whole: bool = False
-    ) -> Any:
-        """Return an argument of a node.
-
-        Args:
-            value: What the exported graph has.
-            node: The node it is of.
-            constant: The node depends on no image; a batch counts 1.
-            whole: A constant operand needs the batch in its shape.
-        """
-        if isinstance(value, fx.Node):
-            seen = self.values[value]
-            if constant or isinstance(seen.ref, Ref):
-                return seen.ref
-            self.read_by[seen.base] = node.name
-            return self._operand(value, seen, whole=whole)
-        if isinstance(value, list | tuple):
-            return tuple(self._argument(v, node, constant=constant, whole=whole) for v in value)
-        if isinstance(value, torch.dtype):
-            return DType(str(value).removeprefix("torch."))
-        if isinstance(value, torch.device | torch.layout | torch.memory_format):
-            return None
-        if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
-            raise BlueprintError(f"node {node.name}: a size depends on the values of images")
-        literal = self._literal(value)
-        return 1 if constant and isinstance(literal, Batch) else literal
-
-    def _literal(self, value: Any) -> Any:
-        """Return literals with multiples of the traced batch marked."""
-        if isinstance(value, tuple | list):
-            return tuple(self._literal(item) for item in value)
-        is_count = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**40
-        return Batch(value // self.prime) if is_count and value % self.prime == 0 else value
-
-    def _operand(self, value: fx.Node, seen: _Value, *, whole: bool) -> Any:
-        """Fold a constant that nothing trained is part of; give it a batch where it needs one."""
-        ref = seen.ref
-        if isinstance(ref, Computed) and seen.base not in self.trained:
-            name = f"constants.{value.name}"
-            self.tensors[name] = self.folded[ref.index].detach().clone()
-            ref = Weight(name)
-        shape = tuple(value.meta["val"].shape)
-        if whole and any(size and size % self.prime == 0 for size in shape):
-            self._put(value, "expand", (ref, self._literal(shape)), shape=shape, suffix="_expanded")
-            return Ref(len(self.nodes) - 1)
-        return ref
-
-    # -- operators in place ---------------------------------------------------------------------
+            self.record.stand(node, Value(sources[0].ref, base))
 
     def _in_place(self, node: fx.Node, name: str) -> None:
         """Append the functional twin, and let later readers of the target read its result."""
         target: fx.Node = node.args[0]  # type: ignore[assignment]
-        value = self.values[target]
+        value = self.record.values[target]
         if not isinstance(value.ref, Ref):
             raise BlueprintError(f"node {node.name} writes images into a constant")
-        for other, seen in self.members[value.base]:
+        for other, seen in self.record.members[value.base]:
             if seen.ref == value.ref:
                 continue
             if any(user is not node and user not in self.done for user in other.users):
@@ -458,56 +366,8 @@ class _Tracer:
         if twin is None:
             raise BlueprintError(f"node {node.name}: {name} has no twin that is not in place")
         self._on_images(node, twin)
-        made = _Value(self.values[node].ref, value.base)
-        for _, seen in self.members[value.base]:
+        made = Value(self.record.values[node].ref, value.base)
+        for _, seen in self.record.members[value.base]:
             if seen.ref == old:
                 seen.ref = made.ref
-        self._stand(node, made)
-
-    # -- appending ------------------------------------------------------------------------------
-
-    def _append(
-        self,
-        node: fx.Node,
-        op: str,
-        args: tuple[Any, ...],
-        kwargs: tuple[tuple[str, Any], ...] = (),
-        *,
-        module: str | None = None,
-        view_of: Any = None,
-    ) -> None:
-        self._put(node, op, args, kwargs, shape=tuple(node.meta["val"].shape), module=module)
-        base = self._new_base() if view_of is None else self.values[view_of].base
-        self._stand(node, _Value(Ref(len(self.nodes) - 1), base))
-
-    def _put(
-        self,
-        node: fx.Node,
-        op: str,
-        args: tuple[Any, ...],
-        kwargs: tuple[tuple[str, Any], ...] = (),
-        *,
-        shape: tuple[int, ...],
-        suffix: str = "",
-        module: str | None = None,
-    ) -> None:
-        self.nodes.append(
-            Node(
-                name=f"{node.name}{suffix}",
-                op=op,
-                args=args,
-                kwargs=kwargs,
-                shape=self._literal(shape),
-                module=module_of(node) if module is None else module,
-            )
-        )
-
-    def _stand(self, node: fx.Node, value: _Value | list[_Value]) -> None:
-        """Note what a node stands for."""
-        self.values[node] = value
-        if isinstance(value, _Value):
-            self.members.setdefault(value.base, []).append((node, value))
-
-    def _new_base(self) -> int:
-        self.bases += 1
-        return self.bases
+        self.record.stand(node, made)
