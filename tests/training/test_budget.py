@@ -16,7 +16,7 @@ from onceforall.training import budget
 from onceforall.training.budget import Pace, fit_steps
 from onceforall.training.engine import train
 from onceforall.training.plan import Plan, delayed_plan
-from onceforall.training.settings import Callbacks, Event, TrainOptions
+from onceforall.training.settings import Callbacks, EpochEnd, Event, TrainOptions
 from tests.training.tiny import tiny_batches, tiny_net
 
 EXPECTED_S = 1.0
@@ -56,6 +56,7 @@ def run(
     slow_from: int = -1,
     may_grow: bool = True,
     after_s: float = 0.0,
+    probe_s: float = 0.0,
 ) -> tuple[dict[str, Tensor], list[Event]]:
     """Train for a minute of fake seconds: 60 steps of 6 an epoch, if all goes well."""
     events: list[Event] = []
@@ -66,6 +67,10 @@ def run(
         seen += 1
         clock.step_s = 2 * EXPECTED_S if 0 <= slow_from < clock.now else EXPECTED_S
         return clock.tick(images, labels, step)
+
+    def probe(end: EpochEnd) -> Event:
+        clock.now += probe_s if end.epochs_done in (1, 8) else 0.0
+        return {}
 
     net = tiny_net()
     train(
@@ -84,7 +89,10 @@ def run(
             ),
         ),
         callbacks=Callbacks(
-            on_event=events.append, change_batch=tick, should_stop=lambda: seen == stop_at
+            on_event=events.append,
+            change_batch=tick,
+            should_stop=lambda: seen == stop_at,
+            after_epoch=probe,
         ),
     )
     return net.state_dict(), events
@@ -110,9 +118,38 @@ def test_what_comes_after_is_left_more_time_when_steps_get_slow(
     run(tmp_path / "even", clock, after_s=20.0)
     assert 55 <= clock.now <= 63
     clock.now = 0.0
-    run(tmp_path / "slow", clock, after_s=20.0, slow_from=30)
+    run(tmp_path / "slow", clock, after_s=20.0, slow_from=10)
     # Twenty seconds of before now take forty.
-    assert 35 <= clock.now <= 43
+    assert 36 <= clock.now <= 44
+
+
+def test_a_phase_slower_than_expected_says_nothing_of_what_comes_after(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    clock.budget_s = 100.0
+    run(tmp_path, clock, after_s=40.0, slow_from=31)  # the phases are thirty steps each
+    assert 55 <= clock.now <= 63
+
+
+def test_what_lies_between_steps_does_not_make_them_slow(tmp_path: Path, clock: FakeClock) -> None:
+    # A probe as long as an epoch, early and late. Were it taken for slow steps, what comes after
+    # training would be thought to take twice as long, and training would end at half of its time.
+    clock.budget_s = 110.0
+    run(tmp_path, clock, after_s=40.0, probe_s=6.0)
+    assert 66 <= clock.now <= 74
+
+
+def test_one_slow_look_decides_nothing(tmp_path: Path, clock: FakeClock) -> None:
+    clock.budget_s = 100.0
+    usual = clock.tick
+
+    def tick(images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        clock.now += 8.0 if step == 40 else 0.0
+        return usual(images, labels, step)
+
+    clock.tick = tick  # type: ignore[method-assign]
+    run(tmp_path, clock, after_s=40.0)
+    assert 56 <= clock.now <= 64
 
 
 def test_time_that_is_left_over_is_used(tmp_path: Path, clock: FakeClock) -> None:

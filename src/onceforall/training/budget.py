@@ -7,9 +7,12 @@ instead of deciding anew, so that interrupted training ends with the same bits.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +24,10 @@ _WARMUP_STEPS = 4
 # Relative changes below this are not worth a decision.
 _TOLERANCE = 0.01
 _MOST_EPOCHS = 1e9
+# A look at the clock may fall on a bad moment: the middle one of so many counts.
+_LOOKS = 3
+# What training does between steps (probes, checkpoints) is at most this share of their time.
+_MOST_ASIDE = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +94,11 @@ class Pacer:
     _phase: int = -1
     _steps: int = 0
     _warmup: int = 0
-    _slowdown: float = 1.0
+    _slowdowns: deque[float] = field(default_factory=lambda: deque(maxlen=_LOOKS))
     _least_slowdown: float = math.inf
+    _crowding: float = 1.0
+    _steps_s: float = 0.0
+    _aside_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.decided = dict(_decision(self.journal, line) for line in read_jsonl(self.journal))
@@ -127,13 +137,10 @@ class Pacer:
             if len(self.decided[step]) != len(steps_left):
                 raise damaged(self.journal, f"step {step} decides of another number of phases")
             return self.decided[step]
-        measured = (time.monotonic() - self._looked) / max(1, self._steps)
-        self._slowdown = measured / self.pace.step_seconds[phase]
-        self._start_window(phase)
-        seconds = [self._slowdown * s for s in self.pace.step_seconds[phase:]]
-        self._least_slowdown = min(self._least_slowdown, self._slowdown)
-        crowding = self._slowdown / self._least_slowdown
-        fitted = fit_steps(steps_left, seconds, self.pace.seconds_left(crowding))
+        slowdown = self._look(phase)
+        aside = min(_MOST_ASIDE, self._aside_s / max(1e-9, self._steps_s))
+        seconds = [(1 + aside) * slowdown * s for s in self.pace.step_seconds[phase:]]
+        fitted = fit_steps(steps_left, seconds, self.pace.seconds_left(self._crowding))
         if not self.pace.may_grow and sum(fitted) > sum(steps_left):
             return None
         if abs(sum(fitted) / sum(steps_left) - 1) < _TOLERANCE:
@@ -143,5 +150,34 @@ class Pacer:
         self.decided[step] = epochs
         return epochs
 
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Keep the time of what is no step out of what steps take."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            spent_s = time.monotonic() - began
+            self._looked += spent_s
+            self._aside_s += spent_s
+
+    def _look(self, phase: int) -> float:
+        """Return how much longer steps take than expected, and start to measure anew."""
+        spent_s = time.monotonic() - self._looked
+        self._steps_s += spent_s
+        self._slowdowns.append(spent_s / max(1, self._steps) / self.pace.step_seconds[phase])
+        self._start_window(phase)
+        slowdown = statistics.median_low(self._slowdowns)
+        if math.isinf(self._least_slowdown):  # a new phase, on a machine as busy as it was
+            self._least_slowdown = slowdown / self._crowding
+        self._least_slowdown = min(self._least_slowdown, slowdown)
+        self._crowding = slowdown / self._least_slowdown
+        return slowdown
+
     def _start_window(self, phase: int) -> None:
+        if phase != self._phase:
+            # Another phase may have been expected to be faster or slower than it is, which says
+            # nothing about how busy the machine is.
+            self._slowdowns.clear()
+            self._least_slowdown = math.inf
         self._looked, self._steps, self._phase = time.monotonic(), 0, phase

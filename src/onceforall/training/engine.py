@@ -194,7 +194,8 @@ def _run_epoch(run: Standing) -> None:
             _keep_pace(run, pacer)
         is_last = _is_last_of_epoch(run)
         if not is_last and (stop or is_due):
-            save(run)
+            with _aside(run):
+                save(run)
         if stop:
             if is_last:
                 _end_epoch(run, phase, sums, timer)
@@ -203,7 +204,13 @@ def _run_epoch(run: Standing) -> None:
             break
         if upcoming is None:  # this was to be the last step, but there is more time than thought
             upcoming = next(batches, None)
-    _end_epoch(run, phase, sums, timer)
+    with _aside(run):
+        _end_epoch(run, phase, sums, timer)
+
+
+def _aside(run: Standing) -> contextlib.AbstractContextManager[None]:
+    """Keep the time of what is no step out of what steps are thought to take."""
+    return contextlib.nullcontext() if run.pacer is None else run.pacer.aside()
 
 
 def _is_last_of_epoch(run: Standing) -> bool:
