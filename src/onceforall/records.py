@@ -69,6 +69,8 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def fits(value: Any, hint: Any) -> bool:
     """Say whether a value is of an annotated type; numbers are of a size that arithmetic bears."""
+    if hint is Any:
+        return True
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, each) for each in arguments)

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 from PIL import Image
+from torch import nn
 
 from onceforall.arch import Arch
 from onceforall.arch_files import read_arch
@@ -34,6 +36,7 @@ from onceforall.data.images.pixels import read_centre
 from onceforall.deploy.model_folder import onnx_relative_error, verify_folder
 from onceforall.encoding import Encoding
 from onceforall.errors import ConfigError
+from onceforall.graph import graph_from_json, graph_to_json
 from onceforall.job.clock import parse_time
 from onceforall.job.config import resolve
 from onceforall.job.devices import named_tables, read_table
@@ -43,6 +46,7 @@ from onceforall.job.preflight import check_buildable
 from onceforall.job.recipes import recipe_for
 from onceforall.job.status import read_status, status_lines
 from onceforall.job.transfer import read_start
+from onceforall.measure.graph_costs import graph_macs, graph_params, graph_peak_bytes
 from onceforall.measure.latency.journal import Journal
 from onceforall.measure.latency.published import read_published_latency
 from onceforall.measure.latency.targets import OrtCpu
@@ -51,9 +55,17 @@ from onceforall.predictors.published import read_published_predictor
 from onceforall.report import write_report
 from onceforall.search import Problem, nsga2
 from onceforall.search.journal import recorded
+from onceforall.supernets.graphs.elasticize import elasticize
+from onceforall.supernets.graphs.network import check_graph
+from onceforall.supernets.graphs.spec import GraphSpec
 from onceforall.supernets.published.checkpoint import read_weights
 from onceforall.supernets.published.config_read import blueprint_from_config
-from onceforall.supernets.weights import load_plain, load_saved_supernet, spec_from_json
+from onceforall.supernets.weights import (
+    load_plain,
+    load_saved_supernet,
+    spec_from_json,
+    spec_to_json,
+)
 from onceforall.terminal import printable
 from onceforall.training.budget import Pace, Pacer
 from onceforall.training.checkpoint import load_newest
@@ -98,11 +110,31 @@ def _values(world: Path, card: dict[str, Any]) -> dict[str, Subject]:
         "published arch": (published, space.from_published),
         "blueprint": (card["blueprint"], blueprint_from_json),
         "stage table": (spec, spec_from_json),
+        "traced network": (
+            graph_to_json(_traced().blueprint(_traced().space.smallest)),
+            _run_graph,
+        ),
+        "elastic traced network": (spec_to_json(_traced()), spec_from_json),
         "published configuration": (net, blueprint_from_config),
     }
     return {
         name: Subject(cases=changed_values(value), act=act) for name, (value, act) in pairs.items()
     }
+
+
+@lru_cache(maxsize=1)
+def _traced() -> GraphSpec:
+    """Return a small network of somebody else's, made elastic."""
+    body = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(8, 3),
+    )  # fmt: skip
+    return elasticize(body, torch.zeros(1, 3, 8, 8)).spec
+
+
+def _run_graph(value: Any) -> object:
+    graph = check_graph(graph_from_json(value))
+    return graph_macs(graph), graph_params(graph), graph_peak_bytes(graph)
 
 
 def _texts(scratch: Path) -> dict[str, Subject]:

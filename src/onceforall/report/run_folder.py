@@ -33,11 +33,13 @@ from onceforall.artifacts import (
 from onceforall.artifacts.record import Record
 from onceforall.errors import CheckpointError, ConfigError, OnceForAllError
 from onceforall.files import read_json, read_jsonl
+from onceforall.graph import Graph
 from onceforall.measure.comparison import supernet_seconds
 from onceforall.measure.latency.model import LatencyModel
 from onceforall.predictors.accuracy import PredictorReport
 from onceforall.report.costs import cost_counter
 from onceforall.report.records import Model, Subnet, read_model, read_subnet
+from onceforall.supernets.graphs.network import check_graph
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.weights import spec_from_json
 
@@ -226,6 +228,14 @@ def _samples(folder: Path, notes: _Notes) -> tuple[Subnet, ...]:
     return tuple(samples.values())
 
 
+def _card(path: Path) -> Card:
+    """Return a card whose network can be drawn and counted."""
+    card = Card.read(path)
+    if isinstance(card.blueprint, Graph):
+        check_graph(card.blueprint)
+    return card
+
+
 def _models(folder: Path, notes: _Notes) -> tuple[Model, ...]:
     names = sorted(path.name for path in (folder / "models").glob("*") if path.is_dir())
     if not names:
@@ -235,7 +245,7 @@ def _models(folder: Path, notes: _Notes) -> tuple[Model, ...]:
         if not (folder / "models" / name / "card.json").is_file():
             notes.add(f"Model {name}: not finished, it has no card.json.")
             continue
-        card = notes.read(f"models/{name}/card.json", Card.read)
+        card = notes.read(f"models/{name}/card.json", _card)
         if card is not None:
             alone = notes.read(f"baselines/{name}.json", Baseline.read, needed=False)
             models.append(read_model(card, folder=name, alone=alone))

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from onceforall.blueprint import LAYER_TYPES, Blueprint
 from onceforall.errors import ArchError, BlueprintError, CheckpointError, ConfigError
 from onceforall.files import damaged, read_object, reason_of, write_bytes, write_json
-from onceforall.graph import GRAPH_TYPES
+from onceforall.graph import GRAPH_TYPES, Graph
 from onceforall.reading import open_regular
 from onceforall.records import fits, record_from_json, record_to_json
+from onceforall.supernets.graphs.network import check_graph
 from onceforall.supernets.graphs.spec import GRAPH_SPEC_TYPES
 from onceforall.supernets.nets import ElasticNet, NetPlan, PlainNet, build_net, new_net
 from onceforall.supernets.spec import (
@@ -51,10 +52,15 @@ def spec_from_json(value: Any) -> SupernetSpec:
     try:
         spec = record_from_json(value, _SPEC_TYPES)
         if isinstance(spec, SupernetSpec):
-            spec.blueprint(spec.space.largest)
-            spec.blueprint(spec.space.smallest)
+            for arch in (spec.space.largest, spec.space.smallest):
+                plan = spec.blueprint(arch)
+                if isinstance(plan, Graph):
+                    check_graph(plan)
     except (ArchError, BlueprintError) as error:
         raise ConfigError(str(error)) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # A traced network says everything with numbers of others of its parts.
+        raise ConfigError(f"its parts do not fit each other: {error}") from error
     if not isinstance(spec, SupernetSpec):
         raise ConfigError(f"record {type(spec).__name__} is not a stage table")
     return spec
@@ -131,8 +137,11 @@ def load_plain(plan: NetPlan, path: Path) -> PlainNet:
     """Return the plain network of ``plan`` with the tensors of ``path``, in eval mode.
 
     Raises:
+        BlueprintError: If a traced network does not run.
         CheckpointError: If the file is missing, damaged or does not fit.
     """
+    if isinstance(plan, Graph):
+        check_graph(plan)
     return _built(lambda: build_net(plan), path).eval()
 
 

@@ -9,12 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from onceforall.errors import BlueprintError
-from onceforall.graph import Graph, Node, NormInfo, Weight, WeightInfo
+from onceforall.graph import Batch, Graph, Node, NormInfo, Weight, WeightInfo
 from onceforall.supernets.graphs.run import Step, run_steps, steps_of
 
 _NORMS: dict[int, type[nn.BatchNorm1d] | type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {
     2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d,
 }  # fmt: skip
+
+# Images that a network is checked with; what operators raise that are given something wrong.
+_IMAGES = 2
+_WRONG = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @final
@@ -49,10 +53,34 @@ class GraphNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images ``(B, 3, R, R)`` to logits ``(B, num_classes)``."""
-        tensors: dict[Any, Tensor] = {
-            weight: getattr(home, name) for weight, home, name in self._names
-        }
-        return run_steps(self._steps, len(self.plan.nodes), self.plan.output, images, tensors)
+        count, output = len(self.plan.nodes), self.plan.output
+        return run_steps(self._steps, count, output, images, self._tensors())
+
+    def check(self) -> None:
+        """Run once and compare every shape with what the graph says, e.g. on the meta device.
+
+        Raises:
+            BlueprintError: Naming the first node that does not run, or gives something else.
+        """
+        nodes, node = self.plan.nodes, self.plan.nodes[0]
+        results: list[Any] = [None] * (len(nodes) + 1)
+        try:
+            results[0], results[-1] = torch.empty(_sizes(node)), _IMAGES
+            for number, step in enumerate(self._steps, start=1):
+                node = nodes[number]
+                step(results, self._tensors())
+                if tuple(results[number].shape) != _sizes(node):
+                    raise ValueError(f"it gives {tuple(results[number].shape)}, not {node.shape}")
+            if _sizes(nodes[self.plan.output]) != (_IMAGES, self.plan.num_classes):
+                raise ValueError(
+                    f"the output has another shape than {self.plan.num_classes} logits"
+                )
+        except _WRONG as error:
+            reason = " ".join(str(error).split())[:200]
+            raise BlueprintError(f"node {node.name} ({node.op}) does not run: {reason}") from error
+
+    def _tensors(self) -> dict[Any, Tensor]:
+        return {weight: getattr(home, name) for weight, home, name in self._names}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is made of the plan."""
@@ -73,6 +101,23 @@ def build_graph(plan: Graph) -> GraphNet:
     net = GraphNet(plan)
     draw_weights(net)
     return net
+
+
+@torch.no_grad()
+def check_graph(plan: Graph) -> Graph:
+    """Return a graph that was read from a file; refuse one that is no network.
+
+    It is run without values, which takes milliseconds and no memory.
+
+    Raises:
+        BlueprintError: Naming the first node that is wrong.
+    """
+    try:
+        with torch.device("meta"):
+            GraphNet(plan).eval().check()
+    except _WRONG as error:  # of its tensors and norms
+        raise BlueprintError(f"the graph is no network: {error}") from error
+    return plan
 
 
 @torch.no_grad()
@@ -120,6 +165,11 @@ def add_norms(module: nn.Module, norms: Sequence[NormInfo], nodes: Sequence[Node
                 norm.channels, eps=norm.eps, momentum=norm.momentum, affine=norm.affine
             ),
         )
+
+
+def _sizes(node: Node) -> tuple[int, ...]:
+    """Return the shape of a node's result for the images of a check."""
+    return tuple(s.times * _IMAGES if isinstance(s, Batch) else s for s in node.shape)
 
 
 def _home(module: nn.Module, path: str, *, make: bool = False) -> tuple[nn.Module, str]:

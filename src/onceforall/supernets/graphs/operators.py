@@ -1,6 +1,7 @@
 """The operators of traced networks: what kind each is, and how it runs.
 
-Every operator is one of ATen's, so a network that was read from a file can call nothing else.
+Every operator is one of ATen's that works on tensors, so a network that was read from a file can
+call nothing else: no files, no memory that is not its own.
 """
 
 from __future__ import annotations
@@ -76,6 +77,17 @@ REDUCTIONS = frozenset((
     "var.dim", "std.dim", "std.correction",
 ))  # fmt: skip
 
+# They change a tensor into another, or look into its memory.
+_REFUSED = frozenset((
+    "set_", "set", "resize_", "resize", "resize_as_", "resize_as", "as_strided", "as_strided_",
+    "_reshape_alias", "set_data", "record_stream", "_resize_output_", "_resize_output",
+))  # fmt: skip
+
+# They need no tensor to make one.
+_MAKERS = frozenset(
+    ("full", "arange", "zeros", "ones", "empty", "scalar_tensor", "linspace", "eye")
+)
+
 
 @lru_cache(maxsize=1024)
 def function_of(op: str) -> Any:
@@ -87,8 +99,11 @@ def function_of(op: str) -> Any:
     name, _, overload = op.partition(".")
     packet = getattr(torch.ops.aten, name, None) if name.isidentifier() else None
     found = getattr(packet, overload, None) if packet is not None and overload else None
-    if not isinstance(found, torch._ops.OpOverload):
-        raise BlueprintError(f"operator {op!r} is not one of ATen's")
+    if not isinstance(found, torch._ops.OpOverload) or name in _REFUSED:
+        raise BlueprintError(f"operator {op!r} is not one of ATen's that networks are made of")
+    takes = {str(argument.type) for argument in found._schema.arguments}
+    if name not in _MAKERS and not any("Tensor" in each for each in takes):
+        raise BlueprintError(f"operator {op!r} works on no tensor")
     return found
 
 
