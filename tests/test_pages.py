@@ -63,6 +63,13 @@ def test_own_stage_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert [stage.block for stage in spec.stages] == ["residual", "fused_mbconv", "mbconv"]
 
 
+def test_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    names = run_page("own-network.md")
+    assert names["net"].space.size > 1e6  # type: ignore[attr-defined]
+
+
 def test_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = run_page("search.md")
