@@ -6,8 +6,8 @@
 Weights are random, nothing is downloaded. Of each network, at 224 pixels: the largest subnet is
 compared with the original bit for bit; two random subnets, with random kept channels, with the
 original whose channels are masked, in float64; their extracted networks with them, bit for bit;
-the costs of gather tables with those counted on the extracted graphs. Rows that are there are kept
-and not run again, so it can be run in pieces. Exit status 1 says that a bar is missed.
+the costs of gather tables with those counted on the extracted graphs; the ONNX file of the second in
+ONNX Runtime with it. Rows that are there are kept and not run again, so it can be run in pieces. Exit status 1 says that a bar is missed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ import torch
 from torch import Tensor, nn
 
 from onceforall.encoding import Encoding
-from onceforall.errors import OnceForAllError
+from onceforall.errors import BlueprintError, OnceForAllError
 from onceforall.job.factories import make_network
 from onceforall.measure.cost_tables import compile_costs
 from onceforall.measure.costs import count_macs, count_params
+from onceforall.measure.onnx_model import blueprint_to_onnx, ort_session
 from onceforall.supernets.graphs.elasticize import elasticize
 from onceforall.supernets.graphs.exported import in_eval_mode
 from onceforall.supernets.graphs.masked import masked_logits
 from onceforall.supernets.graphs.supernet import GraphSupernet
 from onceforall.supernets.graphs.trace import trace
+from onceforall.supernets.nets import PlainNet
 
 TORCHVISION = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2",
@@ -64,9 +66,11 @@ SIDE = 224
 BARS = {"bitwise": 63, "width": 58, "depth": 52, "kernel": 26}
 MEDIAN_S, CNN_S, TRANSFORMER_S = 1.0, 3.0, 8.0
 MOST_ERROR = 1e-10
+MOST_ONNX_ERROR = 1e-4
 FIELDS = (
     "net", "groups", "coupled", "width_genes", "depth_genes", "kernel_genes", "subnets", "rigid",
-    "convert_s", "largest_bitwise", "cut_error", "extracted_bitwise", "costs_exact", "problem",
+    "convert_s", "largest_bitwise", "cut_error", "extracted_bitwise", "costs_exact", "onnx_error",
+    "problem",
 )  # fmt: skip
 
 
@@ -132,8 +136,21 @@ def _row(name: str, repeats: int) -> dict[str, Any]:
         "cut_error": f"{_cut_error(net, model, archs):.1e}",
         "extracted_bitwise": extracted,
         "costs_exact": exact,
+        "onnx_error": _onnx_error(net.extract(archs[1]).eval(), images),
         "problem": "",
     }
+
+
+def _onnx_error(plain: PlainNet, images: Tensor) -> str:
+    """Return the largest relative difference of the ONNX file, or why there is none."""
+    try:
+        session = ort_session(blueprint_to_onnx(plain.plan, plain, resolution=SIDE))
+    except BlueprintError as error:
+        return str(error)
+    with torch.no_grad():
+        expected = plain(images)
+    found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    return f"{float((found - expected).abs().max() / expected.abs().max()):.1e}"
 
 
 def _randomise(model: nn.Module) -> None:
@@ -210,10 +227,19 @@ def _judge(rows: dict[str, dict[str, Any]]) -> int:
     print(f"{len(rows)} networks, {len(done)} converted: {counts}")
     if seconds:
         print(f"conversion: median {statistics.median(seconds.values()):.2f} s; slow: {slow}")
+    unwritten = [row["net"] for row in done if not _is_small(row["onnx_error"])]
+    print(f"no equal ONNX file: {unwritten}")
     print(f"wrong: {wrong}; refused: {[row['net'] for row in rows.values() if row['problem']]}")
     short = [name for name, bar in BARS.items() if len(rows) == len(NETS) and counts[name] < bar]
     is_slow = bool(slow) or (bool(seconds) and statistics.median(seconds.values()) > MEDIAN_S)
     return int(bool(wrong or short or is_slow))
+
+
+def _is_small(error: str) -> bool:
+    try:
+        return float(error) <= MOST_ONNX_ERROR
+    except ValueError:
+        return False
 
 
 def _read(path: Path | None) -> dict[str, dict[str, Any]]:
