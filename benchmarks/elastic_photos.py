@@ -46,9 +46,9 @@ BATCH = 64
 
 
 def resnet18(num_classes: int) -> nn.Module:
-    """Return a ResNet-18 whose stem keeps the size of small pictures."""
+    """Return a ResNet-18 whose stem is for small pictures: 3x3, stride 2, no pooling."""
     model = torchvision.models.resnet18(num_classes=num_classes)
-    model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    model.conv1 = nn.Conv2d(3, 64, 3, 2, 1, bias=False)
     model.maxpool = nn.Identity()
     return model
 

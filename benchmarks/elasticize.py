@@ -6,8 +6,9 @@
 Weights are random, nothing is downloaded. Of each network, at 224 pixels: the largest subnet is
 compared with the original bit for bit; two random subnets, with random kept channels, with the
 original whose channels are masked, in float64; their extracted networks with them, bit for bit;
-the costs of gather tables with those counted on the extracted graphs; the ONNX file of the second in
-ONNX Runtime with it. Rows that are there are kept and not run again, so it can be run in pieces. Exit status 1 says that a bar is missed.
+the costs of gather tables with those counted on the extracted graphs; and the ONNX file of the
+second, in ONNX Runtime, with it. Rows that are there are kept and not run again, so it can be run
+in pieces. Exit status 1 says that a bar is missed.
 """
 
 from __future__ import annotations
