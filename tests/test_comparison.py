@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from onceforall.artifacts import Baseline, Card
 from onceforall.files import append_jsonl
+from onceforall.job.closing_table import model_table, read_pairs, result_lines
 from onceforall.job.folder import RunFolder
-from onceforall.job.model_table import model_table, read_pairs, result_lines
 from onceforall.measure.comparison import (
     Contender,
     Pair,

@@ -186,7 +186,7 @@ class Identity:
 
 
 # A new kind is built and run in supernets/ (static, supernet and their blocks), placed by a stage
-# table (mbconv_spec), counted in measure/costs, written in measure/onnx_model, timed in
+# table (conv_spec), counted in measure/costs, written in measure/onnx_model, timed in
 # measure/latency (fit, table) and named in supernets/published/keys.
 Block = MBConv | Bottleneck | Residual | FusedMBConv
 Layer = Conv | Block | MaxPool | GlobalPool | Linear | Identity

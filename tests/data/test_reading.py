@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from onceforall.data.batches.loaders import LoaderSettings, open_loaders
-from onceforall.data.batches.reading import ReadingPool
+from onceforall.data.batches.reading_pool import ReadingPool
 from onceforall.data.batches.streaming import StreamedBatches, StreamedEvalBatches
 from onceforall.data.bundle import IMAGENET_MEAN, IMAGENET_STD
 from onceforall.data.images.augmentation import PUBLISHED_PHOTOS

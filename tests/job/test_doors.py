@@ -160,7 +160,7 @@ def test_a_data_set_of_ones_own_is_run(tmp_path: Path) -> None:
 
 
 def test_arrays_are_written_as_they_are(tmp_path: Path) -> None:
-    from onceforall.data.sources.own import write_own
+    from onceforall.data.sources.write_npz import write_own
 
     images = tiny_images(30)
     arrays = (images.images.permute(0, 2, 3, 1).numpy(), images.labels.numpy())

@@ -13,7 +13,6 @@ import torch.distributed as dist
 from onceforall.errors import OnceForAllError
 from onceforall.training.engine import train
 from onceforall.training.optimizer import make_optimizer, set_learning_rate
-from onceforall.training.pace import Timer
 from onceforall.training.plan import sandwich_plan
 from onceforall.training.ranks import (
     ranks_from_environment,
@@ -24,6 +23,7 @@ from onceforall.training.sampling import Moment, draw_archs
 from onceforall.training.settings import Callbacks, TrainOptions
 from onceforall.training.shrinking import progressive_plan
 from onceforall.training.step import StepContext, accumulate_gradients
+from onceforall.training.timer import Timer
 from tests.training.tiny import SPEC, tiny_batches, tiny_net
 
 PLANS = {

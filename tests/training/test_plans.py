@@ -13,7 +13,7 @@ from onceforall.errors import ConfigError
 from onceforall.measure.costs import count_macs
 from onceforall.supernets.families import mobilenet_v3, proxylessnas, resnet50d, small_images
 from onceforall.supernets.supernet import Supernet
-from onceforall.training.attentive import choose_attentively
+from onceforall.training.attentive_sampling import choose_attentively
 from onceforall.training.optimizer import make_optimizer
 from onceforall.training.plan import Phase, Plan, sandwich_plan
 from onceforall.training.ranks import Ranks

@@ -4,9 +4,7 @@ Keys, types and ranges are checked when a file is read. Keys that a record does 
 out; those that older versions did not write are None.
 """
 
-from onceforall.artifacts.epochs import Epoch
-from onceforall.artifacts.events import Progress, Told
-from onceforall.artifacts.models import (
+from onceforall.artifacts.cards import (
     Baseline,
     BaselineStart,
     Card,
@@ -14,6 +12,8 @@ from onceforall.artifacts.models import (
     FinetuneSettings,
     ShippedFile,
 )
+from onceforall.artifacts.epochs import Epoch
+from onceforall.artifacts.events import Progress, Told
 from onceforall.artifacts.search import (
     Answer,
     Confirmed,

@@ -33,7 +33,7 @@ def specialize(
     Example:  ofa specialize runs/digits --arch arch.json
     """
     from onceforall.arch_files import read_arch
-    from onceforall.job.model_table import model_table
+    from onceforall.job.closing_table import model_table
     from onceforall.job.ship import specialize_arch
     from onceforall.job.start import run_to_change
 
@@ -110,8 +110,8 @@ def finetune(
     """
     if bool(model) == all_:
         raise ConfigError("ofa finetune needs either a MODEL or --all")
+    from onceforall.job.closing_table import model_table
     from onceforall.job.finetune import finetune_all, finetune_model, usual_tuning
-    from onceforall.job.model_table import model_table
     from onceforall.job.start import run_to_change
     from onceforall.job.tuned_table import tuned_lines, write_tuned
     from onceforall.report import write_report
@@ -160,7 +160,7 @@ def baseline(
     """
     seconds = parse_budget(budget)
     from onceforall.job.baseline import train_alone
-    from onceforall.job.model_table import read_pairs, result_lines
+    from onceforall.job.closing_table import read_pairs, result_lines
     from onceforall.job.start import run_to_change
     from onceforall.report import write_report
 

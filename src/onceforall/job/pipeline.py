@@ -21,6 +21,7 @@ import torch
 
 from onceforall.artifacts import Card, Failed, Request
 from onceforall.errors import ConfigError, TrainingError
+from onceforall.job.closing_table import result_lines
 from onceforall.job.config import RunConfig
 from onceforall.job.context import Run, Tell
 from onceforall.job.evaluate import evaluate_step
@@ -29,7 +30,6 @@ from onceforall.job.latency import latency_step
 from onceforall.job.local_ranks import local_ranks
 from onceforall.job.lock import sole_writer
 from onceforall.job.machine import usable_cores
-from onceforall.job.model_table import result_lines
 from onceforall.job.predict import predictor_step
 from onceforall.job.search import search_step
 from onceforall.job.shared_steps import SHARED_STEPS

@@ -11,7 +11,7 @@ import torch
 
 from onceforall.artifacts import Estimate
 from onceforall.errors import ConfigError
-from onceforall.job.choosing import Task, choose_network
+from onceforall.job.choose_network import Task, choose_network
 from onceforall.job.config import RunConfig
 from onceforall.job.machine import usable_cores
 from onceforall.job.sections import SupernetConfig

@@ -11,7 +11,7 @@ import torch
 
 from onceforall.artifacts import Request
 from onceforall.data import DataBundle
-from onceforall.data.sources.own import Own, write_own
+from onceforall.data.sources.write_npz import Own, write_own
 from onceforall.errors import ConfigError
 from onceforall.job.clock import parse_time
 from onceforall.job.config import flag
@@ -50,7 +50,7 @@ def run(
 
     Args:
         data: A folder of class folders, an ``.npz`` file or a known name; or images and labels of
-            your own (`onceforall.data.sources.own.write_own`), which are kept beside ``out``.
+            your own (`onceforall.data.sources.write_npz.write_own`), which are kept beside ``out``.
         out: Folder of the run.
         budget: Time of the whole call, ``"30m"`` or seconds; None for what ``effort`` means.
         effort: ``quick``, ``balanced`` (where nothing is said) or ``best``.

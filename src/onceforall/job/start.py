@@ -14,7 +14,7 @@ import torch
 from onceforall.artifacts import DataFacts, Request, RunSettings
 from onceforall.errors import ConfigError
 from onceforall.files import check_writable
-from onceforall.job.choosing import Task
+from onceforall.job.choose_network import Task
 from onceforall.job.clock import Clock
 from onceforall.job.config import RunConfig, resolve
 from onceforall.job.context import Run, Tell

@@ -8,8 +8,8 @@ graph, traced.
 
 from __future__ import annotations
 
+from onceforall.supernets.conv_spec import BlockKind, FixedBlock, MBConvSpec, MBConvStage
 from onceforall.supernets.graphs.spec import GraphSpec
-from onceforall.supernets.mbconv_spec import BlockKind, FixedBlock, MBConvSpec, MBConvStage
 from onceforall.supernets.resnet_spec import ResNetSpec, ResNetStage
 from onceforall.supernets.static_spec import StaticSpec
 

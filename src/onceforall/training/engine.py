@@ -14,7 +14,7 @@ from torch import Tensor
 from onceforall.arch import Arch
 from onceforall.data.batches.protocols import TrainBatches
 from onceforall.errors import Interrupted
-from onceforall.training.attentive import choose_attentively
+from onceforall.training.attentive_sampling import choose_attentively
 from onceforall.training.budget import Pacer
 from onceforall.training.freezing import kept_statistics, learn_only
 from onceforall.training.optimizer import (
@@ -23,7 +23,6 @@ from onceforall.training.optimizer import (
     set_learning_rate,
     update_average,
 )
-from onceforall.training.pace import EpochSums, Timer
 from onceforall.training.plan import Phase, Plan
 from onceforall.training.ranks import Ranks, share_from_main, wait_for_all
 from onceforall.training.sampling import Moment, draw_archs, draw_resolution
@@ -46,6 +45,7 @@ from onceforall.training.step import (
     Trainable,
     accumulate_gradients,
 )
+from onceforall.training.timer import EpochSums, Timer
 from onceforall.training.watch import LossWatch
 
 

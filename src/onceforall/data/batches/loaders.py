@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from onceforall.data.batches.protocols import CalibrationBatches, EvalBatches, TrainBatches
-from onceforall.data.batches.reading import ReadingPool
+from onceforall.data.batches.reading_pool import ReadingPool
 from onceforall.data.batches.resident import ResidentBatches, ResidentEvalBatches
 from onceforall.data.batches.sharding import Shard
 from onceforall.data.batches.streaming import (

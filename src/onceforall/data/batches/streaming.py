@@ -24,7 +24,7 @@ from onceforall.data.batches.readers import (
     TrainKey,
     TrainReader,
 )
-from onceforall.data.batches.reading import ReadingPool
+from onceforall.data.batches.reading_pool import ReadingPool
 from onceforall.data.batches.sharding import Shard
 from onceforall.data.bundle import ImageFiles, Rgb
 from onceforall.data.images.augmentation import Augmentation
