@@ -67,6 +67,7 @@ JOB = [
     "ship",
     "model_table",
     "tuned_table",
+    "choice",
     "baseline",
     "evaluate_any",
     "tensorboard",

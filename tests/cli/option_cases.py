@@ -153,6 +153,19 @@ SEARCHES = {
     "search --json": Case(base=("search", "{run}"), other=SEARCH, seen="is_json"),
 }  # fmt: skip
 
+# -- which one ------------------------------------------------------------------------------------
+
+CHOOSE = ("choose", "{run}", "--json")
+
+DECIDING = {
+    "choose RUN": swap(CHOOSE, "{run}", "{run_b}", wrong="{nothing}", says=NO_RUN),
+    "choose --limit": add(
+        CHOOSE, "--limit", "macs={least_macs}",
+        seen="limits", wrong=("--limit", "macs=1"), says="macs=1: no shipped model keeps it",
+    ),
+    "choose --json": Case(base=without(CHOOSE, "--json"), other=CHOOSE, seen="is_json"),
+}  # fmt: skip
+
 # -- models ---------------------------------------------------------------------------------------
 
 SPECIALIZE = ("specialize", "{copy}", "--arch", "{arch}", "--name", "mine", "--json")
@@ -218,7 +231,7 @@ MODELS = {
     ),
 }  # fmt: skip
 
-CASES = JOB | SEARCHES | MODELS | LOOKING | MEASURING
+CASES = JOB | SEARCHES | DECIDING | MODELS | LOOKING | MEASURING
 
 
 def _of_train(name: str, case: Case) -> Case:

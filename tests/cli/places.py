@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,6 +112,8 @@ def _make_models(folder: Path, places: dict[str, Path]) -> dict[str, str]:
     done = ofa("specialize", places["run"], "--arch", places["arch_b"], "--name", "second")
     assert done.status == 0, done.err
     places["model_2"], texts["model_name_2"] = places["run"] / "models" / "second", "second"
+    least = min((read_json(path) for path in places["run"].glob("models/*/card.json")), key=_macs)
+    texts["least_macs"] = str(_macs(least))
     texts["macs"] = str(
         1.5 * count_macs(SPEC.blueprint(space.smallest), resolution=space.resolutions[0])
     )
@@ -131,6 +134,10 @@ def _make_models(folder: Path, places: dict[str, Path]) -> dict[str, str]:
     grey = [0.5, 0.5, 0.5]
     save_supernet(ten, places["ten"], facts={"mean": grey, "std": grey, "crop_ratio": 1.0})
     return texts
+
+
+def _macs(card: Any) -> int:
+    return int(card["macs"])
 
 
 def copy_run(places: dict[str, str], name: str, to: Path) -> Path:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from onceforall.cli import evaluating, inspecting, measuring, running, searching, shipping
+from onceforall.cli import (
+    deciding,
+    evaluating,
+    inspecting,
+    measuring,
+    running,
+    searching,
+    shipping,
+)
 
 app = typer.Typer(
     name="ofa",
@@ -18,6 +26,7 @@ app = typer.Typer(
 app.command("run")(running.run)
 app.command("train")(running.train)
 app.command("search")(searching.search)
+app.command("choose")(deciding.choose)
 app.command("specialize")(shipping.specialize)
 app.command("finetune")(shipping.finetune)
 app.command("baseline")(shipping.baseline)

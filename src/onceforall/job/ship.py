@@ -172,7 +172,10 @@ def _ship(run: Run, left: Sequence[Wanted], *, max_latency_ms: float = math.inf)
         for position, each in enumerate(left):
             run.progress("models", position, len(left))
             try:
-                ready.append((each, prove(run, session, net, models / each.name, each.arch)))
+                known = None if each.believed is None else each.believed.valid_top1
+                folder = models / each.name
+                proven = prove(run, session, net, folder, each.arch, valid_top1=known)
+                ready.append((each, proven))
             except VerificationError as error:
                 unshipped.append(Unshipped(name=each.name, problem=str(error)))
         latencies = measure_as_shipped(run, [proven for _, proven in ready])
@@ -190,7 +193,7 @@ def _ship(run: Run, left: Sequence[Wanted], *, max_latency_ms: float = math.inf)
 
 def _believed(point: Confirmed | None) -> dict[str, Any]:
     """Return what a card says of the search that found the model."""
-    names = ("predicted_top1", "predicted_top1_std", "predicted_latency_ms", "valid_top1")
+    names = ("predicted_top1", "predicted_top1_std", "predicted_latency_ms")
     return {} if point is None else {name: getattr(point, name) for name in names}
 
 

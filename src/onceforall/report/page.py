@@ -18,7 +18,9 @@ from pathlib import Path
 
 import jinja2
 
+from onceforall.errors import ConfigError, InfeasibleError
 from onceforall.files import write_text
+from onceforall.measure.choice import choose
 from onceforall.measure.comparison import beaten_by, contenders
 from onceforall.report import facts, numbers
 from onceforall.report.curves import latency_figure, search_figures, training_figures
@@ -55,7 +57,8 @@ def build_report(folder: Path) -> str:
     """Return the report of a run as HTML; the same folder gives the same text.
 
     Args:
-        folder: Run folder, finished or not. What is missing is named in the report.
+        folder: Run folder, finished or not. What is missing is named in the report. What is there
+            to copy names files by this path.
 
     Raises:
         ConfigError: If ``folder`` is not a folder.
@@ -79,7 +82,7 @@ def build_report(folder: Path) -> str:
             views=pareto_views(run),
             selected=_first_selection(run),
             drawings=[draw(model, frame) for model in run.models],
-            fills=[_fills(model, run.name) for model in run.models],
+            fills=[_fills(model, folder) for model in run.models],
             beaten=beaten_by(contenders(model.card for model in run.models)),
             counts=sorted({share.count for m in run.models if (share := m.share) is not None}),
             tuned=tuned_rows(run),
@@ -87,7 +90,7 @@ def build_report(folder: Path) -> str:
             search=search_figures(run),
             latency=latency_figure(run),
             points=chart_points(run),
-            command=f"ofa baseline {shlex.quote(run.name)}",
+            command=f"ofa baseline {shlex.quote(str(folder))}",
             style=_asset("style.css"),
             script=script,
             script_hash=f"sha256-{digest}",
@@ -141,18 +144,21 @@ def _asset(name: str) -> str:
 
 
 def _first_selection(run: Run) -> int | None:
-    """Return the most accurate model, the fastest of equals."""
-    if not run.models:
-        return None
-    return max(range(len(run.models)), key=lambda i: (run.models[i].card.top1, -i))
+    """Return the model to take under the run's limits; where none is known to, the fastest."""
+    cards = [model.card for model in run.models]
+    search = {} if run.settings is None else run.settings.config.get("search", {})
+    try:
+        return cards.index(choose(cards, search.get("limits", {})).card)
+    except (ConfigError, InfeasibleError):
+        return 0 if cards else None
 
 
-def _fills(model: Model, run_name: str) -> dict[str, str]:
+def _fills(model: Model, run: Path) -> dict[str, str]:
     """Return what commands and code to copy say of a model, by the name of the place.
 
-    Paths are relative to the folder that the run folder is in.
+    Paths start where the path of the run starts: where its command was given.
     """
-    path = f"{run_name}/models/{model.folder}"
+    path = str(run / "models" / model.folder)
     return {
         "name": model.card.name,
         "shell": shlex.quote(path),
