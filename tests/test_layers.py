@@ -68,6 +68,7 @@ JOB = [
     "model_table",
     "tuned_table",
     "choice",
+    "compare",
     "baseline",
     "evaluate_any",
     "tensorboard",

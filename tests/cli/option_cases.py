@@ -156,12 +156,19 @@ SEARCHES = {
 # -- which one ------------------------------------------------------------------------------------
 
 CHOOSE = ("choose", "{run}", "--json")
+COMPARE_RUNS = ("compare", "{run}", "{run_b}", "--json")
 
 DECIDING = {
     "choose RUN": swap(CHOOSE, "{run}", "{run_b}", wrong="{nothing}", says=NO_RUN),
     "choose --limit": add(
         CHOOSE, "--limit", "macs={least_macs}",
         seen="limits", wrong=("--limit", "macs=1"), says="macs=1: no shipped model keeps it",
+    ),
+    "compare RUNS": swap(
+        COMPARE_RUNS, "{run_b}", "{run}", wrong="{nothing}", says="is not a folder"
+    ),
+    "compare --json": Case(
+        base=without(COMPARE_RUNS, "--json"), other=COMPARE_RUNS, seen="is_json"
     ),
     "choose --json": Case(base=without(CHOOSE, "--json"), other=CHOOSE, seen="is_json"),
 }  # fmt: skip
@@ -226,8 +233,12 @@ MODELS = {
     ),
     "verify FOLDERS": swap(VERIFY, "{run}", "{run_b}", wrong="{nothing}", says="neither a model"),
     "verify --json": Case(base=without(VERIFY, "--json"), other=VERIFY, seen="is_json"),
-    "report RUN": swap(
+    "report RUNS": swap(
         ("report", "{copy}"), "{copy}", "{copy_b}", seen="report", wrong="{nothing}", says=NO_RUN
+    ),
+    "report --out": swap(
+        ("report", "{run}", "{run_b}", "--out", "{out}/a.html"), "{out}/a.html", "{out}/b.html",
+        seen="files", wrong="{world}", says="is a folder",
     ),
 }  # fmt: skip
 
@@ -262,6 +273,7 @@ IDLE = {
     "a fresh head of a fresh network": ((*TRAIN, "--reinit-head"), "need --init"),
     "a phase of a fresh network": ((*TRAIN, "--start-at", "full"), "needs --init FILE"),
     "a model of all": ((*FINETUNE, "--all"), "needs either a MODEL or --all"),
+    "a comparison of one": (("compare", "{run}"), "1 run is nothing to compare"),
     "two networks": (
         (*NET, "--until", "plan", "--static", "mobilenet_v2"), "are two networks: give one",
     ),

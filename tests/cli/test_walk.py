@@ -51,3 +51,25 @@ def test_choose_says_what_a_looser_limit_would_gain(places: dict[str, str], tmp_
     }  # fmt: skip
     said = ofa("choose", tmp_path / "run", "--limit", "latency_ms=0.03").out
     assert "with latency_ms=0.045: second, 90" in said and "+50.0 points, beyond noise" in said
+
+
+# -- compare --------------------------------------------------------------------------------------
+
+
+def test_two_runs_are_compared_in_the_terminal_and_on_a_page(
+    places: dict[str, str], tmp_path: Path
+) -> None:
+    runs = places["run"], places["run_b"]
+    answer = ofa("compare", *runs)
+    assert answer.status == 0, answer.err
+    assert re.search(r"train\.epochs +3\.0 +1\.0", answer.out)
+    names = [f"{Path(run).name}/{card['name']}" for run in runs for card in cards(run)]
+    for name in names:
+        assert name in answer.out
+    found = json.loads(ofa("compare", *runs, "--json").out)
+    assert found["settings"]["seed"] == {"run": "0", "run_b": "1"}
+
+    page = tmp_path / "both.html"
+    assert ofa("report", *runs, "--out", page).out == f"{page}\n"
+    assert all(name in page.read_text() for name in names)
+    assert "Settings that differ" in page.read_text()

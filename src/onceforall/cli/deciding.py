@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from onceforall.cli.console import print_json, say
 from onceforall.cli.options import Json, Limit, RunArgument, parse_limits
 
@@ -25,3 +30,24 @@ def choose(run: RunArgument, limit: Limit = None, json: Json = False) -> None:
     for choice in found:
         for line in choice_lines(choice, run):
             say(line)
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs")],
+    json: Json = False,
+) -> None:
+    """Compare runs: their models in one table, hypervolume, and the settings that differ.
+
+    ``ofa report RUN RUN...`` writes the same as a page, with a chart.
+
+    Example:  ofa compare runs/digits runs/longer
+    """
+    from onceforall.job.compare import comparison_json, comparison_lines
+    from onceforall.report import compare_runs
+
+    compared = compare_runs(runs)
+    if json:
+        print_json(comparison_json(compared))
+        return
+    for line in comparison_lines(compared):
+        say(line)

@@ -65,16 +65,34 @@ def verify(folders: Folders, json: Json = False) -> None:
         say(f"{result['name']}: verified, ONNX off by {result['onnx_relative_error']:.1e}")
 
 
-def report(run: RunArgument) -> None:
-    """Write report.html of a run, one file that works offline.
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folder of a run, or of several to compare"),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Page to write; by default RUN/report.html, of several comparison.html beside "
+            "the first",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Write report.html of a run, one file that works offline; of several runs, one for all.
 
     Example:  ofa report runs/digits
+
+    Example:  ofa report runs/digits runs/longer --out both.html
     """
     from onceforall.job.folder import RunFolder
-    from onceforall.report import write_report
+    from onceforall.report import write_comparison, write_report
 
-    RunFolder(path=run).read_settings()
-    say(write_report(run))
+    for run in runs:
+        RunFolder(path=run).read_settings()
+    say(write_report(runs[0], out) if len(runs) == 1 else write_comparison(runs, out))
 
 
 def finetune(

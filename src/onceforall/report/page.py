@@ -19,7 +19,7 @@ from pathlib import Path
 import jinja2
 
 from onceforall.errors import ConfigError, InfeasibleError
-from onceforall.files import write_text
+from onceforall.files import check_writable, write_text
 from onceforall.measure.choice import choose
 from onceforall.measure.comparison import beaten_by, contenders
 from onceforall.report import facts, numbers
@@ -64,11 +64,11 @@ def build_report(folder: Path) -> str:
         ConfigError: If ``folder`` is not a folder.
     """
     run = read_run(folder)
-    script = _asset("script.js")
+    script = asset("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     frame = shared_frame(run)
     return (
-        _templates()
+        templates()
         .get_template("page.html")
         .render(
             run=run,
@@ -91,18 +91,19 @@ def build_report(folder: Path) -> str:
             latency=latency_figure(run),
             points=chart_points(run),
             command=f"ofa baseline {shlex.quote(str(folder))}",
-            style=_asset("style.css"),
+            style=asset("style.css"),
             script=script,
             script_hash=f"sha256-{digest}",
         )
     )
 
 
-def write_report(folder: Path) -> Path:
-    """Write the report of a run to ``report.html`` in its folder, atomically.
+def write_report(folder: Path, out: Path | None = None) -> Path:
+    """Write the report of a run, atomically.
 
     Args:
         folder: Run folder, finished or not.
+        out: File to write; by default ``report.html`` in the folder.
 
     Returns:
         The file.
@@ -111,13 +112,15 @@ def write_report(folder: Path) -> Path:
         ConfigError: If ``folder`` is not a folder.
         OSError: If the file cannot be written.
     """
-    path = folder / REPORT_NAME
+    path = folder / REPORT_NAME if out is None else out
+    if out is not None:
+        check_writable(out)
     write_text(path, build_report(folder))
     return path
 
 
 @cache
-def _templates() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
     """Return the templates; a name that they are not given is an error, everything is escaped."""
     templates = jinja2.Environment(
         loader=jinja2.FunctionLoader(_template),
@@ -134,10 +137,10 @@ def _templates() -> jinja2.Environment:
 
 def _template(name: str) -> str:
     """Return a template without line breaks between elements: a report has thousands of them."""
-    return re.sub(r"(?<=[>}])\n+(?=[<{])", "", _asset(f"templates/{name}"))
+    return re.sub(r"(?<=[>}])\n+(?=[<{])", "", asset(f"templates/{name}"))
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     """Return a file of this package without indentation: the page is read by browsers."""
     content = resources.files("onceforall.report").joinpath(name).read_text(encoding="utf-8")
     return re.sub(r"^[ \t]+", "", content, flags=re.MULTILINE)
