@@ -126,6 +126,12 @@ PUBLISHED = (
     *("--limit", "macs=2e8", "--json"),
 )
 
+SHIP = (
+    *("search", "--net", "ofa_mbv3_d234_e346_k357_w1.0", "--predictor", "{predictor}"),
+    *("--limit", "macs=1.6e8", "--ship", "--weights", "{ofa_weights}", "--data", "{thousand}"),
+    *("--out", "{out}/model", "--json"),
+)
+
 SEARCHES = {
     "search RUN": swap(SEARCH, "{run}", "{run_b}", wrong="{nothing}", says=NO_RUN),
     "search --limit": add(
@@ -149,6 +155,19 @@ SEARCHES = {
     "search --caution": add(SEARCH, "--caution", "3", wrong=("--caution", "-1"), says="--caution"),
     "search --seed": add(
         SEARCH, "--seed", "7", seen="handed", wrong=("--seed", "-1"), says="'--seed'"
+    ),
+    "search --ship": Case(
+        base=("search", "{copy}", "--json"), other=("search", "{copy}", "--json", "--ship"),
+        seen="keys",
+    ),
+    "search --weights": swap(
+        SHIP, "{ofa_weights}", "{ofa_weights_b}", wrong="{nothing}", says="nothing"
+    ),
+    "search --data": swap(
+        SHIP, "{thousand}", "{thousand_b}", wrong="{images}", says="has 1000 classes, "
+    ),
+    "search --out": swap(
+        SHIP, "{out}/model", "{out}/other", seen="files", wrong="{file}/m", says="cannot be written"
     ),
     "search --json": Case(base=("search", "{run}"), other=SEARCH, seen="is_json"),
 }  # fmt: skip
@@ -274,6 +293,12 @@ IDLE = {
     "a phase of a fresh network": ((*TRAIN, "--start-at", "full"), "needs --init FILE"),
     "a model of all": ((*FINETUNE, "--all"), "needs either a MODEL or --all"),
     "a comparison of one": (("compare", "{run}"), "1 run is nothing to compare"),
+    "weights of a run's search": ((*SEARCH, "--weights", "x"), "goes with --net and --ship"),
+    "shipping with nothing to ship": ((*PUBLISHED, "--ship"), "needs --weights too"),
+    "a model where one is": (
+        tuple("{model}" if word == "{out}/model" else word for word in SHIP),
+        "holds a model already",
+    ),
     "two networks": (
         (*NET, "--until", "plan", "--static", "mobilenet_v2"), "are two networks: give one",
     ),

@@ -189,6 +189,7 @@ def no_work() -> Iterator[None]:
             "onceforall.measure.latency.journal.measure_latency",
             "onceforall.job.confirm.measure_latency",
             "onceforall.job.prove.measure_latency",
+            "onceforall.measure.latency.repeated.measure_latency",
             "onceforall.job.search.nsga2",
             "onceforall.job.published_search.evolve",
         ):

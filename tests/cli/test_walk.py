@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -73,3 +74,93 @@ def test_two_runs_are_compared_in_the_terminal_and_on_a_page(
     assert ofa("report", *runs, "--out", page).out == f"{page}\n"
     assert all(name in page.read_text() for name in names)
     assert "Settings that differ" in page.read_text()
+
+
+# -- search, then ship ----------------------------------------------------------------------------
+
+
+def test_a_search_ships_what_it_finds_and_then_names_it(
+    places: dict[str, str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(places["run"], run)
+    for folder in (run / "models").iterdir():
+        shutil.rmtree(folder)
+    said = ofa("search", run, "--limit", f"macs={places['macs']}")
+    (command,) = re.findall(r"next: +ofa (.*)", said.out)
+    assert not list((run / "models").iterdir())
+
+    shipped = ofa(*shlex.split(command), "--json")
+    assert shipped.status == 0, shipped.err
+    found = json.loads(shipped.out)
+    assert found["new"] and found["limits"] == {"macs": float(places["macs"])}
+    card = found["model"]
+    assert card["macs"] <= float(places["macs"]) and card["valid_top1"] is not None
+    assert [each["name"] for each in cards(run)] == [card["name"]]
+    assert card["name"] in (run / "report.html").read_text()
+
+    # What it says next proves it, and the same command does not ship another one like it.
+    again = ofa(*shlex.split(command))
+    assert f"{card['name']} is shipped already; nothing found is better beyond noise" in again.out
+    (check,) = re.findall(r"next: +ofa (.*)", again.out)
+    assert "verified" in ofa(*shlex.split(check)).out
+    assert len(cards(run)) == 1
+    chosen = json.loads(ofa("choose", run, "--limit", f"macs={places['macs']}", "--json").out)
+    assert chosen["model"]["name"] == card["name"]
+
+
+def test_a_search_names_the_model_that_is_as_good(places: dict[str, str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(places["run"], run)
+    (path,) = (run / "models" / "second").glob("card.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"valid_top1": 1.0}))
+    before = len(cards(run))
+    found = json.loads(ofa("search", run, "--ship", "--json").out)
+    assert not found["new"] and found["model"]["name"] == "second"
+    assert len(cards(run)) == before
+
+
+def test_a_published_search_ships_too(places: dict[str, str], tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    said = ofa(
+        *("search", "--net", "ofa_mbv3_d234_e346_k357_w1.0", "--predictor", places["predictor"]),
+        *("--limit", "macs=1.6e8"),
+    )
+    (command,) = re.findall(r"next: +ofa (.*)", said.out)
+    for name, place in (("official", "ofa_weights"), ("DATA", "thousand")):
+        command = command.replace(f" {name} ", f" {places[place]} ")
+    shipped = ofa(*shlex.split(command.replace(" MODEL ", f" {model} ")), "--json")
+    assert shipped.status == 0, shipped.err
+    card = json.loads(shipped.out)["model"]
+    assert card["macs"] <= 1.6e8 and len(card["classes"]) == 1000 and card["data"] == "thousand"
+    assert ofa("verify", model).status == 0
+    assert len(onceforall.load_model(model).classify(next(Path(places["thousand"]).rglob("*.png"))))
+
+
+# -- time one model -------------------------------------------------------------------------------
+
+
+def test_a_model_is_timed_with_two_threads_and_so_is_its_onnx_file(
+    places: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.onnx"
+    shutil.copy(Path(places["model"]) / "model.onnx", file)
+    measure = ("latency", "measure", places["model"], file, "--threads", "2", "--rounds", "3")
+    answer = ofa(*measure)
+    assert answer.status == 0, answer.err
+    assert re.search(
+        r"mine\.onnx: \S+ \+- \S+ ms \(3 rounds, \S+ to \S+; ort-cpu, 2 threads, ", answer.out
+    )
+    folder, alone = json.loads(ofa(*measure, "--json").out)
+    assert (folder["threads"], folder["on"], alone["model"]) == (2, "ort-cpu", "mine.onnx")
+    for found in (folder, alone):
+        span = max(found["rounds_ms"]) - min(found["rounds_ms"])
+        assert found["spread_ms"] >= span / 2 and found["latency_ms"] in found["rounds_ms"]
+    assert folder["resolution"] == alone["resolution"]
+
+    assert (
+        "only ONNX targets can run it"
+        in ofa("latency", "measure", file, "--target", "torch-cpu").err
+    )
+    file.write_bytes(b"nothing")
+    assert "is no ONNX file that runs" in ofa("latency", "measure", file).err

@@ -159,7 +159,7 @@ def evaluate_request(
     resolution = request.resolution or (
         arch.resolution if arch else own.resolution if own else _PUBLISHED_SIDE
     )
-    maker = _Maker(
+    maker = BatchMaker(
         bundle=bundle,
         own=own,
         varied=subject.varied,
@@ -260,7 +260,7 @@ def _plan(net: StaticNet | Supernet, arch: Arch | None) -> Blueprint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Maker:
+class BatchMaker:
     """Makes batches as a network expects them, and calibrates with some of them."""
 
     bundle: DataBundle
