@@ -18,6 +18,7 @@ TEN = (
 DATA = ("data", "{images}", "--json")
 
 LOOKING = {
+    " --version": Case(base=("zoo", "list"), other=("--version",)),
     "eval DATA": swap(EVAL, "{images}", "{images_b}", wrong="a/b", says="no such folder"),
     "eval --net": swap(STATIC, "{model}", "{model_2}", wrong="{nothing}", says="nothing"),
     "eval --weights": Case(

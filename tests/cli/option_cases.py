@@ -27,6 +27,8 @@ DAMAGED = (
     *("--set", "data.num_valid=6", "--set", "data.num_calibration=6"),
 )
 
+MORE_EPOCHS = ("train", "{copy}", "--more-epochs", "1", "--json")
+
 JOB = {
     "run DATA": swap(
         PLAN, "{images}", "{images_b}", seen="data", wrong="a/b", says="no such folder"
@@ -114,6 +116,9 @@ JOB = {
     "run --json": add(PLAN, "--json", seen="is_json"),
     "train --status": swap(
         ("train", "--status", "{run}"), "{run}", "{run_b}", wrong="{nothing}", says=NO_RUN
+    ),
+    "train --more-epochs": swap(
+        MORE_EPOCHS, "1", "2", seen="weights", wrong="0", says="'--more-epochs'"
     ),
     "train --json": add(("train", "--status", "{run}"), "--json", seen="is_json"),
 }  # fmt: skip
@@ -310,6 +315,17 @@ IDLE = {
     "effort beside epochs": ((*PLAN, "--effort", "best"), "has no effect where epochs and network"),
     "status of a training beside its options": (
         ("train", "--status", "{run}", "--seed", "1"), "takes no --seed",
+    ),
+    "more epochs with other settings": ((*MORE_EPOCHS, "--seed", "1"), "takes no --seed"),
+    "more epochs of nothing": (("train", "{nothing}", "--more-epochs", "1"), NO_RUN),
+    "more epochs of a run that has none": (
+        ("train", "{planned}", "--more-epochs", "1"), "is not trained yet"
+    ),
+    "another training in the same folder": (
+        ("run", "{images}", "--out", "{run}", "--set", "train.epochs=9"), "that would train anew",
+    ),
+    "another seed in the same folder": (
+        ("run", "{images}", "--out", "{run}", "--seed", "9"), "was started with seed 0, not 9",
     ),
     "another data set in the settings": ((*PLAN, "--set", "data.source=digits"), "data.source"),
     "an arch of a network that has one": ((*STATIC, "--arch", "{arch}"), "is not a supernet"),

@@ -6,9 +6,15 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import typer
 
 import onceforall
+from onceforall.cli.app import app
+from onceforall.zoo import find_entry
 from tests.cli.command import ofa
 
 
@@ -164,3 +170,71 @@ def test_a_model_is_timed_with_two_threads_and_so_is_its_onnx_file(
     )
     file.write_bytes(b"nothing")
     assert "is no ONNX file that runs" in ofa("latency", "measure", file).err
+
+
+# -- the small ones -------------------------------------------------------------------------------
+
+
+def test_a_folder_of_foreign_json_lists_its_tables_alone(
+    places: dict[str, str], tmp_path: Path
+) -> None:
+    shutil.copy(places["table"], tmp_path / "mine.json")
+    for name, text in (("a.json", "[]"), ("b.json", "nothing"), ("c.json", '{"name": "package"}')):
+        (tmp_path / name).write_text(text)
+    listed = ofa("latency", "list", tmp_path)
+    assert listed.status == 0 and listed.out.count("\n") == 1 and "mine.json: ort-cpu" in listed.out
+    (tmp_path / "mine.json").write_text('{"table": "damaged"}')
+    damaged = ofa("latency", "list", tmp_path)
+    assert damaged.status == 2 and "mine.json" in damaged.err
+
+
+def test_an_alias_is_verified_as_it_is_shown() -> None:
+    answers = [
+        ofa("zoo", "verify", name, "--json").out
+        for name in ("ofa-note10-22", "note10_lat@22ms_top1@76.6_finetune@25")
+    ]
+    assert answers[0] == answers[1] != "[]\n"
+
+
+def test_fine_tuning_says_what_it_gained(places: dict[str, str], tmp_path: Path) -> None:
+    shutil.copytree(places["run"], tmp_path / "run")
+    answer = ofa("finetune", tmp_path / "run", "second", "--epochs", "1")
+    assert answer.status == 0, answer.err
+    before, after = (
+        next(line for line in answer.out.splitlines() if line.startswith(f"{name} "))
+        for name in ("second", "second-finetune1")
+    )
+    assert before.count("%") == after.count("%") == 1
+    assert re.search(r"[+-]\d+\.\d points of test top-1, (within|beyond) noise", answer.out)
+
+
+def test_limits_are_named_where_they_are_asked_for() -> None:
+    for verb in ("run", "search", "choose"):
+        shown = " ".join(ofa(verb, "--help").out.split())
+        assert all(name in shown for name in ("latency_ms", "macs", "params", "peak_activation"))
+
+
+def test_what_examples_name_exists() -> None:
+    """Verbs and options are there, models are those of the README's run, nets are published."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    examples = 0
+    for path, command in commands(typer.main.get_command(app)):
+        for example in re.findall(r"Example:\s+(ofa .*?)(?:\n\n|$)", command.help or "", re.DOTALL):
+            examples += 1
+            words = shlex.split(" ".join(example.split()))[1:]
+            assert words[: len(path)] == path, example
+            known = {option for each in command.params for option in each.opts}
+            assert {word for word in words if word.startswith("--")} <= known, example
+            for name in re.findall(r"net\d\d-[\w.]+-\d+px", example):
+                assert name in readme, example
+            for name in re.findall(r"\bofa[-_][a-z]\S+", example):
+                assert find_entry(name), example
+    assert examples > 20
+
+
+def commands(command: Any, path: Sequence[str] = ()) -> Iterator[tuple[list[str], Any]]:
+    below = getattr(command, "commands", None)
+    if not below:
+        yield list(path), command
+    for name, child in (below or {}).items():
+        yield from commands(child, (*path, name))

@@ -192,6 +192,8 @@ def predictor_eval(run: RunArgument, json: Json = False) -> None:
     with Screen(quiet=json) as screen:
         facts = predictor_facts(open_run(run, tell=screen))
     _print(facts, json)
+    if not json:
+        say("kendall_tau: 1 if all pairs of subnets are in the measured order, 0 if half are")
 
 
 def _progress(screen: Screen, should_stop: Any, what: str) -> Any:
