@@ -149,11 +149,18 @@ def asset(name: str) -> str:
 def _first_selection(run: Run) -> int | None:
     """Return the model to take under the run's limits; where none is known to, the fastest."""
     cards = [model.card for model in run.models]
-    search = {} if run.settings is None else run.settings.config.get("search", {})
     try:
-        return cards.index(choose(cards, search.get("limits", {})).card)
+        return cards.index(choose(cards, _limits(run)).card)
     except (ConfigError, InfeasibleError):
         return 0 if cards else None
+
+
+def _limits(run: Run) -> dict[str, float]:
+    """Return the limits that the run was asked to keep, as far as they are numbers."""
+    search = {} if run.settings is None else run.settings.config.get("search")
+    limits = search.get("limits") if isinstance(search, dict) else None
+    pairs = limits.items() if isinstance(limits, dict) else ()
+    return {str(name): bound for name, bound in pairs if isinstance(bound, int | float)}
 
 
 def _fills(model: Model, run: Path) -> dict[str, str]:
