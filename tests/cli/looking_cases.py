@@ -103,7 +103,8 @@ MEASURING = {
         MEASURE, "{model}", "{model_2}", wrong="{nothing}", says="no such file"
     ),
     "latency measure --target": add(
-        MEASURE, "--target", "torch-cpu", wrong=("--target", "tpu"), says="'tpu' is not one of"
+        MEASURE, "--target", "torch-cpu",
+        seen="target", wrong=("--target", "tpu"), says="'tpu' is not one of",
     ),
     "latency measure --threads": add(
         MEASURE, "--threads", "2", wrong=("--threads", "0"), says="'--threads'"

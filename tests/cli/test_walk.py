@@ -158,7 +158,7 @@ def test_a_model_is_timed_with_two_threads_and_so_is_its_onnx_file(
         r"mine\.onnx: \S+ \+- \S+ ms \(3 rounds, \S+ to \S+; ort-cpu, 2 threads, ", answer.out
     )
     folder, alone = json.loads(ofa(*measure, "--json").out)
-    assert (folder["threads"], folder["on"], alone["model"]) == (2, "ort-cpu", "mine.onnx")
+    assert (folder["threads"], folder["target"], alone["model"]) == (2, "ort-cpu", "mine.onnx")
     for found in (folder, alone):
         span = max(found["rounds_ms"]) - min(found["rounds_ms"])
         assert found["spread_ms"] >= span / 2 and found["latency_ms"] in found["rounds_ms"]

@@ -100,9 +100,10 @@ class PublishedPredictor:
 
     @property
     def scale(self) -> str:
-        """Return in words how predicted top-1 compares with measured accuracy."""
-        released = _RELEASED.get(self.digest)
-        return _UNKNOWN_SCALE if released is None else released.scale
+        """Return in words how predicted top-1 compares with measured accuracy, at which sizes."""
+        released, sizes = _RELEASED.get(self.digest), self.known_sizes
+        said = _UNKNOWN_SCALE if released is None else released.scale
+        return f"{said}; it knows images of {min(sizes)} to {max(sizes)} px"
 
     def layout(self, encoding: Encoding) -> FeatureLayout:
         """Return the feature layout for rows of ``encoding``.

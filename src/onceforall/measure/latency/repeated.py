@@ -57,7 +57,7 @@ class Repeated:
             "spread_ms": self.spread_ms,
             "rounds_ms": [each.latency_ms for each in self.rounds],
             "resolution": first.resolution,
-            "on": first.target,
+            "target": first.target,
             "threads": first.threads,
             "device": first.hardware.device,
             "runtime": first.hardware.runtime,
