@@ -86,7 +86,7 @@ def _bounds(limits: Mapping[str, float]) -> str:
 def _rounded_up(value: float) -> float:
     """Return a number of four digits that is no smaller: a limit that is kept."""
     digits = 3 - math.floor(math.log10(value))
-    return math.ceil(value * 10**digits) / 10**digits
+    return math.ceil(value * 10.0**digits) / 10.0**digits
 
 
 def _top1(card: Card) -> str:

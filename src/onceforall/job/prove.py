@@ -110,7 +110,7 @@ def write_proven(folder: Path, proven: Proven, latency: Latency, **further: Any)
         further: Other entries of its card.
     """
     facts = {"name": folder.name, **proven.facts, **latency_facts(latency), **further}
-    return write_card(folder, proven.candidate.plan, proven.checks, facts)
+    return write_card(folder, proven.candidate.known_plan, proven.checks, facts)
 
 
 def _proven(
