@@ -30,12 +30,14 @@ _FIRST = {
     "latency.": "latency",
     "search.num_models": "models",
     "search.num_candidates": "confirm",
+    "search.refine_evaluations": "predictor",
     "search.": "search",
     "grid.finetune_": "finetune",
 }
 _AFTER = {
     "train": ("evaluate", "predictor", "search", "confirm", "models"),
     "evaluate": ("predictor", "search", "confirm", "models"),
+    "predictor": ("search", "confirm", "models"),
     "latency": ("search", "confirm", "models"),
     "search": ("confirm", "models"),
     "confirm": ("models",),

@@ -103,6 +103,7 @@ class Done:
         middle = sorted(card.latency_ms for card in self.cards)[len(self.cards) // 2]
         lines.append(f"report:  {self.report}")
         lines.append(f"next:    ofa verify {out}")
+        lines.append(f"         ofa choose {out} --limit latency_ms={middle:.2g}")
         if self.run.folder.front.is_file():
             lines.append(f"         ofa search {out} --limit latency_ms={middle:.2g}")
         return lines
