@@ -88,7 +88,7 @@ def test_the_released_predictor_says_its_scale_and_answers_at_sizes_that_it_know
     answer = ofa(*command, "--budget", "1s", "--json")
     assert answer.status == 0, answer.err
     found = json.loads(answer.out)
-    assert found["arch"]["resolution"] >= 160 and found["predicted_top1"] < 0.82
+    assert found["arch"]["resolution"] >= 160 and found["predicted_top1"] < 0.83
     assert "5.8 to 6 points above" in found["scale"]
     assert found["scale"] in ofa(*command, "--budget", "1s").out
 
