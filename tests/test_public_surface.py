@@ -44,6 +44,8 @@ NAMES = [
 ]
 VERBS = {
     "baseline",
+    "choose",
+    "compare",
     "data",
     "eval",
     "export",
