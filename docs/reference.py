@@ -151,7 +151,8 @@ LAYOUT = """\
       progress.json          the latest training step
       checkpoints/           training state, pace.jsonl (changes of plan, replayed by a resume),
                              supernet.safetensors and supernet.json: the trained supernet,
-                             phases/NAME: as each phase left it, best: best grid of a phase
+                             phases/NAME: as each phase left it, best: best grid of a phase,
+                             more-01, ...: training state of more epochs
       evaluations.jsonl      Evaluation, one a line
       predictor.safetensors  accuracy predictor; predictor.json says how good it is
       latency/               models of the latency of devices, and their measurements
@@ -159,6 +160,7 @@ LAYOUT = """\
       models/NAME/           card.json: Card; arch.json, model.safetensors, model.onnx
       baselines/NAME.json    Baseline
       finetuned.csv          models before and after fine-tuning
+      earlier/01, 02, ...    what a change of settings made out of date
       report.html            one offline page
 """
 

@@ -49,6 +49,8 @@ NAMES = [
 ]
 VERBS = {
     "baseline",
+    "choose",
+    "compare",
     "data",
     "eval",
     "export",

@@ -105,6 +105,8 @@ def test_a_training_that_ended(folder: RunFolder) -> None:
     tell(folder, pid=dead_pid())
     folder.supernet.parent.mkdir()
     folder.supernet.write_bytes(b"")
+    assert read_status(folder).state == "stopped", "weights without a word of what they are"
+    folder.supernet.with_suffix(".json").write_text("{}")
     assert status_lines(read_status(folder))[0] == "trained: 4 epochs"
 
 

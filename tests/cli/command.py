@@ -31,6 +31,7 @@ def ofa(*arguments: object) -> Answer:
         # Latencies need not be good here, and many samples take minutes on a busy machine.
         mock.patch("onceforall.job.confirm.REPEATS", 3),
         mock.patch("onceforall.job.prove.REPEATS", 3),
+        mock.patch("onceforall.deploy.ship._REPEATS", 3),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):

@@ -19,6 +19,7 @@ DATA = ("data", "{images}", "--json")
 INSPECT = ("inspect", "torchvision:squeezenet1_1", "--resolution", "64")
 
 LOOKING = {
+    " --version": Case(base=("zoo", "list"), other=("--version",)),
     "eval DATA": swap(EVAL, "{images}", "{images_b}", wrong="a/b", says="no such folder"),
     "eval --net": swap(STATIC, "{model}", "{model_2}", wrong="{nothing}", says="nothing"),
     "eval --weights": Case(
@@ -105,7 +106,23 @@ MORE = ("predictor", "build", "{copy}", "--archs", "30", "--json")
 FIT = ("predictor", "train", "{copy}", "--json")
 JUDGE = ("predictor", "eval", "{run}", "--json")
 
+MEASURE = ("latency", "measure", "{model}", "--rounds", "2", "--json")
+
 MEASURING = {
+    "latency measure MODELS": swap(
+        MEASURE, "{model}", "{model_2}", wrong="{nothing}", says="no such file"
+    ),
+    "latency measure --target": add(
+        MEASURE, "--target", "torch-cpu",
+        seen="target", wrong=("--target", "tpu"), says="'tpu' is not one of",
+    ),
+    "latency measure --threads": add(
+        MEASURE, "--threads", "2", wrong=("--threads", "0"), says="'--threads'"
+    ),
+    "latency measure --rounds": swap(
+        MEASURE, "2", "3", seen="rounds", wrong="1", says="'--rounds'"
+    ),
+    "latency measure --json": Case(base=without(MEASURE, "--json"), other=MEASURE, seen="is_json"),
     "latency build NET": swap(
         BUILD, "{run}", "{planned}", seen="handed", wrong="ofa_none", says="ofa_none"
     ),

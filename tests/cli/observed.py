@@ -146,6 +146,9 @@ SEEN: dict[str, Callable[[Observed], Any]] = {
     "is_json": _is_json,
     "status": lambda seen: seen.answer.status,
     "keys": lambda seen: sorted(_json(seen)),
+    "target": lambda seen: [each["target"] for each in _json(seen)],
+    "rounds": lambda seen: [len(each["rounds_ms"]) for each in _json(seen)],
+    "limits": lambda seen: _json(seen)["limits"],
     "handed": lambda seen: seen.handed,
     "files": lambda seen: sorted(
         str(path.relative_to(seen.folder))

@@ -27,6 +27,8 @@ DAMAGED = (
     *("--set", "data.num_valid=6", "--set", "data.num_calibration=6"),
 )
 
+MORE_EPOCHS = ("train", "{copy}", "--more-epochs", "1", "--json")
+
 JOB = {
     "run DATA": swap(
         PLAN, "{images}", "{images_b}", seen="data", wrong="a/b", says="no such folder"
@@ -115,6 +117,9 @@ JOB = {
     "train --status": swap(
         ("train", "--status", "{run}"), "{run}", "{run_b}", wrong="{nothing}", says=NO_RUN
     ),
+    "train --more-epochs": swap(
+        MORE_EPOCHS, "1", "2", seen="weights", wrong="0", says="'--more-epochs'"
+    ),
     "train --json": add(("train", "--status", "{run}"), "--json", seen="is_json"),
 }  # fmt: skip
 
@@ -124,6 +129,12 @@ SEARCH = ("search", "{run}", "--json")
 PUBLISHED = (
     *("search", "--net", "ofa_mbv3_d234_e346_k357_w1.0", "--predictor", "{predictor}"),
     *("--limit", "macs=2e8", "--json"),
+)
+
+SHIP = (
+    *("search", "--net", "ofa_mbv3_d234_e346_k357_w1.0", "--predictor", "{predictor}"),
+    *("--limit", "macs=1.6e8", "--ship", "--weights", "{ofa_weights}", "--data", "{thousand}"),
+    *("--out", "{out}/model", "--json"),
 )
 
 SEARCHES = {
@@ -150,7 +161,40 @@ SEARCHES = {
     "search --seed": add(
         SEARCH, "--seed", "7", seen="handed", wrong=("--seed", "-1"), says="'--seed'"
     ),
+    "search --ship": Case(
+        base=("search", "{copy}", "--json"), other=("search", "{copy}", "--json", "--ship"),
+        seen="keys",
+    ),
+    "search --weights": swap(
+        SHIP, "{ofa_weights}", "{ofa_weights_b}", wrong="{nothing}", says="nothing"
+    ),
+    "search --data": swap(
+        SHIP, "{thousand}", "{thousand_b}", wrong="{images}", says="has 1000 classes, "
+    ),
+    "search --out": swap(
+        SHIP, "{out}/model", "{out}/other", seen="files", wrong="{file}/m", says="cannot be written"
+    ),
     "search --json": Case(base=("search", "{run}"), other=SEARCH, seen="is_json"),
+}  # fmt: skip
+
+# -- which one ------------------------------------------------------------------------------------
+
+CHOOSE = ("choose", "{run}", "--json")
+COMPARE_RUNS = ("compare", "{run}", "{run_b}", "--json")
+
+DECIDING = {
+    "choose RUN": swap(CHOOSE, "{run}", "{run_b}", wrong="{nothing}", says=NO_RUN),
+    "choose --limit": add(
+        CHOOSE, "--limit", "macs={least_macs}",
+        seen="limits", wrong=("--limit", "macs=1"), says="macs=1: no shipped model keeps it",
+    ),
+    "compare RUNS": swap(
+        COMPARE_RUNS, "{run_b}", "{run}", wrong="{nothing}", says="is not a folder"
+    ),
+    "compare --json": Case(
+        base=without(COMPARE_RUNS, "--json"), other=COMPARE_RUNS, seen="is_json"
+    ),
+    "choose --json": Case(base=without(CHOOSE, "--json"), other=CHOOSE, seen="is_json"),
 }  # fmt: skip
 
 # -- models ---------------------------------------------------------------------------------------
@@ -213,12 +257,16 @@ MODELS = {
     ),
     "verify FOLDERS": swap(VERIFY, "{run}", "{run_b}", wrong="{nothing}", says="neither a model"),
     "verify --json": Case(base=without(VERIFY, "--json"), other=VERIFY, seen="is_json"),
-    "report RUN": swap(
+    "report RUNS": swap(
         ("report", "{copy}"), "{copy}", "{copy_b}", seen="report", wrong="{nothing}", says=NO_RUN
+    ),
+    "report --out": swap(
+        ("report", "{run}", "{run_b}", "--out", "{out}/a.html"), "{out}/a.html", "{out}/b.html",
+        seen="files", wrong="{world}", says="is a folder",
     ),
 }  # fmt: skip
 
-CASES = JOB | SEARCHES | MODELS | LOOKING | MEASURING
+CASES = JOB | SEARCHES | DECIDING | MODELS | LOOKING | MEASURING
 
 
 def _of_train(name: str, case: Case) -> Case:
@@ -249,6 +297,13 @@ IDLE = {
     "a fresh head of a fresh network": ((*TRAIN, "--reinit-head"), "need --init"),
     "a phase of a fresh network": ((*TRAIN, "--start-at", "full"), "needs --init FILE"),
     "a model of all": ((*FINETUNE, "--all"), "needs either a MODEL or --all"),
+    "a comparison of one": (("compare", "{run}"), "1 run is nothing to compare"),
+    "weights of a run's search": ((*SEARCH, "--weights", "x"), "goes with --net and --ship"),
+    "shipping with nothing to ship": ((*PUBLISHED, "--ship"), "needs --weights too"),
+    "a model where one is": (
+        tuple("{model}" if word == "{out}/model" else word for word in SHIP),
+        "holds a model already",
+    ),
     "two networks": (
         (*NET, "--until", "plan", "--static", "mobilenet_v2"), "are two networks: give one",
     ),
@@ -260,6 +315,17 @@ IDLE = {
     "effort beside epochs": ((*PLAN, "--effort", "best"), "has no effect where epochs and network"),
     "status of a training beside its options": (
         ("train", "--status", "{run}", "--seed", "1"), "takes no --seed",
+    ),
+    "more epochs with other settings": ((*MORE_EPOCHS, "--seed", "1"), "takes no --seed"),
+    "more epochs of nothing": (("train", "{nothing}", "--more-epochs", "1"), NO_RUN),
+    "more epochs of a run that has none": (
+        ("train", "{planned}", "--more-epochs", "1"), "is not trained yet"
+    ),
+    "another training in the same folder": (
+        ("run", "{images}", "--out", "{run}", "--set", "train.epochs=9"), "that would train anew",
+    ),
+    "another seed in the same folder": (
+        ("run", "{images}", "--out", "{run}", "--seed", "9"), "was started with seed 0, not 9",
     ),
     "another data set in the settings": ((*PLAN, "--set", "data.source=digits"), "data.source"),
     "an arch of a network that has one": ((*STATIC, "--arch", "{arch}"), "is not a supernet"),

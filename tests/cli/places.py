@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from onceforall.blueprint import blueprint_from_json
 from onceforall.deploy.model_folder import model_folders
 from onceforall.files import read_json, write_json
 from onceforall.measure.costs import count_macs
+from onceforall.supernets.families import published_spec
 from onceforall.supernets.static import build
 from onceforall.supernets.supernet import Supernet
 from onceforall.supernets.weights import save_supernet
@@ -48,6 +50,8 @@ def make_places(folder: Path) -> dict[str, str]:
     places["yaml"].write_text("search: {caution: 1.5}\n")
     for name, damaged in (("pictures", False), ("damaged", True)):
         places[name] = _write_pictures(folder / name, damaged=damaged)
+    for name in ("thousand", "thousand_b"):
+        places[name] = _write_pictures(folder / name, classes=1000)
     for name, count in (("root_a", 100), ("root_b", 130)):
         places[name] = folder / name
         places[name].mkdir()
@@ -69,8 +73,11 @@ def _other_images(path: Path) -> Path:
     return path
 
 
-def _write_pictures(root: Path, *, damaged: bool) -> Path:
-    """Write files that are no squares, so that they stay files; one of each part may be none."""
+def _write_pictures(root: Path, *, damaged: bool = False, classes: int = 0) -> Path:
+    """Write files that are no squares, so that they stay files; one of each part may be none.
+
+    With a number of classes, there are so many by name.
+    """
     rng = np.random.default_rng(0)
     for part, count in (("train", 8), ("val", 3)):
         for label in range(CLASSES):
@@ -81,6 +88,9 @@ def _write_pictures(root: Path, *, damaged: bool) -> Path:
                 Image.fromarray(pixels).save(folder / f"{i}.png")
             if damaged and label == 0:
                 (folder / "broken.png").write_bytes(b"no image")
+    if classes:
+        names = "".join(f"class{label}\n" for label in range(classes))
+        (root / "classes.txt").write_text(names)
     return root
 
 
@@ -111,6 +121,8 @@ def _make_models(folder: Path, places: dict[str, Path]) -> dict[str, str]:
     done = ofa("specialize", places["run"], "--arch", places["arch_b"], "--name", "second")
     assert done.status == 0, done.err
     places["model_2"], texts["model_name_2"] = places["run"] / "models" / "second", "second"
+    least = min((read_json(path) for path in places["run"].glob("models/*/card.json")), key=_macs)
+    texts["least_macs"] = str(_macs(least))
     texts["macs"] = str(
         1.5 * count_macs(SPEC.blueprint(space.smallest), resolution=space.resolutions[0])
     )
@@ -127,10 +139,20 @@ def _make_models(folder: Path, places: dict[str, Path]) -> dict[str, str]:
         ten = Supernet(dataclasses.replace(SPEC, num_classes=10))
     places["weights_b"] = folder / "weights_b.pth"
     torch.save({"state_dict": plain.published_state_dict()}, places["weights_b"])
+    for seed, name in enumerate(("ofa_weights", "ofa_weights_b")):
+        places[name] = folder / f"{name}.pth"
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            published = Supernet(published_spec("ofa_mbv3_d234_e346_k357_w1.0"))
+        torch.save({"state_dict": published.published_state_dict()}, places[name])
     places["ten"] = folder / "ten.safetensors"
     grey = [0.5, 0.5, 0.5]
     save_supernet(ten, places["ten"], facts={"mean": grey, "std": grey, "crop_ratio": 1.0})
     return texts
+
+
+def _macs(card: Any) -> int:
+    return int(card["macs"])
 
 
 def copy_run(places: dict[str, str], name: str, to: Path) -> Path:

@@ -20,7 +20,7 @@ from tests.cli.command import ofa
 from tests.cli.observed import SEEN, Observed, observe
 from tests.cli.option_case import Case, Command
 from tests.cli.option_cases import CASES, IDLE, RUN
-from tests.cli.places import FakeCifar, make_places
+from tests.cli.places import FakeCifar
 
 pytest.importorskip("onnxruntime")
 # Of a command that fails in one of its two ways, the status is what differs.
@@ -40,11 +40,6 @@ def parameters(command: Any, verb: str = "") -> Iterator[tuple[str, Any]]:
 
 
 TREE = dict(parameters(typer.main.get_command(app)))
-
-
-@pytest.fixture(scope="session")
-def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return make_places(tmp_path_factory.mktemp("places"))
 
 
 @pytest.fixture(scope="session")
@@ -194,6 +189,7 @@ def no_work() -> Iterator[None]:
             "onceforall.measure.latency.journal.measure_latency",
             "onceforall.job.confirm.measure_latency",
             "onceforall.job.prove.measure_latency",
+            "onceforall.measure.latency.repeated.measure_latency",
             "onceforall.job.search.nsga2",
             "onceforall.job.published_search.evolve",
         ):

@@ -79,7 +79,8 @@ def search(monkeypatch: pytest.MonkeyPatch, tables: dict[str, Path]):
             + 0.01 * costs.evaluate(rows, ("n",))["n"]
         )  # fmt: skip
 
-    predictor = SimpleNamespace(on_rows=on_rows, image_sizes=SPEC.space.resolutions)
+    sizes = SPEC.space.resolutions
+    predictor = SimpleNamespace(on_rows=on_rows, known_sizes=sizes, scale="made up")
     monkeypatch.setattr(published_search, "read_published_predictor", lambda path: predictor)
     monkeypatch.setattr(published_search, "spec_of", lambda net: SPEC)
 

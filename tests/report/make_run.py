@@ -315,6 +315,7 @@ def _card(
         "predicted_top1": point["predicted_top1"],
         "predicted_top1_std": point["predicted_top1_std"],
         "predicted_latency_ms": point["latency_ms"],
+        "valid_top1": point["predicted_top1"],
         "name": name,
         "files": {
             file: {"bytes": size, "sha256": hashlib.sha256((name + file).encode()).hexdigest()}

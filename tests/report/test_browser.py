@@ -62,7 +62,7 @@ def test_the_console_is_silent_and_nothing_is_asked_for(page: Browser, report: P
     assert {url for url in page.requests if url != "about:blank"} <= {report.as_uri(), "data:,"}
 
 
-def test_one_model_is_shown_and_a_click_shows_another(page: Browser) -> None:
+def test_one_model_is_shown_and_a_click_shows_another(page: Browser, report: Path) -> None:
     def shown() -> Any:
         return page.run(
             "[...document.querySelectorAll('.model')].filter(m => m.offsetHeight).map(m => m.id)"
@@ -76,8 +76,8 @@ def test_one_model_is_shown_and_a_click_shows_another(page: Browser) -> None:
     current = page.run("[...document.querySelectorAll('[aria-current]')].map(e => e.dataset.m)")
     assert current and set(current) == {"2"}
     assert page.run("location.hash") == "#m2"
-    assert f"ofa verify digits/models/{name}" in text(page, ".usage")
-    assert f"Path('digits/models/{name}')" in text(page, ".usage")
+    assert f"ofa verify {report.parent}/models/{name}" in text(page, ".usage")
+    assert f"Path('{report.parent}/models/{name}')" in text(page, ".usage")
     page.click('.models tr[data-m="4"] td')
     assert settle(lambda: shown() == ["m4"])
 

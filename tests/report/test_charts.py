@@ -180,9 +180,12 @@ def test_a_model_that_costs_more_and_is_no_better_is_beaten() -> None:
     assert marks["latency_ms"] == ["mark unverified", "mark unverified beaten"]
     assert marks["macs"] == ["mark unverified"] * 2
     legend = dict(view_of(run, "latency_ms").legend)
-    assert legend["measured"] == "measured model; bar: median \u2212 MAD to 90th percentile"
+    assert (
+        legend["measured"]
+        == "measured model (test images); bar: median \u2212 MAD to 90th percentile"
+    )
     assert legend["beaten"].startswith("not in the front")
-    assert dict(view_of(run, "macs").legend) == {"measured": "measured model"}
+    assert dict(view_of(run, "macs").legend) == {"measured": "measured model (test images)"}
 
 
 def test_marks_say_what_they_are_and_bars_stay_inside() -> None:
@@ -222,7 +225,9 @@ def test_the_front_of_one_cost_leaves_out_what_only_another_cost_asks_for() -> N
     assert on_macs.front_line == "" and on_macs.band == "", "a point is no line"
     assert [p.costs["latency_ms"] for p in on_time.front] == [1.0, 3.0]
     assert on_time.front_line.startswith("M") and on_time.band.endswith("Z")
-    assert on_time.legend == [("front", "predicted front and one standard deviation")]
+    assert on_time.legend == [
+        ("front", "predicted front and one standard deviation (validation images)")
+    ]
 
 
 def test_the_worst_evaluated_subnets_are_counted_and_not_drawn() -> None:

@@ -351,3 +351,36 @@ def test_no_event_can_break_the_report(tmp_path: Path) -> None:
     assert "Training" in text
     assert re.search(r"events\.jsonl is damaged: loss", text)
     assert re.search(r"evaluations\.jsonl line 5 is damaged: arch", text)
+
+
+def selected(folder: Path) -> str:
+    """Return the id of the one model that a page opens on."""
+    articles = [a for tag, a in Page(build_report(folder)).elements if tag == "article"]
+    (chosen,) = (a["id"] for a in articles if "selected" in (a["class"] or "").split())
+    return str(chosen)
+
+
+def with_limits(run: Path, limits: object) -> None:
+    path = run / "run.yaml"
+    settings = yaml.safe_load(path.read_text())
+    settings["config"]["search"] = {**settings["config"].get("search", {}), "limits": limits}
+    path.write_text(yaml.safe_dump(settings))
+
+
+def test_it_opens_on_the_model_that_keeps_the_limits(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    cards = [json.loads(path.read_text()) for path in sorted(run.glob("models/*/card.json"))]
+    cards.sort(key=lambda card: card["latency_ms"])
+    assert selected(run) == "m7", "without limits the best on the validation images"
+    with_limits(run, {"latency_ms": cards[3]["latency_ms"]})
+    assert selected(run) == "m3"
+    with_limits(run, {"latency_ms": 1e-6})
+    assert selected(run) == "m0", "the fastest, where none keeps them"
+    for damaged in ({"latency_ms": "fast"}, [1], None):
+        with_limits(run, damaged)
+        assert selected(run) == "m7"
+    # The luckiest on the test images is not the best.
+    path = next(run.glob("models/net01*/card.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"top1": 1.0}))
+    assert selected(run) == "m7"

@@ -350,10 +350,10 @@ def test_a_measured_model_that_another_beats_is_hollow(finished: Path, tmp_path:
 # -- snippets -------------------------------------------------------------------------------------
 
 
-def test_the_snippets_run(tmp_path: Path) -> None:
+def test_the_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the report says to do with a model works, on a model that was really exported."""
     pytest.importorskip("onnxruntime")
-    folder = tmp_path / "it's a run" / "models" / "net01"
+    folder = tmp_path / "runs" / "it's a run" / "models" / "net01"
     net, arch = tiny_net(), SPEC.space.smallest
     generator = torch.Generator().manual_seed(0)
     side = arch.resolution
@@ -365,9 +365,10 @@ def test_the_snippets_run(tmp_path: Path) -> None:
     write_card(folder, plan, checks, card_facts(plan, arch))
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
-    codes = Page(build_report(tmp_path / "it's a run")).codes
+    monkeypatch.chdir(tmp_path)  # where the command was given
+    codes = Page(build_report(Path("runs/it's a run"))).codes
     (command,) = (code for code in codes if code.startswith("ofa verify"))
-    assert shlex.split(command) == ["ofa", "verify", "it's a run/models/net01"]
+    assert shlex.split(command) == ["ofa", "verify", "runs/it's a run/models/net01"]
     programs = [code for code in codes if code.startswith("import")]
     assert len(programs) == 2
     for program in programs:

@@ -120,12 +120,15 @@ class Answer(Found):
         evaluations: Archs that the search looked at.
         seconds: Time of the search.
         name: The arch in short notation.
+        scale: How the predicted top-1 compares with measured accuracy, in words; of published
+            predictors.
     """
 
     limits: dict[str, float]
     evaluations: Count
     seconds: Seconds
     name: str | None = None
+    scale: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object; scripts find ``latency_ms`` in it, known or not."""

@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from onceforall.cli import evaluating, inspecting, measuring, running, searching, shipping
+from onceforall import __version__
+from onceforall.cli import (
+    deciding,
+    evaluating,
+    inspecting,
+    measuring,
+    running,
+    searching,
+    shipping,
+)
+from onceforall.cli.console import say
 
 app = typer.Typer(
     name="ofa",
-    help="Train one elastic network, then specialise it for any device and limit.",
     epilog="Start with:  ofa run digits --out runs/digits",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        say(f"onceforall {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def ofa(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which it is")
+    ] = False,
+) -> None:
+    """Train one elastic network, then specialise it for any device and limit."""
+
+
 app.command("run")(running.run)
 app.command("train")(running.train)
 app.command("search")(searching.search)
+app.command("choose")(deciding.choose)
+app.command("compare")(deciding.compare)
 app.command("specialize")(shipping.specialize)
 app.command("finetune")(shipping.finetune)
 app.command("baseline")(shipping.baseline)

@@ -77,6 +77,8 @@ class Screen:
         elif kind == "step_started":
             self._close()
             self.line(f"[{event['number']}/{event['of']}] {event['step']}: {event['text']}")
+        elif kind == "changed":
+            self.line(event["text"])
         elif kind == "step_done":
             self._close()
 

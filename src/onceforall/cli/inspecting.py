@@ -107,7 +107,8 @@ def zoo_show(
 
 def zoo_verify(
     net_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="ID...", help="Published ids; all by default")
+        list[str] | None,
+        typer.Argument(metavar="ID...", help="Published ids or aliases; all by default"),
     ] = None,
     json: Json = False,
 ) -> int:

@@ -58,6 +58,40 @@ def latency_build(
     _print(facts, json)
 
 
+@latency.command("measure")
+def latency_measure(
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL...", help="Model folders, runs, or ONNX files"),
+    ],
+    target: Target = "ort-cpu",
+    threads: Threads = 1,
+    rounds: Annotated[
+        int,
+        typer.Option(
+            "--rounds", min=2, max=1000, help="Measurements that the stated spread comes from"
+        ),
+    ] = 5,
+    json: Json = False,
+) -> None:
+    """Measure models as they are, side by side; the spread is that of repeated measurements.
+
+    Example:  ofa latency measure runs/digits --threads 2
+
+    Example:  ofa latency measure net01.onnx net02.onnx --target ssh:pi@raspberry
+    """
+    from onceforall.job.measure_models import measure_models, measured_line
+
+    with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
+        show = _progress(screen, should_stop, "latency")
+        found = measure_models(models, target=target, threads=threads, rounds=rounds, progress=show)
+    if json:
+        print_json([each.to_json() for each in found])
+        return
+    for each in found:
+        say(measured_line(each))
+
+
 @latency.command("list")
 def latency_list(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder or run")],
@@ -158,6 +192,8 @@ def predictor_eval(run: RunArgument, json: Json = False) -> None:
     with Screen(quiet=json) as screen:
         facts = predictor_facts(open_run(run, tell=screen))
     _print(facts, json)
+    if not json:
+        say("kendall_tau: 1 if all pairs of subnets are in the measured order, 0 if half are")
 
 
 def _progress(screen: Screen, should_stop: Any, what: str) -> Any:

@@ -45,7 +45,10 @@ OptionalOnBadImage = Annotated[
     ),
 ]
 Config = Annotated[
-    Path | None, typer.Option("--config", help="YAML file of settings", show_default=False)
+    Path | None,
+    typer.Option(
+        "--config", help="YAML file of settings, or run.yaml of another run", show_default=False
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -152,7 +155,10 @@ StartAt = Annotated[
 Limit = Annotated[
     list[str] | None,
     typer.Option(
-        "--limit", metavar="NAME=BOUND", help="Upper bound, e.g. latency_ms=2 or macs=5e6"
+        "--limit",
+        metavar="NAME=BOUND",
+        help="Upper bound of latency_ms, macs, params or peak_activation_bytes (or, in a search, "
+        "latency_ms@NAME), e.g. latency_ms=2",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value to standard output")]

@@ -120,6 +120,16 @@ def train(
         Path | None,
         typer.Option("--status", metavar="RUN", help="Say how a training stands, and do no more"),
     ] = None,
+    more_epochs: Annotated[
+        float | None,
+        typer.Option(
+            "--more-epochs",
+            min=0.01,
+            metavar="EPOCHS",
+            help="Of a RUN that is trained, given instead of DATA: train so many epochs more",
+            show_default=False,
+        ),
+    ] = None,
     recipe: Recipe = "auto",
     budget: Budget = None,
     effort: Effort = None,
@@ -152,11 +162,21 @@ def train(
     Example:  ofa train images/ --out runs/teacher --static mobilenet_v3_large --epochs 90
 
     Example:  ofa train --status runs/images
+
+    Example:  ofa train runs/images --more-epochs 5
     """
+    others = set(given_options(context)) - {"--json"}
     if status is not None:
-        if others := set(given_options(context)) - {"--status", "--json"}:
+        if others := others - {"--status"}:
             raise ConfigError(f"--status asks about a run and takes no {min(others)}")
         _show_status(status, json=json)
+        return
+    if more_epochs is not None:
+        if others := {other for other in others if other.startswith("--")} - {"--more-epochs"}:
+            raise ConfigError(
+                f"--more-epochs goes on as the run was begun and takes no {min(others)}"
+            )
+        _train_on(Path(data), more_epochs, json=json)
         return
     if not data or out is None:
         raise ConfigError("ofa train needs DATA and --out, or --status RUN")
@@ -171,6 +191,14 @@ def train(
     said = {"root": root, "on_bad_image": on_bad_image, "seed": seed}
     request = _request(data, recipe, budget, effort, config, flags, said)
     _run(request, out, until="train", tensorboard=tensorboard, json=json)
+
+
+def _train_on(folder: Path, epochs: float, *, json: bool) -> None:
+    from onceforall.job.folder import RunFolder
+    from onceforall.job.growth import more_epochs
+
+    request = more_epochs(RunFolder(path=folder), epochs)
+    _run(request, folder, until="train", tensorboard=False, json=json)
 
 
 def _show_status(folder: Path, *, json: bool) -> None:

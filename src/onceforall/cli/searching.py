@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +17,7 @@ from onceforall.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
     from onceforall.artifacts import Answer
+    from onceforall.job.published_search import PublishedRequest
 
 TrainedRun = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder of a trained run")]
 PublishedNet = Annotated[str, typer.Option("--net", help="Published supernet id, without a run")]
@@ -47,6 +51,31 @@ SearchSeed = Annotated[
         "--seed", min=0, max=MAX_SEED, help="Seed; 0, or that of the RUN", show_default=False
     ),
 ]
+Ship = Annotated[
+    bool, typer.Option("--ship", help="Make the answer a model: measured, exported, verified")
+]
+ShipWeights = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="With --net and --ship: weights of the supernet, a file or official",
+    ),
+]
+ShipData = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help="With --net and --ship: images to calibrate with and to test on",
+    ),
+]
+ShipOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="MODEL", help="With --net and --ship: folder of the model to write"
+    ),
+]
 
 
 def search(
@@ -58,16 +87,25 @@ def search(
     budget: SearchTime = None,
     caution: Caution = None,
     seed: SearchSeed = None,
+    ship: Ship = False,
+    weights: ShipWeights = "",
+    data: ShipData = "",
+    out: ShipOut = None,
     json: Json = False,
 ) -> None:
     """Find the best arch under limits: of a trained run, or with published files.
 
-    Several bounds of one limit give one result each.
+    Several bounds of one limit give one result each. With --ship the answer becomes a model:
+    measured, exported, verified; where a shipped model of the run is as good within noise, it is
+    named instead.
 
     Example:  ofa search runs/digits --limit latency_ms=0.5,1,2
 
+    Example:  ofa search runs/digits --limit latency_ms=0.05 --ship
+
     Example:  ofa search --net ofa_mbv3_d234_e346_k357_w1.2 --predictor acc_predictor.pth
-    --latency note10/ --limit latency_ms=25
+    --latency note10/ --limit latency_ms=25 --ship --weights official --data imagenet/
+    --out models/note10-25ms
 
     Example:  ofa search runs/digits --latency phone=phone.json --limit latency_ms=1
     --limit latency_ms@phone=3
@@ -82,10 +120,8 @@ def search(
         raise ConfigError(
             "--caution needs a RUN: published predictors do not say how sure they are"
         )
+    _check_shipping(net, ship=ship, weights=weights, data=data, out=out)
     from onceforall.job.devices import named_tables
-    from onceforall.job.published_search import PublishedRequest, search_published
-    from onceforall.job.search import best_under_limits
-    from onceforall.job.start import open_run
 
     tables = named_tables(latency or [])
     own = tables.pop("", None)
@@ -93,11 +129,20 @@ def search(
         raise ConfigError(
             f"--latency {own} needs a name, as in phone={own}: a RUN has a table of its own"
         )
+    several = any(len(bounds) > 1 for bounds in limits.values())
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
-        if run is not None:
+        if run is not None and ship:
+            shown = _ship_of_run(run, limits, caution, tables, seed, screen, should_stop)
+        elif run is not None:
+            from onceforall.job.search import best_under_limits
+            from onceforall.job.start import open_run
+
             trained = open_run(run, tell=screen, should_stop=should_stop)
             found = best_under_limits(trained, limits, caution=caution, devices=tables, seed=seed)
+            shown = _Shown([best.to_json() for best in found], [*map(_line, found), _next()])
         elif predictor is not None:
+            from onceforall.job.published_search import PublishedRequest
+
             request = PublishedRequest(
                 net=net,
                 predictor=predictor,
@@ -107,23 +152,107 @@ def search(
                 seed=seed or 0,
                 budget_s=seconds,
             )
-            found = search_published(request, progress=_progress(screen, should_stop))
+            if ship and several:
+                raise ConfigError("--ship of a published search takes one bound of each limit")
+            shown = _of_published(request, weights, data, out, screen, should_stop)
     if not json:
-        for best in found:
-            say(_line(best))
+        for line in shown.lines:
+            say(line)
         return
+    print_json(shown.answers if several else shown.answers[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What is printed.
+
+    Attributes:
+        answers: As JSON.
+        lines: For people.
+    """
+
+    answers: list[dict[str, Any]]
+    lines: list[str]
+
+
+def _check_shipping(net: str, *, ship: bool, weights: str, data: str, out: Path | None) -> None:
+    """Raise ConfigError if options of shipping do not go together."""
+    given = {"--weights": weights, "--data": data, "--out": out}
+    named = [name for name, value in given.items() if value]
+    if named and not (ship and net):
+        raise ConfigError(f"{named[0]} goes with --net and --ship")
+    if ship and net and len(named) < len(given):
+        missing = next(name for name, value in given.items() if not value)
+        raise ConfigError(f"--ship of a published network needs {missing} too")
+
+
+def _ship_of_run(
+    run: Path,
+    limits: dict[str, list[float]],
+    caution: float | None,
+    tables: dict[str, Path],
+    seed: int | None,
+    screen: Screen,
+    should_stop: Callable[[], bool],
+) -> _Shown:
+    """Search a run, ship what is found, and write its report again."""
+    from onceforall.job.closing_table import model_table
+    from onceforall.job.ship_found import ship_found
+    from onceforall.job.start import run_to_change
+    from onceforall.report import write_report
+
+    with run_to_change(run, tell=screen, should_stop=should_stop) as trained:
+        shipped = ship_found(trained, limits, caution=caution, devices=tables, seed=seed)
+        write_report(run)
+    lines = [line for each in shipped for line in (_line(each.answer), f"  {each.line}")]
+    cards = {each.card.name: each.card for each in shipped}
+    lines += ["", *model_table(list(cards.values())), ""]
+    lines += [f"next:    ofa verify {run / 'models' / name}" for name in cards]
+    return _Shown([each.to_json() for each in shipped], lines)
+
+
+def _of_published(
+    request: PublishedRequest,
+    weights: str,
+    data: str,
+    out: Path | None,
+    screen: Screen,
+    should_stop: Callable[[], bool],
+) -> _Shown:
+    """Search with published files and, with a folder for it, ship what is found."""
+    from onceforall.job.closing_table import model_table
+    from onceforall.job.published_search import search_published
+    from onceforall.job.ship_published import open_shipyard, ship_published
+
+    yard = None
+    if out is not None:
+        yard = open_shipyard(request.net, weights=weights, source=data, out=out)
+    found = search_published(request, progress=_progress(screen, should_stop, "search"))
+    lines = [*map(_line, found), f"scale of predicted top-1: {found[0].scale}"]
     answers = [best.to_json() for best in found]
-    several = any(len(bounds) > 1 for bounds in limits.values())
-    print_json(answers if several else answers[0])
+    if yard is None:
+        return _Shown(answers, [*lines, _next("--weights official --data DATA --out MODEL")])
+    show = _progress(screen, should_stop, "test")
+    card = ship_published(yard, found[0].arch, progress=show, report=screen.line)
+    answers[0] |= {"new": True, "model": card.to_json()}
+    return _Shown(answers, [*lines, "", *model_table([card]), "", f"next:    ofa verify {out}"])
 
 
-def _progress(screen: Screen, should_stop: Callable[[], bool]) -> Callable[[int, int], None]:
-    """Show how far a search is, and end it if a signal asked for that."""
+def _next(more: str = "") -> str:
+    """Return the command that ships the answer."""
+    given = [word for word in sys.argv[1:] if word != "--debug"]
+    return " ".join(part for part in ("next:    ofa", shlex.join(given), more, "--ship") if part)
+
+
+def _progress(
+    screen: Screen, should_stop: Callable[[], bool], what: str
+) -> Callable[[int, int], None]:
+    """Show how far a search or test is, and end it if a signal asked for that."""
 
     def show(done: int, total: int) -> None:
-        screen({"event": "progress", "what": "search", "done": done, "total": total})
+        screen({"event": "progress", "what": what, "done": done, "total": total})
         if should_stop():
-            raise Interrupted("stopped during the search; the same command starts it anew")
+            raise Interrupted(f"stopped during the {what}; the same command starts it anew")
 
     return show
 

@@ -65,16 +65,34 @@ def verify(folders: Folders, json: Json = False) -> None:
         say(f"{result['name']}: verified, ONNX off by {result['onnx_relative_error']:.1e}")
 
 
-def report(run: RunArgument) -> None:
-    """Write report.html of a run, one file that works offline.
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folder of a run, or of several to compare"),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Page to write; by default RUN/report.html, of several comparison.html beside "
+            "the first",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Write report.html of a run, one file that works offline; of several runs, one for all.
 
     Example:  ofa report runs/digits
+
+    Example:  ofa report runs/digits runs/longer --out both.html
     """
     from onceforall.job.folder import RunFolder
-    from onceforall.report import write_report
+    from onceforall.report import write_comparison, write_report
 
-    RunFolder(path=run).read_settings()
-    say(write_report(run))
+    for run in runs:
+        RunFolder(path=run).read_settings()
+    say(write_report(runs[0], out) if len(runs) == 1 else write_comparison(runs, out))
 
 
 def finetune(
@@ -104,16 +122,15 @@ def finetune(
     Of all, RUN/finetuned.csv has the figures before and after. The same command goes on after an
     interruption.
 
-    Example:  ofa finetune runs/digits net04-0.152M-8px --epochs 25 --distill
+    Example:  ofa finetune runs/digits net04-2.63M-8px --epochs 25 --distill
 
     Example:  ofa finetune runs/digits --all --epochs 25
     """
     if bool(model) == all_:
         raise ConfigError("ofa finetune needs either a MODEL or --all")
-    from onceforall.job.closing_table import model_table
     from onceforall.job.finetune import finetune_all, finetune_model, usual_tuning
     from onceforall.job.start import run_to_change
-    from onceforall.job.tuned_table import tuned_lines, write_tuned
+    from onceforall.job.tuned_table import before_and_after, tuned_lines, write_tuned
     from onceforall.report import write_report
 
     with (
@@ -129,7 +146,7 @@ def finetune(
     if json:
         print_json([card.to_json() for card in cards] if all_ else cards[0].to_json())
         return
-    for line in tuned_lines(opened.folder) if all_ else model_table(cards):
+    for line in tuned_lines(opened.folder) if all_ else before_and_after(opened.folder, cards[0]):
         say(line)
 
 
@@ -156,7 +173,7 @@ def baseline(
 
     Example:  ofa baseline runs/digits
 
-    Example:  ofa baseline runs/digits --model net04-0.152M-8px --budget 5m
+    Example:  ofa baseline runs/digits --model net04-2.63M-8px --budget 5m
     """
     seconds = parse_budget(budget)
     from onceforall.job.baseline import train_alone
@@ -188,7 +205,7 @@ def export(
 ) -> None:
     """Write a shipped model in another form, checked against the original.
 
-    Example:  ofa export runs/digits/models/net01 --format torchscript --out net01.ts
+    Example:  ofa export runs/digits/models/net04-2.63M-8px --format torchscript --out net01.ts
     """
     from onceforall.deploy.export import export_model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,16 +65,17 @@ def ship(
         ConfigError: If there is a model already, or no test image.
         VerificationError: If the files compute something else; nothing is left of them then.
     """
-    folder, batches = Path(out), list(test)
+    folder, batches = Path(out), iter(test)
     if (folder / "card.json").is_file():
         raise ConfigError(f"{folder} holds a model already")
-    if not batches:
+    first = next(batches, None)
+    if first is None:
         raise ConfigError("test has no batch: top-1 cannot be measured")
     names = classes or [str(i) for i in range(model.plan.num_classes)]
     with finished_or_removed(folder):
         export_files(folder, model, model.plan, arch)
-        checks = check_plain_files(folder, model, images=batches[0][0][:_CHECK_IMAGES])
-        facts = measured_facts(model, arch, batches)
+        checks = check_plain_files(folder, model, images=first[0][:_CHECK_IMAGES])
+        facts = measured_facts(model, arch, itertools.chain([first], batches))
         (latency,) = measure_latency(
             [as_shipped(model.plan, folder, arch)],
             target=make_target(target, threads=threads),

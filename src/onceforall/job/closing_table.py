@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from onceforall.artifacts import Baseline, Card
 from onceforall.job.folder import RunFolder
@@ -31,10 +31,10 @@ def result_lines(folder: RunFolder, cards: Sequence[Card]) -> list[str]:
 
     Args:
         folder: Folder of the run.
-        cards: Cards of its models.
+        cards: Cards of its models; the table has the fastest first, as the report has.
     """
     pairs = read_pairs(folder, cards)
-    lines = model_table(cards, pairs)
+    lines = model_table(sorted(cards, key=lambda card: (card.latency_ms, card.macs)), pairs)
     if pairs:
         supernet_s = supernet_seconds(folder.read_events())
         found = list(pairs.values())
@@ -53,9 +53,18 @@ def model_table(cards: Sequence[Card], pairs: Mapping[str, Pair] | None = None) 
         pairs: The same architectures trained alone, by name of the model.
     """
     columns = [*_known_columns(cards), *_alone_columns(cards, pairs or {}), *_beaten(cards)]
+    return lines_of_columns(columns, left={"model", "arch", "beaten by"})
+
+
+def lines_of_columns(columns: Sequence[Sequence[str]], *, left: Set[str]) -> list[str]:
+    """Return the lines of a table with a rule below its headings.
+
+    Args:
+        columns: Columns of one length, each with its heading first.
+        left: Headings of the columns that begin at the left; others end at the right.
+    """
     rows = list(zip(*columns, strict=True))
     widths = [max(map(len, column)) for column in columns]
-    left = {"model", "arch", "beaten by"}
     lines = [
         "  ".join(
             cell.ljust(width) if column[0] in left else cell.rjust(width)

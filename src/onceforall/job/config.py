@@ -282,13 +282,7 @@ def resolve(recipe: RunConfig, *, file: str | None = None, flags: Sequence[str] 
     """
     values = recipe.model_dump()
     if file is not None:
-        try:
-            changes = parse_yaml(file) or {}
-        except ValueError as error:
-            raise ConfigError(f"configuration file: {error}") from error
-        if not isinstance(changes, dict):
-            raise ConfigError(f"configuration file holds {type(changes).__name__}, not sections")
-        _merge(values, changes, "")
+        _merge(values, file_settings(file), "")
     for flag in flags:
         name, equals, text = flag.partition("=")
         if not equals:
@@ -301,6 +295,27 @@ def resolve(recipe: RunConfig, *, file: str | None = None, flags: Sequence[str] 
             value = {part: value}
         _merge(values, value, "")
     return validated(values)
+
+
+def file_settings(text: str) -> dict[str, Any]:
+    """Return the sections of a configuration file, or of the ``run.yaml`` of another run.
+
+    Of a run everything counts but its data set, which every command names itself.
+
+    Raises:
+        ConfigError: If it is not YAML, or holds no sections.
+    """
+    try:
+        found = parse_yaml(text) or {}
+    except ValueError as error:
+        raise ConfigError(f"configuration file: {error}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"configuration file holds {type(found).__name__}, not sections")
+    config = found.get("config")
+    if "request" not in found or not isinstance(config, dict):
+        return found
+    data = {key: value for key, value in config.get("data", {}).items() if key != "source"}
+    return {**config, "data": data}
 
 
 def flag(key: str, value: object) -> str:
@@ -339,7 +354,8 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any], prefix: str) -> N
             near = difflib.get_close_matches(str(key), values, n=1, cutoff=0.0)
             hint = f"; did you mean {prefix}{near[0]}?" if near else ""
             raise ConfigError(f"unknown key {prefix}{key}{hint}")
-        if isinstance(values.get(key), dict) and isinstance(change, Mapping):
+        # An empty mapping takes away what is there, e.g. search.limits={}.
+        if isinstance(values.get(key), dict) and isinstance(change, Mapping) and change:
             _merge(values[key], change, f"{prefix}{key}.")
         else:
             values[key] = change

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from onceforall.arch import Arch
 from onceforall.artifacts import Confirmed, ConfirmedFile, FrontPoint
@@ -48,6 +48,13 @@ def confirm_step(run: Run) -> None:
     """
     if run.folder.confirmed.is_file():
         return
+    measure, front = measuring(run), run.folder.read_front().points
+    points = choose_winners(front, _num_candidates(run, front, measure))
+    ConfirmedFile(points=confirm(run, points, measure)).write(run.folder.confirmed)
+
+
+def measuring(run: Run) -> Callable[[Arch], Accuracy]:
+    """Return the function from a subnet to its accuracy on the validation images."""
     session, net = run.session(), trained_supernet(run)
 
     def measure(arch: Arch) -> Accuracy:
@@ -55,29 +62,35 @@ def confirm_step(run: Run) -> None:
             net, arch, calibration=session.calibration_batches, images=session.valid
         )
 
-    front = run.folder.read_front().points
-    points = choose_winners(front, _num_candidates(run, front, measure))
+    return measure
+
+
+def confirm(
+    run: Run, points: Sequence[FrontPoint], measure: Callable[[Arch], Accuracy]
+) -> tuple[Confirmed, ...]:
+    """Return points of a front with their measured accuracy and latency."""
     archs = [point.arch for point in points]
     measured = []
     for position, arch in enumerate(archs):
         run.progress("confirm", position, len(archs))
         measured.append(measure(arch))
-    candidates = [Candidate(plan=net.blueprint(a), resolution=a.resolution) for a in archs]
+    plans = [run.spec.blueprint(arch) for arch in archs]
+    candidates = [
+        Candidate(plan=plan, resolution=arch.resolution)
+        for plan, arch in zip(plans, archs, strict=True)
+    ]
     latencies = measure_latency(candidates, target=target_of(run), repeats=REPEATS)
-    confirmed = ConfirmedFile(
-        points=tuple(
-            Confirmed(
-                **{**dict(point), "latency_ms": latency.latency_ms},
-                predicted_latency_ms=point.latency_ms,
-                valid_top1=accuracy.top1,
-                valid_loss=accuracy.loss,
-                valid_images=accuracy.images,
-            )
-            for point, accuracy, latency in zip(points, measured, latencies, strict=True)
-        )
-    )
-    confirmed.write(run.folder.confirmed)
     run.progress("confirm", len(archs), len(archs))
+    return tuple(
+        Confirmed(
+            **{**dict(point), "latency_ms": latency.latency_ms},
+            predicted_latency_ms=point.latency_ms,
+            valid_top1=accuracy.top1,
+            valid_loss=accuracy.loss,
+            valid_images=accuracy.images,
+        )
+        for point, accuracy, latency in zip(points, measured, latencies, strict=True)
+    )
 
 
 def _num_candidates(
@@ -108,6 +121,15 @@ def winners(run: Run) -> list[Confirmed]:
     limits = run.config.search.limits
     if not limits:
         return spread_best(points, run.config.search.num_models)
+    return best_keeping(points, limits)
+
+
+def best_keeping(points: Sequence[Confirmed], limits: Mapping[str, float]) -> list[Confirmed]:
+    """Return the points that keep the latency limit as measured, most accurate first.
+
+    Raises:
+        InfeasibleError: If none does.
+    """
     bound = limits.get("latency_ms", math.inf)
     keeping = [p for p in points if p.latency_ms <= bound]
     if not keeping:
@@ -142,9 +164,14 @@ def clearly_beats(first: Confirmed, second: Confirmed) -> bool:
     The noise is the standard error of one top-1 figure. That of a difference is no larger: both
     are counted on the same images, where networks err together.
     """
-    top1, images = second.valid_top1, second.valid_images
-    noise = math.sqrt(max(top1 * (1 - top1), 1 / images) / images)
-    return first.latency_ms <= second.latency_ms and first.valid_top1 > top1 + noise
+    noise = noise_of(second.valid_top1, second.valid_images)
+    is_above = first.valid_top1 > second.valid_top1 + noise
+    return first.latency_ms <= second.latency_ms and is_above
+
+
+def noise_of(top1: float, images: int) -> float:
+    """Return the standard error of a top-1 that was counted on so many images."""
+    return math.sqrt(max(top1 * (1 - top1), 1 / images) / images)
 
 
 def _accuracy(point: Confirmed) -> tuple[float, float]:

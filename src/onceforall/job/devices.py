@@ -98,16 +98,26 @@ def read_table(path: Path) -> LatencyModel:
 
 
 def list_tables(folder: Path) -> list[dict[str, Any]]:
-    """Return the facts of every latency model in a folder or a run.
+    """Return the facts of every latency model in a folder or a run; other JSON is left out.
 
     Raises:
         ConfigError: If there is none.
+        MeasurementError: If one is damaged.
     """
     inside = folder / "latency" if (folder / "latency").is_dir() else folder
-    paths = sorted(inside.glob("*.json")) if inside.is_dir() else []
+    paths = sorted(filter(_may_be_table, inside.glob("*.json"))) if inside.is_dir() else []
     if not paths:
         raise ConfigError(f"{folder} holds no latency models (*.json)")
     return [table_facts(path) for path in paths]
+
+
+def _may_be_table(path: Path) -> bool:
+    """Say whether a JSON file has the entries of a latency model, damaged or not."""
+    try:
+        value = read_json_file(path)
+    except (ConfigError, RecursionError):
+        return False
+    return isinstance(value, dict) and "table" in value
 
 
 def table_facts(path: Path, net: str | None = None) -> dict[str, Any]:

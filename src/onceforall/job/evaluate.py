@@ -44,9 +44,8 @@ def evaluate_step(run: Run) -> None:
 
     A run with a time stops measuring when the steps after it need what is left.
     """
-    ended = [event["archs"] for event in run.folder.read_events("evaluated")]
-    evaluated = run.folder.read_evaluations()
-    if ended and len(evaluated) >= ended[-1]:
+    evaluated, ended = run.folder.read_evaluations(), _ended_with(run)
+    if ended is not None and len(evaluated) >= ended:
         return
     archs = archs_to_evaluate(run)
     done = {line.arch for line in evaluated}
@@ -68,6 +67,17 @@ def evaluate_step(run: Run) -> None:
     wait_for_all(run.ranks)
     count = len(run.folder.read_evaluations())
     run.emit({"event": "evaluated", "archs": count, "planned": len(archs)})
+
+
+def _ended_with(run: Run) -> int | None:
+    """Return how many subnets were measured when the step ended; None if it is to be redone."""
+    ended: int | None = None
+    for event in run.folder.read_events("evaluated", "changed"):
+        if event["event"] == "evaluated":
+            ended = event["archs"]
+        elif "evaluate" in event.get("redone", ()):
+            ended = None
+    return ended
 
 
 def _is_late(run: Run, each_s: float, planned: int) -> bool:

@@ -157,7 +157,7 @@ def evaluate_request(
     resolution = request.resolution or (
         arch.resolution if arch else own.resolution if own else _PUBLISHED_SIDE
     )
-    maker = _Maker(
+    maker = BatchMaker(
         bundle=bundle,
         own=own,
         varied=subject.varied,
@@ -258,7 +258,7 @@ def _plan(net: PlainNet | ElasticNet, arch: Arch | None) -> NetPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Maker:
+class BatchMaker:
     """Makes batches as a network expects them, and calibrates with some of them."""
 
     bundle: DataBundle

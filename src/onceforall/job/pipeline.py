@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from onceforall.job.config import RunConfig
 from onceforall.job.context import Run, Tell
 from onceforall.job.evaluate import evaluate_step
 from onceforall.job.finetune import Tuning, finetune_all, usual_tuning
+from onceforall.job.growth import continued
 from onceforall.job.latency import latency_step
 from onceforall.job.local_ranks import local_ranks
 from onceforall.job.lock import sole_writer
@@ -86,20 +88,22 @@ class Done:
     @property
     def closing_lines(self) -> list[str]:
         """Return the table of models and the next commands to type."""
-        out = self.run.folder.path
+        out = shlex.quote(str(self.run.folder.path))
         failed = [f"not shipped: {each.name}: {each.problem}" for each in self.failed]
         if not self.cards and failed:
             return [*failed, f"report:  {self.report}"]
         if not self.cards:
+            source = shlex.quote(self.run.folder.read_settings().request.source)
             return [
                 f"trained: {self.run.folder.supernet}",
-                "next:    the same with  ofa run  goes on from it",
+                f"next:    ofa run {source} --out {out}",
             ]
         lines = ["", *result_lines(self.run.folder, self.cards), "", *failed]
         lines += [*tuned_lines(self.run.folder), ""] if self.run.folder.tuned.is_file() else []
         middle = sorted(card.latency_ms for card in self.cards)[len(self.cards) // 2]
         lines.append(f"report:  {self.report}")
         lines.append(f"next:    ofa verify {out}")
+        lines.append(f"         ofa choose {out} --limit latency_ms={middle:.2g}")
         if self.run.folder.front.is_file():
             lines.append(f"         ofa search {out} --limit latency_ms={middle:.2g}")
         return lines
@@ -214,6 +218,8 @@ def finetune_step(run: Run) -> None:
 def _training_text(run: Run) -> str:
     """Say what is trained, and for how long; where there is a time to keep, epochs follow it."""
     settings = run.config.train
+    if continued(run.folder) is not None and settings.more_epochs:
+        return f"{sum(settings.more_epochs):g} more epochs after the first"
     if settings.epochs == 0:
         return f"loaded, {printable(settings.init)} as it is"
     count, epochs = settings.ranks, run.config.plan(run.spec).epochs
@@ -242,8 +248,8 @@ def _do(run: Run, steps: Sequence[str], step: str) -> None:
 @contextlib.contextmanager
 def _all_ranks(run: Run, steps: Sequence[str]) -> Iterator[Run]:
     """Give the run with all its processes: those of a launcher, or those it starts itself."""
-    last = run.folder.predictor if "evaluate" in steps else run.folder.supernet
-    is_done = last.is_file() or not steps
+    is_trained = continued(run.folder) == list(run.config.train.more_epochs)
+    is_done = (run.folder.predictor.is_file() if "evaluate" in steps else is_trained) or not steps
     if run.ranks.world_size > 1 or run.config.train.ranks == 1:
         yield run
         return

@@ -24,6 +24,7 @@ from onceforall.errors import VerificationError
 from onceforall.job.confirm import REPEATS, target_of
 from onceforall.job.context import Run
 from onceforall.job.data import DataSession
+from onceforall.measure.accuracy import evaluate
 from onceforall.measure.latency.measure import Latency, measure_latency
 from onceforall.measure.latency.targets import Candidate
 from onceforall.supernets.nets import ElasticNet, PlainNet
@@ -46,11 +47,27 @@ class Proven:
     candidate: Candidate
 
 
-def prove(run: Run, session: DataSession, net: ElasticNet, folder: Path, arch: Arch) -> Proven:
+def prove(
+    run: Run,
+    session: DataSession,
+    net: ElasticNet,
+    folder: Path,
+    arch: Arch,
+    *,
+    valid_top1: float | None = None,
+) -> Proven:
     """Export one subnet, compare it to the supernet, measure its accuracy on the test images.
 
     Whatever takes many images runs on the run's device; files are compared on the processor, where
     they run once they are shipped.
+
+    Args:
+        run: The run.
+        session: Its data.
+        net: Its trained supernet.
+        folder: Folder of the model.
+        arch: The subnet.
+        valid_top1: What is known of it on the validation images; None measures it.
 
     Raises:
         VerificationError: If the files do not compute what the supernet does.
@@ -58,7 +75,7 @@ def prove(run: Run, session: DataSession, net: ElasticNet, folder: Path, arch: A
     model = specialize(net, arch, calibration=session.calibration_batches(arch.resolution)).cpu()
     export_files(folder, model, model.plan, arch)
     checks = check_files(folder, model, net=net, arch=arch, images=_check_images(session, arch))
-    return _proven(run, session, model, folder, arch, checks)
+    return _proven(run, session, model, folder, arch, checks, valid_top1)
 
 
 def prove_plain(
@@ -92,13 +109,19 @@ def write_proven(folder: Path, proven: Proven, latency: Latency, **further: Any)
         further: Other entries of its card.
     """
     facts = {"name": folder.name, **proven.facts, **latency_facts(latency), **further}
-    return write_card(folder, proven.candidate.plan, proven.checks, facts)
+    return write_card(folder, proven.candidate.known_plan, proven.checks, facts)
 
 
 def _proven(
-    run: Run, session: DataSession, model: PlainNet, folder: Path, arch: Arch, checks: Checks
+    run: Run,
+    session: DataSession,
+    model: PlainNet,
+    folder: Path,
+    arch: Arch,
+    checks: Checks,
+    valid_top1: float | None = None,
 ) -> Proven:
-    """Return a model that is proven.
+    """Return a model that is proven, with its accuracy on test and validation images.
 
     Raises:
         VerificationError: If it is not.
@@ -106,10 +129,14 @@ def _proven(
     problem = checks.problem()
     if problem is not None:
         raise VerificationError(problem)
+    model = model.to(run.device)
+    if valid_top1 is None:
+        valid_top1 = evaluate(model, session.valid.batches(arch.resolution)).top1
     return Proven(
         checks=checks,
         facts={
-            **measured_facts(model.to(run.device), arch, session.test.batches(arch.resolution)),
+            **measured_facts(model, arch, session.test.batches(arch.resolution)),
+            "valid_top1": valid_top1,
             "data": run.bundle.name,
             "classes": run.bundle.class_names,
             "mean": run.bundle.mean,

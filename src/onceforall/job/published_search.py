@@ -8,14 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onceforall.artifacts import Answer
-from onceforall.errors import ConfigError
+from onceforall.blueprint import Blueprint
+from onceforall.errors import ConfigError, MeasurementError
 from onceforall.job.devices import check_device_limits, cost_of, device_models, spec_of
 from onceforall.measure.cost_tables import CostTable, compile_costs
-from onceforall.measure.latency.published import latency_at, read_published_latencies
+from onceforall.measure.latency.published import (
+    PublishedLatencyTable,
+    latency_at,
+    read_published_latencies,
+)
 from onceforall.predictors.published import read_published_predictor
 from onceforall.search.evolution import evolve
 from onceforall.search.limits import each_limit
 from onceforall.search.problem import Problem
+from onceforall.supernets.families import PUBLISHED_SUPERNETS, published_spec
+from onceforall.supernets.spec import SupernetSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +67,7 @@ def search_published(
     if "latency_ms" in request.limits and request.latency is None:
         raise ConfigError("a limit on latency_ms needs --latency")
     predictor = read_published_predictor(request.predictor)
-    costs = _costs(request, predictor.image_sizes)
+    costs = _costs(request, predictor.known_sizes)
     encoding = costs.encoding
     top1 = predictor.on_rows(encoding)
     found = []
@@ -80,6 +87,7 @@ def search_published(
                 limits=chosen,
                 arch=best.arch,
                 predicted_top1=1 - best.objective,
+                scale=predictor.scale,
                 latency_ms=best.costs.get("latency_ms"),
                 macs=int(best.costs["macs"]),
                 params=int(best.costs["params"]),
@@ -98,6 +106,7 @@ def _costs(request: PublishedRequest, image_sizes: Sequence[int]) -> CostTable:
     sizes = set(spec.space.resolutions) & set(image_sizes)
     published = {n: read_published_latencies(path) for n, path in tables.items() if path.is_dir()}
     for name, found in published.items():
+        _check_fit(request.net, spec, tables[name], found)
         sizes &= set(found)
         if not sizes:
             raise ConfigError(f"{tables[name]} has no image size that the others know")
@@ -108,3 +117,28 @@ def _costs(request: PublishedRequest, image_sizes: Sequence[int]) -> CostTable:
         layer_costs={name: model.layer_ms for name, model in device_models(models).items()},
         layer_costs_at={cost_of(name): latency_at(found) for name, found in published.items()},
     )
+
+
+def _check_fit(
+    net: str, spec: SupernetSpec, folder: Path, tables: Mapping[int, PublishedLatencyTable]
+) -> None:
+    """Raise ConfigError if published tables are of another supernet; those that fit are named."""
+    if _fits(spec, tables):
+        return
+    fitting = [each for each in PUBLISHED_SUPERNETS if _fits(published_spec(each), tables)]
+    fits = f"this table fits {', '.join(fitting)}" if fitting else "it fits no published supernet"
+    raise ConfigError(f"latency tables {folder} are not of {net}: {fits}")
+
+
+def _fits(spec: SupernetSpec, tables: Mapping[int, PublishedLatencyTable]) -> bool:
+    """Say whether a table has every layer of the smallest and the largest subnet."""
+    table = next(iter(tables.values()))
+    try:
+        for arch in (spec.space.smallest, spec.space.largest):
+            plan = spec.blueprint(arch)
+            if not isinstance(plan, Blueprint):
+                return False
+            table.network_ms(plan)
+    except MeasurementError:
+        return False
+    return True

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onceforall.artifacts import Answer, FrontFile, FrontPoint
@@ -109,15 +109,42 @@ def _search(
     )
 
 
-def best_under_limits(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundFront:
+    """What a search found under one set of bounds.
+
+    Attributes:
+        limits: The bounds, by name.
+        front: The predicted front.
+        seconds: Time of the search.
+    """
+
+    limits: Mapping[str, float]
+    front: FrontFile
+    seconds: float
+
+    @property
+    def answer(self) -> Answer:
+        """Return the best predicted arch, the fastest of equals."""
+        best = max(self.front.points, key=lambda p: (p.cautious_top1, -p.latency_ms))
+        return Answer(
+            **dict(best),
+            limits=dict(self.limits),
+            evaluations=self.front.evaluations,
+            seconds=round(self.seconds, 3),
+            name=str(best.arch),
+        )
+
+
+def fronts_under_limits(
     run: Run,
     limits: Mapping[str, Sequence[float]],
     *,
     caution: float | None = None,
     devices: Mapping[str, Path] | None = None,
     seed: int | None = None,
-) -> list[Answer]:
-    """Return the best predicted arch of a trained run for each limit.
+) -> Iterator[FoundFront]:
+    """Yield what a search of a trained run finds, for each limit.
 
     Args:
         run: A run whose latency model and predictor are there.
@@ -138,18 +165,23 @@ def best_under_limits(
     wanted = each_limit(limits)
     for chosen in wanted:
         check_device_limits(chosen, list(devices or {}))
-    found = []
     for chosen in wanted:
         started = time.monotonic()
         front = _search(run, chosen, caution=caution, journal=None, devices=devices, seed=seed)
-        best = max(front.points, key=lambda p: (p.cautious_top1, -p.latency_ms))
-        found.append(
-            Answer(
-                **dict(best),
-                limits=chosen,
-                evaluations=front.evaluations,
-                seconds=round(time.monotonic() - started, 3),
-                name=str(best.arch),
-            )
-        )
-    return found
+        yield FoundFront(limits=chosen, front=front, seconds=time.monotonic() - started)
+
+
+def best_under_limits(
+    run: Run,
+    limits: Mapping[str, Sequence[float]],
+    *,
+    caution: float | None = None,
+    devices: Mapping[str, Path] | None = None,
+    seed: int | None = None,
+) -> list[Answer]:
+    """Return the best predicted arch of a trained run for each limit.
+
+    Arguments and errors are those of :func:`fronts_under_limits`.
+    """
+    found = fronts_under_limits(run, limits, caution=caution, devices=devices, seed=seed)
+    return [each.answer for each in found]

@@ -201,6 +201,8 @@ class TrainConfig(Section):
             ``published`` round each phase); 0 takes ``init`` as it is; null for those of
             ``phases``, else what the time allows.
         epochs_scale: Factor of ``epochs``, and of those of ``phases``.
+        more_epochs: Passes that training goes on for after its end, each time that it was asked to
+            (``ofa train RUN --more-epochs``).
         batch_size: Images per batch and rank.
         learning_rate: Peak, for ``reference_batch`` images a step.
         reference_batch: Global batch that ``learning_rate`` is meant for.
@@ -237,6 +239,7 @@ class TrainConfig(Section):
     teacher: str = ""
     epochs: float | None = Field(None, ge=0, le=1e6)
     epochs_scale: float = Field(1.0, ge=1e-6, le=1e6)
+    more_epochs: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = Field((), max_length=1000)
     batch_size: int = Field(64, ge=1, le=2**20)
     learning_rate: float = Field(0.3, gt=0, le=1e4)
     reference_batch: int = Field(64, ge=1, le=2**24)

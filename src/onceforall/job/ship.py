@@ -69,7 +69,9 @@ def models_step(run: Run) -> None:
     if run.config.search.limits and not run.config.grid.ship:
         failed = _ship_first(run, wanted)
     else:
-        failed = _ship(run, [each for each in wanted if not run.folder.card(each.name).is_file()])
+        failed = ship_models(
+            run, [each for each in wanted if not run.folder.card(each.name).is_file()]
+        )
     notes = tuple(Failed(name=each.name, problem=each.problem) for each in failed)
     FailedFile(models=notes).write(run.folder.failed)
 
@@ -115,7 +117,7 @@ def _ship_first(run: Run, wanted: Sequence[Wanted]) -> list[Unshipped]:
             continue
         if run.folder.card(each.name).is_file():
             return failed
-        unshipped = _ship(run, [each], max_latency_ms=bound)
+        unshipped = ship_models(run, [each], max_latency_ms=bound)
         if not unshipped:
             return failed
         if unshipped[0].latency_ms is None:
@@ -152,12 +154,14 @@ def specialize_arch(run: Run, arch: Arch, name: str = "") -> Card:
         raise ConfigError(f"--name {name!r} is not a plain folder name")
     if run.folder.card(name).is_file():
         raise ConfigError(f"{folder} exists; use another --name")
-    for unshipped in _ship(run, [Wanted(name=name, arch=arch)]):
+    for unshipped in ship_models(run, [Wanted(name=name, arch=arch)]):
         raise VerificationError(f"{name}: {unshipped.problem}")
     return Card.read(run.folder.card(name))
 
 
-def _ship(run: Run, left: Sequence[Wanted], *, max_latency_ms: float = math.inf) -> list[Unshipped]:
+def ship_models(
+    run: Run, left: Sequence[Wanted], *, max_latency_ms: float = math.inf
+) -> list[Unshipped]:
     """Export, check and measure models, then write the cards of those that are proven.
 
     Returns:
@@ -172,7 +176,10 @@ def _ship(run: Run, left: Sequence[Wanted], *, max_latency_ms: float = math.inf)
         for position, each in enumerate(left):
             run.progress("models", position, len(left))
             try:
-                ready.append((each, prove(run, session, net, models / each.name, each.arch)))
+                known = None if each.believed is None else each.believed.valid_top1
+                folder = models / each.name
+                proven = prove(run, session, net, folder, each.arch, valid_top1=known)
+                ready.append((each, proven))
             except VerificationError as error:
                 unshipped.append(Unshipped(name=each.name, problem=str(error)))
         latencies = measure_as_shipped(run, [proven for _, proven in ready])
@@ -190,7 +197,7 @@ def _ship(run: Run, left: Sequence[Wanted], *, max_latency_ms: float = math.inf)
 
 def _believed(point: Confirmed | None) -> dict[str, Any]:
     """Return what a card says of the search that found the model."""
-    names = ("predicted_top1", "predicted_top1_std", "predicted_latency_ms", "valid_top1")
+    names = ("predicted_top1", "predicted_top1_std", "predicted_latency_ms")
     return {} if point is None else {name: getattr(point, name) for name in names}
 
 

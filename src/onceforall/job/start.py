@@ -16,11 +16,12 @@ from onceforall.errors import ConfigError
 from onceforall.files import check_writable
 from onceforall.job.choose_network import Task
 from onceforall.job.clock import Clock
-from onceforall.job.config import RunConfig, resolve
+from onceforall.job.config import RunConfig, file_settings, resolve
 from onceforall.job.context import Run, Tell
 from onceforall.job.data import image_side, open_data, training_images
 from onceforall.job.factories import network_of, workable_sides
 from onceforall.job.folder import RunFolder
+from onceforall.job.growth import grow, growth
 from onceforall.job.lock import LOCK, sole_writer
 from onceforall.job.machine import default_device, hardware
 from onceforall.job.planning import Planned, plan_config
@@ -45,7 +46,6 @@ from onceforall.search.limits import check_limits
 from onceforall.supernets.weights import save_supernet
 from onceforall.training.ranks import Ranks
 from onceforall.versions import versions
-from onceforall.yaml_text import parse_yaml
 
 
 def plan_run(
@@ -59,7 +59,7 @@ def plan_run(
     started: float | None = None,
     steps: Sequence[str] = (),
 ) -> Run:
-    """Return the run in ``out``: the one that is there, or a new one.
+    """Return the run in ``out``: the one that is there, grown by what is asked, or a new one.
 
     Nothing is written before data, configuration and folder are known to be good.
 
@@ -74,19 +74,14 @@ def plan_run(
         steps: What will be done, so that what it needs is known to be there.
 
     Raises:
-        ConfigError: If the folder belongs to another request, or a setting is wrong.
+        ConfigError: If the folder belongs to another training, or a setting is wrong.
         DataError: If the images cannot be used.
     """
     folder = RunFolder(path=out)
     saved = folder.read_settings() if folder.settings.is_file() else None
-    if saved is not None and saved.request.with_usual() != request.with_usual():
-        before = saved.request.with_usual().model_dump()
-        asked = request.with_usual().model_dump()
-        changed = next(key for key in asked if before[key] != asked[key])
-        raise ConfigError(
-            f"{out} was started with {changed} {before[changed]!r}, not "
-            f"{asked[changed]!r}; use another --out, or the same command to go on"
-        )
+    if saved is not None and (found := growth(folder, saved, request)) is not None:
+        tell({"event": "changed", "text": grow(folder, saved, found)})
+        saved = found.settings
     if saved is None and ranks is not None and not ranks.is_main:
         raise ConfigError(
             f"rank {ranks.rank} does not see {folder.settings}, which rank 0 has written; all "
@@ -145,8 +140,8 @@ def _clock_of(folder: RunFolder, saved: RunSettings, started: float) -> Clock:
 def given_keys(request: Request) -> set[str]:
     """Return the settings that the user gave, as ``section.key`` and as ``section``."""
     keys = {flag.partition("=")[0] for flag in request.flags}
-    values = parse_yaml(request.config_text) if request.config_text else None
-    for section, part in values.items() if isinstance(values, dict) else ():
+    values = file_settings(request.config_text) if request.config_text else {}
+    for section, part in values.items():
         keys |= {f"{section}.{key}" for key in part} if isinstance(part, dict) else {section}
     return keys | {key.partition(".")[0] for key in keys}
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from onceforall.artifacts import Progress
 from onceforall.job.folder import RunFolder
+from onceforall.job.growth import continued
 from onceforall.measure.comparison import minutes
 
 State = Literal["not started", "running", "silent", "stopped", "trained"]
@@ -81,7 +82,7 @@ def read_status(folder: RunFolder) -> Status:
     told = max([*times, 0.0 if latest is None else latest.time])
     age_s = max(0.0, time.time() - told) if told else 0.0
     known = Status(
-        state=_state(folder, latest, age_s),
+        state=_state(folder, settings.config, latest, age_s),
         epochs=_asked_epochs(settings.config),
         age_s=round(age_s, 1),
         probes=probes[-1] if probes else {},
@@ -121,8 +122,11 @@ def _asked_epochs(config: Mapping[str, Any]) -> int:
         return 0
 
 
-def _state(folder: RunFolder, latest: Progress | None, age_s: float) -> State:
-    if folder.supernet.is_file():
+def _state(
+    folder: RunFolder, config: Mapping[str, Any], latest: Progress | None, age_s: float
+) -> State:
+    done = continued(folder)
+    if done is not None and len(done) >= len(config.get("train", {}).get("more_epochs", ())):
         return "trained"
     if latest is None:
         return "not started"

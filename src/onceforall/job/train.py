@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from onceforall.errors import CheckpointError
 from onceforall.job.context import Event, Run
 from onceforall.job.data import DataSession, calibration_augmentation
+from onceforall.job.growth import continued
+from onceforall.job.more import train_on
 from onceforall.job.phases import read_entry, write_phase
 from onceforall.job.validation import Validation
 from onceforall.job.weights import load_initial_weights, new_supernet
@@ -26,15 +29,25 @@ def train_step(run: Run) -> None:
     """Train the supernet, or go on training it."""
     if _is_trained(run):
         return
-    session = run.session()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.config.seed)
-        net = new_supernet(run)
-    load_initial_weights(run, net)
-    if run.config.train.epochs != 0:
-        _train(run, session, net)
+    session, done = run.session(), continued(run.folder)
+    if done is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.config.seed)
+            net = new_supernet(run)
+        load_initial_weights(run, net)
+        if run.config.train.epochs != 0:
+            _train(run, session, net)
+        _save(run, net, [])
+    for number in range(len(done or []), len(run.config.train.more_epochs)):
+        net = train_on(run, session, number)
+        _save(run, net, run.config.train.more_epochs[: number + 1])
+
+
+def _save(run: Run, net: ElasticNet, more_epochs: Sequence[float]) -> None:
+    """Write the trained supernet, and for how many epochs it was trained on."""
     if run.ranks.is_main:
-        save_supernet(net, run.folder.supernet, facts=_facts(run))
+        more = {"more_epochs": list(more_epochs)} if more_epochs else {}
+        save_supernet(net, run.folder.supernet, facts={**_facts(run), **more})
     wait_for_all(run.ranks)
 
 
@@ -87,16 +100,15 @@ def _train(run: Run, session: DataSession, net: ElasticNet) -> None:
 
 def _is_trained(run: Run) -> bool:
     """Return whether the supernet is there; on every rank, or CheckpointError on every rank."""
-    path = run.folder.supernet
-    is_there = path.is_file() and path.with_suffix(".json").is_file()
-    found = gather_numbers([int(is_there)], run.ranks, run.device)
+    done = continued(run.folder)
+    found = gather_numbers([-1 if done is None else len(done)], run.ranks, run.device)
     if len(set(found)) > 1:
-        without = ", ".join(str(rank) for rank, (one,) in enumerate(found) if not one)
+        without = ", ".join(str(rank) for rank, (one,) in enumerate(found) if one < 0)
         raise CheckpointError(
-            f"{path} is not there on rank {without}; all ranks need the same folder, on a disk "
-            "that they share"
+            f"{run.folder.supernet} is not there on rank {without}; all ranks need the same "
+            "folder, on a disk that they share"
         )
-    return bool(found[0][0])
+    return bool(found[0][0] >= len(run.config.train.more_epochs))
 
 
 def _pace(run: Run) -> Pace | None:

@@ -10,8 +10,11 @@ from typing import Any
 from onceforall.artifacts import Card
 from onceforall.files import write_text
 from onceforall.genes import Axis, values_of
+from onceforall.job.closing_table import model_table
 from onceforall.job.context import Run
 from onceforall.job.folder import RunFolder
+from onceforall.measure.comparison import top1_share
+from onceforall.measure.proportion import is_clearly_above
 
 _AXES: tuple[Axis, ...] = ("kernel_size", "depth", "expand_ratio")
 
@@ -78,6 +81,20 @@ def tuned_lines(folder: RunFolder) -> list[str]:
     ]
     rule = "  ".join("-" * width for width in widths)
     return [*itertools.chain(lines[:1], [rule], lines[1:]), "", f"table:   {folder.tuned}"]
+
+
+def before_and_after(folder: RunFolder, tuned: Card) -> list[str]:
+    """Return the table of a fine-tuned model and the one that it was, and what was gained."""
+    before = Card.read(folder.card(tuned.finetuned_from or tuned.name))
+    one, other = top1_share(tuned), top1_share(before)
+    is_clear = (
+        one is not None
+        and other is not None
+        and (is_clearly_above(one, other) or is_clearly_above(other, one))
+    )
+    gain = f"{100 * (tuned.top1 - before.top1):+.1f} points of test top-1"
+    noise = "beyond noise" if is_clear else "within noise"
+    return [*model_table([before, tuned]), "", f"{gain}, {noise}"]
 
 
 def _place(row: dict[str, Any]) -> str:

@@ -18,7 +18,9 @@ from pathlib import Path
 
 import jinja2
 
-from onceforall.files import write_text
+from onceforall.errors import ConfigError, InfeasibleError
+from onceforall.files import check_writable, write_text
+from onceforall.measure.choice import choose
 from onceforall.measure.comparison import beaten_by, contenders
 from onceforall.report import facts, numbers
 from onceforall.report.curves import latency_figure, search_figures, training_figures
@@ -55,17 +57,18 @@ def build_report(folder: Path) -> str:
     """Return the report of a run as HTML; the same folder gives the same text.
 
     Args:
-        folder: Run folder, finished or not. What is missing is named in the report.
+        folder: Run folder, finished or not. What is missing is named in the report. What is there
+            to copy names files by this path.
 
     Raises:
         ConfigError: If ``folder`` is not a folder.
     """
     run = read_run(folder)
-    script = _asset("script.js")
+    script = asset("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     frame = shared_frame(run)
     return (
-        _templates()
+        templates()
         .get_template("page.html")
         .render(
             run=run,
@@ -79,7 +82,7 @@ def build_report(folder: Path) -> str:
             views=pareto_views(run),
             selected=_first_selection(run),
             drawings=[draw(model, frame) for model in run.models],
-            fills=[_fills(model, run.name) for model in run.models],
+            fills=[_fills(model, folder) for model in run.models],
             beaten=beaten_by(contenders(model.card for model in run.models)),
             counts=sorted({share.count for m in run.models if (share := m.share) is not None}),
             tuned=tuned_rows(run),
@@ -87,19 +90,20 @@ def build_report(folder: Path) -> str:
             search=search_figures(run),
             latency=latency_figure(run),
             points=chart_points(run),
-            command=f"ofa baseline {shlex.quote(run.name)}",
-            style=_asset("style.css"),
+            command=f"ofa baseline {shlex.quote(str(folder))}",
+            style=asset("style.css"),
             script=script,
             script_hash=f"sha256-{digest}",
         )
     )
 
 
-def write_report(folder: Path) -> Path:
-    """Write the report of a run to ``report.html`` in its folder, atomically.
+def write_report(folder: Path, out: Path | None = None) -> Path:
+    """Write the report of a run, atomically.
 
     Args:
         folder: Run folder, finished or not.
+        out: File to write; by default ``report.html`` in the folder.
 
     Returns:
         The file.
@@ -108,13 +112,15 @@ def write_report(folder: Path) -> Path:
         ConfigError: If ``folder`` is not a folder.
         OSError: If the file cannot be written.
     """
-    path = folder / REPORT_NAME
+    path = folder / REPORT_NAME if out is None else out
+    if out is not None:
+        check_writable(out)
     write_text(path, build_report(folder))
     return path
 
 
 @cache
-def _templates() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
     """Return the templates; a name that they are not given is an error, everything is escaped."""
     templates = jinja2.Environment(
         loader=jinja2.FunctionLoader(_template),
@@ -131,28 +137,38 @@ def _templates() -> jinja2.Environment:
 
 def _template(name: str) -> str:
     """Return a template without line breaks between elements: a report has thousands of them."""
-    return re.sub(r"(?<=[>}])\n+(?=[<{])", "", _asset(f"templates/{name}"))
+    return re.sub(r"(?<=[>}])\n+(?=[<{])", "", asset(f"templates/{name}"))
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     """Return a file of this package without indentation: the page is read by browsers."""
     content = resources.files("onceforall.report").joinpath(name).read_text(encoding="utf-8")
     return re.sub(r"^[ \t]+", "", content, flags=re.MULTILINE)
 
 
 def _first_selection(run: Run) -> int | None:
-    """Return the most accurate model, the fastest of equals."""
-    if not run.models:
-        return None
-    return max(range(len(run.models)), key=lambda i: (run.models[i].card.top1, -i))
+    """Return the model to take under the run's limits; where none is known to, the fastest."""
+    cards = [model.card for model in run.models]
+    try:
+        return cards.index(choose(cards, _limits(run)).card)
+    except (ConfigError, InfeasibleError):
+        return 0 if cards else None
 
 
-def _fills(model: Model, run_name: str) -> dict[str, str]:
+def _limits(run: Run) -> dict[str, float]:
+    """Return the limits that the run was asked to keep, as far as they are numbers."""
+    search = {} if run.settings is None else run.settings.config.get("search")
+    limits = search.get("limits") if isinstance(search, dict) else None
+    pairs = limits.items() if isinstance(limits, dict) else ()
+    return {str(name): bound for name, bound in pairs if isinstance(bound, int | float)}
+
+
+def _fills(model: Model, run: Path) -> dict[str, str]:
     """Return what commands and code to copy say of a model, by the name of the place.
 
-    Paths are relative to the folder that the run folder is in.
+    Paths start where the path of the run starts: where its command was given.
     """
-    path = f"{run_name}/models/{model.folder}"
+    path = str(run / "models" / model.folder)
     return {
         "name": model.card.name,
         "shell": shlex.quote(path),

@@ -286,7 +286,7 @@ def _legend(view: View) -> list[tuple[str, str]]:
     entries: list[tuple[str, str]] = []
     if view.models:
         spread = "; bar: median \u2212 MAD to 90th percentile" if view.cost == "latency_ms" else ""
-        entries.append(("measured", f"measured model{spread}"))
+        entries.append(("measured", f"measured model (test images){spread}"))
     if view.beaten:
         words = "not in the front: another model costs no more and is more accurate beyond noise"
         entries.append(("beaten", words))
@@ -296,7 +296,8 @@ def _legend(view: View) -> list[tuple[str, str]]:
         entries.append(("alone", f"the same architecture trained alone{note}"))
     if view.front:
         std = any(p.predicted_std is not None for p in view.front)
-        entries.append(("front", f"predicted front{' and one standard deviation' if std else ''}"))
+        band = " and one standard deviation" if std else ""
+        entries.append(("front", f"predicted front{band} (validation images)"))
     if view.samples:
         below = f", {view.hidden:,} more below the axis" if view.hidden else ""
         evaluated = numbers.plural(len(view.samples), "evaluated subnet")

@@ -33,9 +33,9 @@ class Tuned:
 
 
 def tuned_rows(run: Run) -> list[Tuned]:
-    """Return the models that were fine-tuned; none where none was."""
+    """Return the models that were fine-tuned, smallest first; none where none was."""
     by_name = {model.card.name: model.card for model in run.models}
-    cards = [model.card for model in run.models]
+    cards = sorted(by_name.values(), key=lambda card: card.macs)
     return [
         Tuned(before=before, after=after, place=_place(before))
         for after in cards

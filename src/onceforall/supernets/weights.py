@@ -74,8 +74,9 @@ def save_supernet(net: ElasticNet, path: Path, *, facts: dict[str, Any] | None =
         path: Ends in ``.safetensors``.
         facts: JSON facts to keep beside the stage table, e.g. class names and normalisation.
     """
-    write_json(path.with_suffix(".json"), {"spec": spec_to_json(net.spec), **(facts or {})})
+    # Killed in between, weights are newer than what is said of them: what made them is done again.
     write_bytes(path, _tensors_bytes(net))
+    write_json(path.with_suffix(".json"), {"spec": spec_to_json(net.spec), **(facts or {})})
 
 
 def load_saved_supernet(path: Path) -> tuple[ElasticNet, dict[str, Any]]:

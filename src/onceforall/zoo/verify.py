@@ -11,7 +11,7 @@ from onceforall.measure.costs import count_macs, count_params
 from onceforall.supernets.families import published_spec
 from onceforall.supernets.published.keys import supernet_keys
 from onceforall.zoo.download import cached
-from onceforall.zoo.entries import ZooEntry, zoo_entries
+from onceforall.zoo.entries import ZooEntry, find_entry, zoo_entries
 
 Status = Literal["ok", "misprint", "differs", "absent"]
 # Tensors in the released supernet checkpoints.
@@ -50,18 +50,13 @@ def verify(*net_ids: str) -> tuple[Check, ...]:
     against the released checkpoints, and the content of cached files against their checksums.
 
     Args:
-        net_ids: Published ids; none means all.
+        net_ids: Published ids or aliases; none means all.
 
     Raises:
-        ZooError: If there is no such id.
+        ZooError: If there is no such id or alias.
     """
-    entries = zoo_entries()
-    unknown = [net_id for net_id in net_ids if net_id not in entries]
-    if unknown:
-        raise ZooError(f"no published network {unknown[0]!r}")
     checks: list[Check] = []
-    for net_id in net_ids or entries:
-        entry = entries[net_id]
+    for entry in map(find_entry, net_ids) if net_ids else zoo_entries().values():
         if entry.kind == "supernet":
             checks.append(_check_tensors(entry))
         elif entry.kind == "proxylessnas" or entry.arch is not None:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from onceforall.errors import MeasurementError
 from onceforall.measure.onnx_model import blueprint_to_onnx, input_channels
 from onceforall.supernets.nets import NetPlan, PlainNet
 
@@ -19,18 +20,32 @@ class Candidate:
     """A network whose latency is wanted.
 
     Attributes:
-        plan: NetPlan; it may be a part of a network.
+        plan: The network; it may be a part of a network. None of an ONNX file that nothing else is
+            known of.
         resolution: Side of the square input, in pixels.
         name: What to call it in the results.
         weights: Its weights; None for fixed random ones, which take the same time.
         onnx: The very ONNX file to measure (ONNX targets only); None writes it from the plan.
+        channels: Channels of the input, where there is no plan.
     """
 
-    plan: NetPlan
+    plan: NetPlan | None
     resolution: int
     name: str = ""
     weights: PlainNet | None = None
     onnx: bytes | None = None
+    channels: int = 3
+
+    @property
+    def known_plan(self) -> NetPlan:
+        """Return the network.
+
+        Raises:
+            MeasurementError: If there is none.
+        """
+        if self.plan is None:
+            raise MeasurementError(f"{self.name} is an ONNX file: only ONNX targets can run it")
+        return self.plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +123,7 @@ def candidate_onnx(candidate: Candidate, batch_size: int) -> bytes:
     if candidate.onnx is not None:
         return candidate.onnx
     return blueprint_to_onnx(
-        candidate.plan,
+        candidate.known_plan,
         candidate.weights,
         resolution=candidate.resolution,
         batch_size=batch_size,
@@ -117,5 +132,6 @@ def candidate_onnx(candidate: Candidate, batch_size: int) -> bytes:
 
 def input_shape(candidate: Candidate, batch_size: int) -> tuple[int, int, int, int]:
     """Return the shape ``(B, C, H, W)`` of a batch."""
-    side = candidate.resolution
-    return batch_size, input_channels(candidate.plan), side, side
+    side, plan = candidate.resolution, candidate.plan
+    channels = candidate.channels if plan is None else input_channels(plan)
+    return batch_size, channels, side, side

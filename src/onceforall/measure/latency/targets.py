@@ -160,7 +160,7 @@ class TorchCuda:
         """Build the plain network on the device."""
         device = self._device()
         # A copy: the candidate's own weights stay where they are.
-        plain = build_net(candidate.plan)
+        plain = build_net(candidate.known_plan)
         if candidate.weights is not None:
             plain.load_state_dict(candidate.weights.state_dict())
         module = plain.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -280,7 +280,9 @@ def make_target(name: str, *, threads: int = 1) -> Target:
 
 
 def _module(candidate: Candidate) -> torch.nn.Module:
-    return build_net(candidate.plan).eval() if candidate.weights is None else candidate.weights
+    return (
+        build_net(candidate.known_plan).eval() if candidate.weights is None else candidate.weights
+    )
 
 
 def _images(candidate: Candidate, batch_size: int) -> np.ndarray[Any, np.dtype[np.float32]]:

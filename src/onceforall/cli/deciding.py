@@ -1,0 +1,53 @@
+"""Verbs that help to decide: which model to take, which run is better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onceforall.cli.console import print_json, say
+from onceforall.cli.options import Json, Limit, RunArgument, parse_limits
+
+
+def choose(run: RunArgument, limit: Limit = None, json: Json = False) -> None:
+    """Name the shipped model to take under limits, and what looser ones would gain.
+
+    Models are compared on the validation images. Several bounds of one limit give one answer each.
+
+    Example:  ofa choose runs/digits --limit latency_ms=0.03
+    """
+    limits = parse_limits(limit)
+    from onceforall.job.choice import choice_json, choice_lines, choose_models
+    from onceforall.job.folder import RunFolder
+
+    found = choose_models(RunFolder(path=run), limits)
+    if json:
+        answers = [choice_json(choice) for choice in found]
+        print_json(answers if len(answers) > 1 else answers[0])
+        return
+    for choice in found:
+        for line in choice_lines(choice, run):
+            say(line)
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs")],
+    json: Json = False,
+) -> None:
+    """Compare runs: their models in one table, hypervolume, and the settings that differ.
+
+    ``ofa report RUN RUN...`` writes the same as a page, with a chart.
+
+    Example:  ofa compare runs/digits runs/longer
+    """
+    from onceforall.job.compare import comparison_json, comparison_lines
+    from onceforall.report import compare_runs
+
+    compared = compare_runs(runs)
+    if json:
+        print_json(comparison_json(compared))
+        return
+    for line in comparison_lines(compared):
+        say(line)

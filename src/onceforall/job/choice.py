@@ -1,0 +1,94 @@
+"""The shipped model of a run to take under limits, and what is said of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from onceforall.artifacts import Card
+from onceforall.errors import ConfigError
+from onceforall.job.folder import RunFolder
+from onceforall.measure.choice import Choice, Gain, choose
+from onceforall.measure.comparison import top1_share
+from onceforall.search.limits import check_limits, each_limit
+
+# Of what looser limits would gain, so much is told: the nearest steps.
+_MOST_GAINS = 3
+
+
+def choose_models(folder: RunFolder, limits: Mapping[str, Sequence[float]]) -> list[Choice]:
+    """Return the shipped model to take, for each bound of the limit that has several.
+
+    Raises:
+        ConfigError: If the folder is no run, has no models, or a limit is of no known cost.
+        InfeasibleError: If no model keeps the limits.
+    """
+    folder.read_settings()
+    wanted = each_limit(limits)
+    for bounds in wanted:
+        check_limits(bounds)
+    cards = folder.read_cards()
+    if not cards:
+        raise ConfigError(f"{folder.path} has no models yet: run  ofa run")
+    return [choose(cards, bounds) for bounds in wanted]
+
+
+def choice_lines(choice: Choice, run: Path) -> list[str]:
+    """Return what a person wants to know: the model, how good it is, what more would gain."""
+    card = choice.card
+    images = "" if card.images is None else f" on {card.images} test images"
+    lines = [
+        f"{_bounds(choice.limits)}: {card.name}, test top-1 {_top1(card)}{images}, "
+        f"{card.latency_ms:.3f} +- {card.latency_mad_ms:.3f} ms, {card.macs / 1e6:.3g} M MACs",
+        f"  chosen by validation top-1, {100 * (card.valid_top1 or 0):.1f} %",
+    ]
+    lines += [f"  {_gain(gain)}" for gain in choice.gains[:_MOST_GAINS]]
+    if not choice.gains:
+        lines.append("  no shipped model is better, whatever it costs")
+    if choice.left_out:
+        lines.append(f"  left out, no validation top-1: {', '.join(choice.left_out)}")
+    return [*lines, f"  use it:  ofa.load_model({str(run / 'models' / card.name)!r})"]
+
+
+def choice_json(choice: Choice) -> dict[str, Any]:
+    """Return a JSON object."""
+    return {
+        "limits": dict(choice.limits),
+        "model": choice.card.to_json(),
+        "gains": [
+            {
+                "name": gain.card.name,
+                "limits": dict(gain.limits),
+                "points": round(gain.points, 3),
+                "beyond_noise": gain.is_clear,
+            }
+            for gain in choice.gains
+        ],
+        "left_out": list(choice.left_out),
+    }
+
+
+def _gain(gain: Gain) -> str:
+    noise = "beyond noise" if gain.is_clear else "within noise"
+    looser = {name: _rounded_up(taken) for name, taken in gain.limits.items()}
+    return (
+        f"with {_bounds(looser)}: {gain.card.name}, {_top1(gain.card)}, "
+        f"{gain.points:+.1f} points, {noise}"
+    )
+
+
+def _bounds(limits: Mapping[str, float]) -> str:
+    return ", ".join(f"{name}={bound:g}" for name, bound in limits.items()) or "no limit"
+
+
+def _rounded_up(value: float) -> float:
+    """Return a number of four digits that is no smaller: a limit that is kept."""
+    digits = 3 - math.floor(math.log10(value))
+    return math.ceil(value * 10.0**digits) / 10.0**digits
+
+
+def _top1(card: Card) -> str:
+    share = top1_share(card)
+    return f"{card.top1 * 100:.1f} %" if share is None else share.in_percent()
