@@ -341,12 +341,7 @@ def top1(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def evolve(
-    accuracy: Callable[[Arch], float],
-    max_macs: float,
-    *,
-    rounds: int = 5,
-    size: int = 12,
-    seed: int,
+    accuracy: Callable[[Arch], float], max_macs: float, *, rounds: int = 5, keep: int = 6, seed: int
 ) -> Arch:
     """Return the most accurate arch found with at most ``max_macs``; of equals the cheapest.
 
@@ -357,10 +352,10 @@ def evolve(
         raise ValueError(f"max_macs {max_macs} is below {count_macs(SMALLEST)}, the smallest arch")
     rng, best = random.Random(seed), [SMALLEST]
     for _ in range(rounds):
-        drawn = {mutate(rng.choice(best), rng): None for _ in range(50 * size)}  # in order
+        drawn = {mutate(rng.choice(best), rng): None for _ in range(100 * keep)}  # in order
         fitting = [arch for arch in drawn if count_macs(arch) <= max_macs and arch not in best]
-        best += fitting[: size // 2]
-        best = sorted(best, key=lambda a: (-accuracy(a), count_macs(a)))[: size // 2]
+        best += fitting[:keep]
+        best = sorted(best, key=lambda a: (-accuracy(a), count_macs(a)))[:keep]
     return best[0]
 
 

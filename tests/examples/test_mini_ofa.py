@@ -162,7 +162,7 @@ def test_evolution_keeps_its_limit_and_finds_what_is_best() -> None:
     def wider_is_better(arch: object) -> float:
         return sum(block.expand_ratio for stage in arch.stages for block in stage)  # type: ignore[attr-defined]
 
-    best = mini.evolve(wider_is_better, limit, rounds=20, size=20, seed=0)
+    best = mini.evolve(wider_is_better, limit, rounds=20, keep=10, seed=0)
     assert mini.count_macs(best) <= limit
     assert wider_is_better(best) >= max(
         wider_is_better(arch) for arch in archs(1000) if mini.count_macs(arch) <= limit
