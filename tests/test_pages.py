@@ -141,8 +141,9 @@ def test_own_stage_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert [stage.block for stage in spec.stages] == ["residual", "fused_mbconv", "mbconv"]
 
 
-def test_the_reference_is_what_the_code_says() -> None:
-    check = [sys.executable, str(DOCS / "reference.py"), "--check"]
+@pytest.mark.parametrize("script", ["reference", "charts"])
+def test_what_is_made_by_a_script_is_up_to_date(script: str) -> None:
+    check = [sys.executable, str(DOCS / f"{script}.py"), "--check"]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
