@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 
 MINUTES ?= 30
 
-.PHONY: quickstart test fuzz check install clean
+.PHONY: quickstart test fuzz benchmarks docs check install clean
 
 quickstart: install
 	$(BIN)/ofa run digits --out runs/digits
@@ -22,9 +22,21 @@ test: check
 fuzz: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.hostile.fuzz --minutes $(MINUTES) --table docs/hostile-input.md
 
+# Every performance claim that this machine can check; writes docs/results and docs/benchmarks.md.
+benchmarks: install
+	$(BIN)/python -m benchmarks.everything
+
+# The site, into build/site: no network, no warning.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $(VENV)/.docs
+
 check: install
-	$(BIN)/ruff format --check src tests benchmarks docs
-	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs examples
+	$(BIN)/ruff check src tests benchmarks docs examples
 	$(BIN)/mypy
 
 install: $(STAMP)

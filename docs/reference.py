@@ -1,4 +1,4 @@
-"""Writes the pages of ``docs/reference`` from the code: verbs, settings, files, errors.
+"""Writes the pages of ``docs/reference`` from the code: verbs, settings, files, names, errors.
 
 python docs/reference.py            writes them
 python docs/reference.py --check    says which are not up to date, and exits 1
@@ -20,6 +20,7 @@ import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+import onceforall
 from onceforall import artifacts, errors
 from onceforall.cli.app import app
 from onceforall.job.config import RunConfig
@@ -212,7 +213,31 @@ def problems() -> Iterator[str]:
     yield from table(*rows, head=("error", "when"))
 
 
-PAGES = {"cli": verbs, "settings": settings, "files": files, "errors": problems}
+# -- names in Python ------------------------------------------------------------------------------
+
+
+def names() -> Iterator[str]:
+    """Yield the page of what `import onceforall as ofa` gives."""
+    yield "# Names in Python\n"
+    yield "What `import onceforall as ofa` gives. `help(ofa.run)` says all of it: shapes, units,"
+    yield "ranges, errors, sources. Modules below, `onceforall.supernets.families`, are public too."
+    for name in onceforall.__all__:
+        thing = getattr(onceforall, name)
+        if name.startswith("_"):
+            continue
+        yield f"\n## ofa.{name}\n"
+        signature = "" if thing is None else str(inspect.signature(thing))
+        yield f"    ofa.{name}{plain(signature)}\n"
+        yield summary(thing)
+
+
+def plain(signature: str) -> str:
+    """Return a signature without modules, quotes and the None of a constructor."""
+    short = re.sub(r"(?:\w+\.)+(?=[A-Z])", "", signature).replace("'", "")
+    return short.removesuffix(" -> None")
+
+
+PAGES = {"cli": verbs, "settings": settings, "files": files, "api": names, "errors": problems}
 
 
 def main() -> None:

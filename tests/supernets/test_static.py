@@ -22,7 +22,7 @@ from onceforall.supernets.supernet import Supernet
 from onceforall.zoo.entries import zoo_entries
 from tests.supernets.families import SPECS
 
-EXTRACTED = ["mbv3_w1.0", "small_resnet", "mixed_head"]
+EXTRACTED = ["mbv3_w1.0", "small_resnet", "mixed_head", "residual"]
 
 
 def extracted(name: str) -> tuple[StaticNet, torch.Tensor]:

@@ -47,7 +47,8 @@ class StaticNet(nn.Module):
         plan: The blueprint.
     """
 
-    __jit_unused_properties__ = ("config",)
+    # TorchScript reads every attribute that it finds, and not every network has a configuration.
+    __jit_unused_properties__ = __jit_ignored_attributes__ = ("config",)
 
     def __init__(self, plan: Blueprint) -> None:
         super().__init__()
@@ -60,6 +61,11 @@ class StaticNet(nn.Module):
         """Map normalised images ``(B, 3, H, W)`` to logits ``(B, num_classes)``."""
         logits: Tensor = self.head(self.blocks(self.stem(images)))
         return logits
+
+    def __dir__(self) -> list[str]:
+        """Leave out what TorchScript would read, and dense networks refuse."""
+        names: list[str] = super().__dir__()  # type: ignore[no-untyped-call]
+        return [name for name in names if name != "config"]
 
     def published_state_dict(self) -> dict[str, Tensor]:
         """Return the tensors under their published keys, in published order."""
