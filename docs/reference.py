@@ -180,7 +180,7 @@ def files() -> Iterator[str]:
         artifacts.events,
         artifacts.epochs,
         artifacts.search,
-        artifacts.models,
+        artifacts.cards,
     )
     for kind in sorted(
         records,
