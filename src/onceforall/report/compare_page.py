@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onceforall.files import check_writable, write_text
-from onceforall.report import facts
+from onceforall.report import run_facts
 from onceforall.report.compared import Compared, compare_runs
 from onceforall.report.curves import Figure
 from onceforall.report.page import asset, templates
@@ -33,7 +33,7 @@ def build_comparison(folders: Sequence[Path]) -> str:
         .render(
             compared=compared,
             figure=fronts_figure(compared),
-            rows=[(*row, facts.headline(row[1])) for row in rows],
+            rows=[(*row, run_facts.headline(row[1])) for row in rows],
             paths=[str(folder) for folder in folders],
             style=asset("style.css"),
         )
