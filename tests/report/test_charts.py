@@ -11,7 +11,7 @@ from onceforall.arch import Arch
 from onceforall.artifacts import Card, DeviceFacts, Epoch, FrontFile
 from onceforall.measure.comparison import Pair
 from onceforall.measure.proportion import Share
-from onceforall.report import facts, numbers
+from onceforall.report import numbers, run_facts
 from onceforall.report.curves import latency_figure, search_figures, training_figures
 from onceforall.report.pareto_chart import View, chart_points, pareto_views
 from onceforall.report.plot import Axes
@@ -260,17 +260,17 @@ def verified(each: Model, **checks: bool | float) -> Model:
 
 
 def test_the_headline_is_the_result() -> None:
-    assert facts.headline(EMPTY) == "No model has been exported yet."
+    assert run_facts.headline(EMPTY) == "No model has been exported yet."
     first, second = verified(model(latency_ms=1.0)), verified(model("b", latency_ms=2.0, top1=0.95))
-    assert facts.headline(replace(EMPTY, models=(first, second))) == (
+    assert run_facts.headline(replace(EMPTY, models=(first, second))) == (
         f"2 verified models, 90.0\u201395.0{S}% top-1 (\u00b1{S}1.9{S}% or less, 1,000 test "
         f"images), 1.00\u20132.00{S}ms on this (1 thread)."
     )
     failed = verified(second, onnx_relative_error=0.5)
-    said = facts.headline(replace(EMPTY, models=(first, failed)))
+    said = run_facts.headline(replace(EMPTY, models=(first, failed)))
     assert said.startswith("1 verified model, 90.0")
     assert said.endswith("1 more model did not pass the checks.")
-    assert facts.headline(replace(EMPTY, models=(failed,))).startswith("1 unverified model,")
+    assert run_facts.headline(replace(EMPTY, models=(failed,))).startswith("1 unverified model,")
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_the_headline_is_the_result() -> None:
     ],
 )
 def test_checks_in_words(check: Check, words: str) -> None:
-    assert facts.check_words(check) == words
+    assert run_facts.check_words(check) == words
 
 
 def on_device(**hardware: str) -> Card:
@@ -295,12 +295,14 @@ def on_device(**hardware: str) -> Card:
 
 
 def test_the_device_of_a_latency() -> None:
-    assert facts.target_words(on_device(device="CPU", runtime="ort 1")) == "CPU, 2 threads, ort 1"
-    assert facts.target_words(on_device()) == "2 threads, ort-cpu"
+    assert (
+        run_facts.target_words(on_device(device="CPU", runtime="ort 1")) == "CPU, 2 threads, ort 1"
+    )
+    assert run_facts.target_words(on_device()) == "2 threads, ort-cpu"
     run = replace(EMPTY, models=(read_model(on_device(device="CPU"), folder="net01"),))
-    assert facts.device(run) == "CPU (2 threads)"
-    assert facts.device(EMPTY) is None
-    assert (facts.title(EMPTY), facts.software(EMPTY), facts.configuration(EMPTY)) == (
+    assert run_facts.device(run) == "CPU (2 threads)"
+    assert run_facts.device(EMPTY) is None
+    assert (run_facts.title(EMPTY), run_facts.software(EMPTY), run_facts.configuration(EMPTY)) == (
         "mine",
         "",
         "",

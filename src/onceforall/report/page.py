@@ -22,7 +22,7 @@ from onceforall.errors import ConfigError, InfeasibleError
 from onceforall.files import check_writable, write_text
 from onceforall.measure.choice import choose
 from onceforall.measure.comparison import beaten_by, contenders
-from onceforall.report import facts, numbers
+from onceforall.report import numbers, run_facts
 from onceforall.report.curves import latency_figure, search_figures, training_figures
 from onceforall.report.drawing import draw, kernel_style, shared_frame
 from onceforall.report.pareto_chart import chart_points, pareto_views
@@ -46,9 +46,9 @@ _FILTERS = (
     numbers.plural,
     numbers.share,
     numbers.significant,
-    facts.check_words,
-    facts.table_facts,
-    facts.target_words,
+    run_facts.check_words,
+    run_facts.table_facts,
+    run_facts.target_words,
     kernel_style,
 )
 
@@ -72,13 +72,13 @@ def build_report(folder: Path) -> str:
         .get_template("page.html")
         .render(
             run=run,
-            title=facts.title(run),
-            headline=facts.headline(run),
-            device=facts.device(run),
-            software=facts.software(run),
-            classes=facts.class_names(run),
-            configuration=facts.configuration(run),
-            verdict=facts.verdict(run),
+            title=run_facts.title(run),
+            headline=run_facts.headline(run),
+            device=run_facts.device(run),
+            software=run_facts.software(run),
+            classes=run_facts.class_names(run),
+            configuration=run_facts.configuration(run),
+            verdict=run_facts.verdict(run),
             views=pareto_views(run),
             selected=_first_selection(run),
             drawings=[draw(model, frame) for model in run.models],
