@@ -16,12 +16,12 @@ from onceforall.encoding import Encoding
 from onceforall.errors import ConfigError, InfeasibleError
 from onceforall.job import published_search
 from onceforall.job import search as searching
-from onceforall.job.devices import cost_of, device_costs, named_tables
+from onceforall.job.devices import cost_of, device_models, named_tables
 from onceforall.job.published_search import PublishedRequest, search_published
 from onceforall.measure.cost_tables import compile_costs
 from onceforall.measure.costs import layer_macs
 from onceforall.measure.latency.fit import FEATURES, LatencyReport
-from onceforall.measure.latency.model import LatencyModel
+from onceforall.measure.latency.model import LatencyModel, latency_costs
 from onceforall.measure.latency.table import space_entries
 from onceforall.measure.latency.targets import Hardware
 from onceforall.search import nsga2
@@ -163,11 +163,11 @@ def test_tables_are_named() -> None:
         with pytest.raises(ConfigError, match="NAME=PATH, once per name"):
             named_tables(texts)
     with pytest.raises(ConfigError, match="device 'a b' is not a name"):
-        device_costs({"a b": Path("x")})
+        device_models({"a b": Path("x")})
 
 
 def test_both_devices_are_compiled_at_once(tables: dict[str, Path]) -> None:
-    costs = compile_costs(SPEC, layer_costs=device_costs(tables))
+    costs = compile_costs(SPEC, **latency_costs(SPEC, device_models(tables)))
     rows = costs.encoding.sample(20, np.random.default_rng(0))
     values = costs.evaluate(rows, ("latency_ms@phone", "latency_ms@laptop"))
     for row, phone, laptop in zip(rows, *values.values(), strict=True):
