@@ -233,7 +233,8 @@ def names() -> Iterator[str]:
 
 def plain(signature: str) -> str:
     """Return a signature without modules, quotes and the None of a constructor."""
-    short = re.sub(r"(?:\w+\.)+(?=[A-Z])", "", signature).replace("'", "")
+    short = re.sub(r"<function .*? at 0x\w+>", "...", signature)
+    short = re.sub(r"(?:\w+\.)+(?=[A-Z])", "", short).replace("'", "")
     return short.removesuffix(" -> None")
 
 

@@ -110,7 +110,7 @@ MEASURE = ("latency", "measure", "{model}", "--rounds", "2", "--json")
 
 MEASURING = {
     "latency measure MODELS": swap(
-        MEASURE, "{model}", "{model_2}", wrong="{nothing}", says="no such file"
+        MEASURE, "{model}", "{model_2}", wrong="{nothing}", says="No such file"
     ),
     "latency measure --target": add(
         MEASURE, "--target", "torch-cpu",
