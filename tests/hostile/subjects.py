@@ -154,11 +154,13 @@ def _texts(scratch: Path) -> dict[str, Subject]:
     config = json.dumps(recipe.model_dump(mode="json")).encode()
 
     def settings(given: list[str]) -> None:
-        check_buildable(resolve(recipe, flags=given), 3)
+        config = resolve(recipe, flags=given)
+        check_buildable(config, lambda: config.spec(3))
 
     def file(text: bytes) -> None:
         try:
-            check_buildable(resolve(recipe, file=text.decode()), 3)
+            config = resolve(recipe, file=text.decode())
+            check_buildable(config, lambda: config.spec(3))
         except UnicodeDecodeError as error:
             raise ConfigError("no text") from error  # as the command line does
 

@@ -115,9 +115,12 @@ def test_data_cannot_leave_its_script(finished: Path, tmp_path: Path) -> None:
     assert all(row[2] > 0 for row in points["samples"])
 
 
-def test_the_same_folder_gives_the_same_bytes(finished: Path, tmp_path: Path) -> None:
-    first = build_report(finished)
-    assert build_report(finished) == first
+def test_the_same_folder_gives_the_same_bytes(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished.parent)  # files are named as the command names them
+    first = build_report(Path(finished.name))
+    assert build_report(Path(finished.name)) == first
     copied = shutil.copytree(finished, tmp_path / finished.name)
     for path in copied.rglob("*"):
         os.utime(path, (1, 1))
@@ -125,7 +128,8 @@ def test_the_same_folder_gives_the_same_bytes(finished: Path, tmp_path: Path) ->
     code = "import sys; from pathlib import Path; from onceforall.report import build_report; "
     code += "sys.stdout.write(build_report(Path(sys.argv[1])))"
     again = subprocess.run(
-        [sys.executable, "-c", code, str(copied)],
+        [sys.executable, "-c", code, copied.name],
+        cwd=tmp_path,
         capture_output=True,
         env={**os.environ, "PYTHONHASHSEED": "7", "PYTHONIOENCODING": "utf-8"},
         check=True,
@@ -234,17 +238,19 @@ def test_the_bound_is_that_of_deployment() -> None:
     assert records.MAX_RELATIVE_ERROR == MAX_RELATIVE_ERROR
 
 
-def test_it_stays_small(tmp_path: Path) -> None:
+def test_it_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     spec = mobilenet_v3(num_classes=10)
     story = Story(num_models=30, num_samples=500, num_front=100, epochs=100, spec=spec)
-    path = write_report(make_run(tmp_path / "big", story))
+    path = write_report(make_run(Path("big"), story))
     assert path.stat().st_size <= 300_000
 
 
 def test_architectures_trained_alone_stand_beside_the_models(
-    finished: Path, tmp_path: Path
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = Page(build_report(finished)).text
+    monkeypatch.chdir(finished.parent)
+    before = Page(build_report(Path(finished.name))).text
     assert "Was the supernet worth it? Not known yet: ofa baseline digits" in before
     run = shutil.copytree(finished, tmp_path / "digits")
     paths = sorted(run.glob("models/*/card.json"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from onceforall.data import DataBundle, ImageArrays
 from onceforall.encoding import Encoding
 from onceforall.errors import ArchError, BlueprintError, ConfigError
@@ -37,13 +39,14 @@ def check_data(config: RunConfig, bundle: DataBundle) -> None:
         raise ConfigError("data.crop pad is for small images, not for photographs in files")
 
 
-def check_buildable(config: RunConfig, spec: SupernetSpec) -> None:
+def check_buildable(config: RunConfig, make_spec: Callable[[], SupernetSpec]) -> None:
     """Prove that network, search space and training plan of a configuration can be made.
 
     Raises:
         ConfigError: Naming what cannot be, or is too large for any machine.
     """
     try:
+        spec = make_spec()
         config.plan(spec)
         largest = spec.blueprint(spec.space.largest)
         spec.blueprint(spec.space.smallest)

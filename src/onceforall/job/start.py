@@ -99,7 +99,7 @@ def plan_run(
         config, side_px = _resolved(request)
     else:
         config = folder.read_config(saved)
-        check_buildable(config, folder.read_spec(config, saved.data.classes))
+        check_buildable(config, lambda: folder.read_spec(config, saved.data.classes))
     if is_main and {"latency", "models"} & {*steps} and not folder.latency(config).is_file():
         check_tools(config.latency)
     # Learned and random policies work on photographs read from files, not on decoded squares.
@@ -187,7 +187,7 @@ def _resolved(request: Request) -> tuple[RunConfig, int]:
     if config.supernet.family == "graph":
         recipe = _graph_recipe(config, recipe, num_classes=probe.num_classes)
         config = resolve(recipe, file=request.config_text, flags=request.settings)
-    check_buildable(config, config.spec(probe.num_classes))
+    check_buildable(config, lambda: config.spec(probe.num_classes))
     return config, side
 
 

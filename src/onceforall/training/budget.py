@@ -166,12 +166,12 @@ class Pacer:
         spent_s = time.monotonic() - self._looked
         self._steps_s += spent_s
         self._slowdowns.append(spent_s / max(1, self._steps) / self.pace.step_seconds[phase])
-        self._start_window(phase)
         slowdown = statistics.median_low(self._slowdowns)
         if math.isinf(self._least_slowdown):  # a new phase, on a machine as busy as it was
             self._least_slowdown = slowdown / self._crowding
         self._least_slowdown = min(self._least_slowdown, slowdown)
         self._crowding = slowdown / self._least_slowdown
+        self._start_window(phase)
         return slowdown
 
     def _start_window(self, phase: int) -> None:
