@@ -156,7 +156,10 @@ SEEN: dict[str, Callable[[Observed], Any]] = {
         if "checkpoints" not in path.parent.parts
     ),
     "written": lambda seen: _digests(seen, "out/*"),
-    "report": lambda seen: _digests(seen, "report.html"),
+    # It names files by the path of the run, and every command has a folder of its own.
+    "report": lambda seen: [
+        path.read_text().replace(str(seen.folder), "") for path in seen.folder.rglob("report.html")
+    ],
     "config": lambda seen: _settings(seen)["config"],
     "data": lambda seen: _settings(seen)["data"],
     "budget": lambda seen: _settings(seen)["budget_s"],
