@@ -63,7 +63,8 @@ class StaticNet(nn.Module):
         return logits
 
     def __dir__(self) -> list[str]:
-        return [name for name in super().__dir__() if name != "config"]
+        names: list[str] = super().__dir__()  # type: ignore[no-untyped-call]
+        return [name for name in names if name != "config"]
 
     def published_state_dict(self) -> dict[str, Tensor]:
         """Return the tensors under their published keys, in published order."""
