@@ -129,6 +129,29 @@ BENCHMARKS = {
         arguments="--out {scratch}/latency --budget 300",
         minutes=8,
     ),
+    "elastic-nets": Benchmark(
+        claim="63 networks of torchvision and timm: the largest subnet is the original to the bit, "
+        "others are right to 1e-10, costs exact",
+        script="elasticize.py",
+        arguments="--out {results}/elasticize.csv",
+        short="--nets torchvision:squeezenet1_0 --repeats 1",
+        minutes=15,
+    ),
+    "elastic-step": Benchmark(
+        claim="a training step of an elastic network takes at most 1.05 times the static one's, "
+        "1.20 times at half width",
+        script="elastic_any.py",
+        arguments="step",
+        minutes=5,
+    ),
+    "elastic-photos": Benchmark(
+        claim="a trained ResNet-18's family on photographs: within 1 point of it, within 3 points "
+        "at half the latency",
+        script="elastic_photos.py",
+        arguments="{data}/photos64 --out {scratch}/elastic --minutes 10",
+        minutes=35,
+        needs="photos64",
+    ),
     "plans": Benchmark(
         claim="fronts of the training plans in the same time, on digits",
         script="plans_digits.py",

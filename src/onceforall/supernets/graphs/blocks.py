@@ -12,6 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from onceforall.graph import Node, Ref
+from onceforall.supernets.graphs.operators import CONVOLUTIONS, SPATIAL
+
+# What a block is made of; an addition around none of it is part of something else, e.g. of a norm.
+_WORK = CONVOLUTIONS | SPATIAL | {
+    "linear.default", "matmul.default", "bmm.default", "einsum.default",
+    "scaled_dot_product_attention.default",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +147,8 @@ def _skippable(nodes: Sequence[Node]) -> list[_Skip]:
         for shortcut, other in ((a.index, b.index), (b.index, a.index)):
             if shortcut and _dominates(above, shortcut, other):
                 inside = _between(nodes, shortcut, other)
-                found.append(_Skip(index, shortcut, frozenset(inside)))
+                if any(nodes[i].op in _WORK for i in inside):
+                    found.append(_Skip(index, shortcut, frozenset(inside)))
                 break
     return found
 
