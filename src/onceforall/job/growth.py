@@ -81,7 +81,8 @@ def growth(folder: RunFolder, saved: RunSettings, request: Request) -> Growth | 
         ConfigError: If it asks for another training, or a setting is wrong.
     """
     _check_same(folder.path, saved.request, request)
-    news = [each for each in request.flags if each not in saved.request.flags]
+    asked = {each.partition("=")[0]: each for each in request.flags}  # what was said last
+    news = [each for each in asked.values() if each not in saved.request.flags]
     before = folder.read_config(saved)
     after = resolve(before, flags=[*_news_of_file(saved.request, request), *news])
     changed = _changes(before.model_dump(mode="json"), after.model_dump(mode="json"))

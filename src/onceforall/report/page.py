@@ -141,9 +141,12 @@ def _template(name: str) -> str:
 
 
 def asset(name: str) -> str:
-    """Return a file of this package without indentation: the page is read by browsers."""
+    """Return a file of this package without indentation and comments: browsers read the page."""
     content = resources.files("onceforall.report").joinpath(name).read_text(encoding="utf-8")
-    return re.sub(r"^[ \t]+", "", content, flags=re.MULTILINE)
+    content = (
+        re.sub(r"/\*.*?\*/", "", content, flags=re.DOTALL) if name.endswith(".css") else content
+    )
+    return re.sub(r"^[ \t]+|^\n", "", content, flags=re.MULTILINE)
 
 
 def _first_selection(run: Run) -> int | None:

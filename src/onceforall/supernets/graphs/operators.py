@@ -148,7 +148,7 @@ def creator_value(op: str, args: Sequence[Any]) -> Any:
 
 
 def run_constant(node: Node, tensors: Mapping[str, Tensor], computed: Sequence[Tensor]) -> Tensor:
-    """Run one operation on weights.
+    """Run one operation on weights; of a network in float64, in float64.
 
     Args:
         node: The operation.
@@ -163,8 +163,12 @@ def run_constant(node: Node, tensors: Mapping[str, Tensor], computed: Sequence[T
             return tensors[part.name]
         if isinstance(part, Computed):
             return computed[part.index]
-        return getattr(torch, part.name) if isinstance(part, DType) else part
+        if isinstance(part, DType):
+            return torch.float64 if is_double and part.name == "float32" else dtypes[part.name]
+        return part
 
+    is_double = any(tensor.dtype == torch.float64 for tensor in tensors.values())
+    dtypes = vars(torch)
     skip = ("device", "layout", "pin_memory", "memory_format")
     kwargs = {key: value(part) for key, part in node.kwargs if key not in skip}
     result: Tensor = function_of(node.op)(*(value(arg) for arg in node.args), **kwargs)
