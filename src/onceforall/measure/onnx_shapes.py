@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from onceforall.errors import BlueprintError
 from onceforall.graph import Batch, Node
 from onceforall.measure.onnx_writer import GraphWriter
@@ -119,12 +117,12 @@ def roll(to: GraphWriter, index: int, node: Node) -> str:
 
 def upsample(to: GraphWriter, index: int, node: Node) -> str:
     """Nearest values on a finer grid."""
-    sides = [int(size) for size in to.shape(node.args[0])[2:]]
-    scales = [1.0, 1.0, *(int(n) / s for n, s in zip(node.shape[2:], sides, strict=True))]
-    inputs = [to.value(node.args[0]), "", to.onnx.constant(np.array(scales, np.float32))]
+    # Sizes, not scales: 3 times 7 / 3 is below 7.
+    rest = to.ints([int(size) for size in node.shape[1:]])
+    sizes = to.node("Concat", [to.batch_size(1), rest], axis=0)
     return to.node(
-        "Resize", inputs, mode="nearest", coordinate_transformation_mode="asymmetric",
-        nearest_mode="floor",
+        "Resize", [to.value(node.args[0]), "", "", sizes], mode="nearest",
+        coordinate_transformation_mode="asymmetric", nearest_mode="floor",
     )  # fmt: skip
 
 
