@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onceforall.errors import BlueprintError
-from onceforall.graph import Batch, Node
+from onceforall.graph import Batch, DType, Node
 from onceforall.measure.onnx_writer import GraphWriter
 from onceforall.supernets.graphs.rules import reduced_dims
 
@@ -113,6 +113,14 @@ def roll(to: GraphWriter, index: int, node: Node) -> str:
         head = to.node("Slice", [x, to.ints([0]), cut, axis])
         x = to.node("Concat", [tail, head], axis=dim)
     return x
+
+
+def cast(to: GraphWriter, index: int, node: Node) -> str:
+    """Values in another number format; all that is computed of images is float32 already."""
+    x, wanted = node.args[:2]
+    if not isinstance(wanted, DType) or wanted.name != "float32":
+        raise BlueprintError(f"node {node.name}: {node.op} to {wanted}")
+    return to.value(x)
 
 
 def upsample(to: GraphWriter, index: int, node: Node) -> str:

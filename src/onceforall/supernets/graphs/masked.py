@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from onceforall.arch import Arch
-from onceforall.graph import Batch, Computed, Node, NormInfo, Ref, Weight
+from onceforall.graph import Batch, Computed, DType, Node, NormInfo, Ref, Weight
 from onceforall.ops.functional import center_crop
 from onceforall.supernets.graphs.channels import analysed, constant_shapes
 from onceforall.supernets.graphs.groups import Groups, channel_groups
-from onceforall.supernets.graphs.operators import function_of, run_constant
+from onceforall.supernets.graphs.operators import function_of, number_format, run_constant
 from onceforall.supernets.graphs.rules import reduced_dims
 from onceforall.supernets.graphs.run import OWN
 from onceforall.supernets.graphs.spec import GraphSpec, subnet_of
@@ -74,7 +74,7 @@ def masked_logits(
                 return computed[part.index]
             if isinstance(part, Batch):
                 return part.times * len(images)
-            return part
+            return number_format(part, (images,)) if isinstance(part, DType) else part
 
         args = [value(arg) for arg in node.args]
         if index in subnet.kernels:

@@ -6,7 +6,7 @@ call nothing else: no files, no memory that is not its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -89,6 +89,14 @@ _MAKERS = frozenset(
 )
 
 
+def number_format(part: DType, tensors: Iterable[Tensor]) -> torch.dtype:
+    """Return a number format; where a network in float64 says float32, that is its own."""
+    found: torch.dtype = getattr(torch, part.name)
+    if found == torch.float32 and any(tensor.dtype == torch.float64 for tensor in tensors):
+        return torch.float64
+    return found
+
+
 @lru_cache(maxsize=1024)
 def function_of(op: str) -> Any:
     """Return ATen's function of an overload such as ``relu.default``.
@@ -163,12 +171,8 @@ def run_constant(node: Node, tensors: Mapping[str, Tensor], computed: Sequence[T
             return tensors[part.name]
         if isinstance(part, Computed):
             return computed[part.index]
-        if isinstance(part, DType):
-            return torch.float64 if is_double and part.name == "float32" else dtypes[part.name]
-        return part
+        return number_format(part, tensors.values()) if isinstance(part, DType) else part
 
-    is_double = any(tensor.dtype == torch.float64 for tensor in tensors.values())
-    dtypes = vars(torch)
     skip = ("device", "layout", "pin_memory", "memory_format")
     kwargs = {key: value(part) for key, part in node.kwargs if key not in skip}
     result: Tensor = function_of(node.op)(*(value(arg) for arg in node.args), **kwargs)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onceforall.errors import BlueprintError
 from onceforall.graph import Batch, Computed, DType, Node, Ref, Weight, Width
-from onceforall.supernets.graphs.operators import function_of
+from onceforall.supernets.graphs.operators import function_of, number_format
 
 # Reads its arguments from the results so far and the tensors given, and adds a result.
 Step = Callable[[list[Any], Mapping[Any, Tensor]], None]
@@ -101,8 +100,7 @@ def _reader(value: Any) -> Callable[[list[Any], Mapping[Any, Tensor]], Any]:
         times = value.times
         return lambda results, tensors: times * results[-1]
     if isinstance(value, DType):
-        dtype = getattr(torch, value.name)
-        return lambda results, tensors: dtype
+        return lambda results, tensors: number_format(value, tensors.values())
     if isinstance(value, Width):
         raise BlueprintError(f"size {value} depends on an arch")
     if isinstance(value, tuple):
