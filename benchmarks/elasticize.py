@@ -155,8 +155,14 @@ def _onnx_error(plain: PlainNet, images: Tensor) -> str:
 
 
 def _randomise(model: nn.Module) -> None:
-    """Give batch norms statistics of their own, so that nothing is 0 or 1 by chance."""
+    """Give what is constant values of its own, so that nothing is 0 or 1 by chance."""
     generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
+            if parameter.flatten()[0] == 0:
+                parameter.data.normal_(0, 0.05, generator=generator)
+            else:
+                parameter.data.uniform_(0.5, 1.5, generator=generator)
     for part in model.modules():
         if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d) and part.running_mean is not None:
             part.running_mean.normal_(0, 0.1, generator=generator)

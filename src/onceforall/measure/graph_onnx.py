@@ -83,6 +83,7 @@ _WRITERS: dict[str, Callable[[GraphWriter, int, Node], str]] = {
     "layer_norm.default": onnx_layers.layer_norm,
     "group_norm.default": onnx_layers.group_norm,
     "to.dtype": onnx_shapes.cast,
+    "addcmul.default": onnx_shapes.addcmul,
     "reshape": onnx_shapes.reshape,
     "expand": onnx_shapes.expand,
     "permute": onnx_shapes.permute,

@@ -39,6 +39,16 @@ def reduce(to: GraphWriter, index: int, node: Node) -> str:
     return to.node(op, [x], axes=dims, keepdims=int(keep))
 
 
+def addcmul(to: GraphWriter, index: int, node: Node) -> str:
+    """A sum with a product."""
+    x, first, second = (to.value(part) for part in node.args[:3])
+    factor = dict(node.kwargs).get("value", 1)
+    product = to.node("Mul", [first, second])
+    if factor != 1:
+        product = to.node("Mul", [product, to.value(float(factor))])
+    return to.node("Add", [x, product])
+
+
 def matmul(to: GraphWriter, index: int, node: Node) -> str:
     """Product of matrices."""
     return to.node("MatMul", [to.value(part) for part in node.args[:2]])
