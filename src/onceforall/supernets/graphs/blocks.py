@@ -1,7 +1,8 @@
 """Blocks of a traced network: which additions can be skipped, and how blocks form stages.
 
 An addition is *skippable* if one operand, the shortcut, dominates the other: nothing reaches the
-other but through it. Skipping replaces the sum by the shortcut. Skippable additions of one module
+other but through it, and nothing else reads what lies between. Skipping replaces the sum by the
+shortcut. Skippable additions of one module
 are skipped together; consecutive modules of one parent form a stage, of which the first run.
 """
 
@@ -135,6 +136,10 @@ def _follows(nodes: Sequence[Node], last: Block, block: Block) -> bool:
 
 def _skippable(nodes: Sequence[Node]) -> list[_Skip]:
     above = _dominators(nodes)
+    users: list[set[int]] = [set() for _ in nodes]
+    for index, node in enumerate(nodes):
+        for before in node.inputs:
+            users[before].add(index)
     found: list[_Skip] = []
     for index, node in enumerate(nodes):
         if node.op != "add.Tensor" or node.kwargs or len(node.args) != 2:
@@ -147,7 +152,8 @@ def _skippable(nodes: Sequence[Node]) -> list[_Skip]:
         for shortcut, other in ((a.index, b.index), (b.index, a.index)):
             if shortcut and _dominates(above, shortcut, other):
                 inside = _between(nodes, shortcut, other)
-                if any(nodes[i].op in _WORK for i in inside):
+                is_read_elsewhere = any(not users[i] <= inside | {index} for i in inside)
+                if any(nodes[i].op in _WORK for i in inside) and not is_read_elsewhere:
                     found.append(_Skip(index, shortcut, frozenset(inside)))
                 break
     return found
