@@ -116,7 +116,7 @@ def _split(nodes: Sequence[Node], blocks: Sequence[Block]) -> Iterator[list[Bloc
             elsewhere = "." not in block.name and bool(last.skips or block.skips)
             changed = _parent(last.name) != _parent(block.name) or bool(
                 last.skips and block.skips
-                and nodes[last.skips[-1][0]].shape != nodes[block.skips[0][0]].shape
+                and nodes[last.skips[-1][0]].shape != nodes[block.skips[-1][0]].shape
             )  # fmt: skip
             nested = bool(last.nodes & block.nodes)
             if fixed_again or changed or nested or (elsewhere and not _follows(nodes, last, block)):
