@@ -68,7 +68,7 @@ class Benchmark:
         """Return whether this machine has what it needs."""
         if self.needs == "gpu":
             return torch.cuda.is_available()
-        return (DATA / self.needs).exists()
+        return not self.needs or (DATA / self.needs).exists()
 
     def command(self, scratch: Path, *, short: bool = False) -> list[str]:
         """Return the command line, to be run from the root of the repository."""
