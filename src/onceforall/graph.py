@@ -20,10 +20,6 @@ from typing import Any, Literal
 from onceforall.errors import BlueprintError, ConfigError
 from onceforall.records import record_from_json, record_to_json
 
-OWN_OPERATORS = (
-    "reshape", "expand", "permute", "slice", "select", "batch_norm", "dropout", "attention",
-)  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class Ref:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from typing import Any, NoReturn
 
 import typer
@@ -28,6 +29,8 @@ def main() -> NoReturn:
     # Idle OpenMP threads that spin bring a shared machine to a crawl; they should sleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    # Pictures have a limit of their own here, and are refused in one line.
+    warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
     sys.exit(_status())
 
 

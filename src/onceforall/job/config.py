@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, assert_never
 
 import pydantic
 from pydantic import Field
@@ -42,6 +42,7 @@ from onceforall.supernets.families import (
 from onceforall.supernets.spec import StaticSpec, SupernetSpec
 from onceforall.supernets.weights import spec_from_json
 from onceforall.training.plan import (
+    Distillation,
     Opened,
     Phase,
     Plan,
@@ -193,56 +194,29 @@ class RunConfig(Section):
     def _plan(self, spec: SupernetSpec) -> Plan:
         train = self.train
         # Before the time is known the lengths are not; their proportions are.
-        epochs = train.asked_epochs or 100.0
-        if train.plan == "sandwich":
-            return sandwich_plan(
-                epochs=epochs,
-                learning_rate=train.learning_rate,
-                reference_batch=train.reference_batch,
-                subnets_per_step=train.subnets_per_step,
-                weight_decay=train.weight_decay,
-                label_smoothing=train.label_smoothing,
-                distillation="alpha" if train.distillation == "alpha" else "soft_targets",
-                attentive=train.attentive,
-            )
-        if train.plan == "published":
-            return published_plan(
-                spec.space,
-                epochs=epochs,
-                learning_rate=train.learning_rate,
-                reference_batch=train.reference_batch,
-                weight_decay=train.weight_decay,
-                label_smoothing=train.label_smoothing,
-            )
-        if train.plan == "original":
-            return original_plan(
-                epochs=epochs,
-                learning_rate=train.learning_rate,
-                reference_batch=train.reference_batch,
-                subnets_per_step=train.subnets_per_step,
-                ramp=train.ramp,
-                weight_decay=train.weight_decay,
-                label_smoothing=train.label_smoothing,
-            )
-        if train.plan == "delayed":
-            return delayed_plan(
-                epochs=epochs,
-                learning_rate=train.learning_rate,
-                reference_batch=train.reference_batch,
-                subnets_per_step=train.subnets_per_step,
-                full_share=train.full_share,
-                ramp=train.ramp,
-                weight_decay=train.weight_decay,
-                label_smoothing=train.label_smoothing,
-            )
-        return progressive_plan(
-            spec.space,
-            epochs=epochs,
-            learning_rate=train.learning_rate,
-            reference_batch=train.reference_batch,
-            weight_decay=train.weight_decay,
-            label_smoothing=train.label_smoothing,
-        )
+        usual: dict[str, Any] = {"epochs": train.asked_epochs or 100.0}
+        for name in ("learning_rate", "reference_batch", "weight_decay", "label_smoothing"):
+            usual[name] = getattr(train, name)
+        count = train.subnets_per_step
+        match train.plan:
+            case "sandwich":
+                kind: Distillation = "alpha" if train.distillation == "alpha" else "soft_targets"
+                return sandwich_plan(
+                    **usual, subnets_per_step=count, distillation=kind, attentive=train.attentive
+                )
+            case "delayed":
+                share = train.full_share
+                return delayed_plan(
+                    **usual, subnets_per_step=count, full_share=share, ramp=train.ramp
+                )
+            case "original":
+                return original_plan(**usual, subnets_per_step=count, ramp=train.ramp)
+            case "published":
+                return published_plan(spec.space, **usual)
+            case "progressive":
+                return progressive_plan(spec.space, **usual)
+            case _ as never:
+                assert_never(never)
 
 
 def own_phases(phases: Sequence[PhaseConfig], *, epochs: float | None) -> tuple[Phase, ...]:

@@ -205,10 +205,6 @@ def tuning_of(run: Run) -> Tuning:
     return usual_tuning(run, epochs=run.config.finetune_epochs, distill=is_taught)
 
 
-def _tuning_text(run: Run) -> str:
-    return f"each model, {run.config.finetune_epochs} epochs"
-
-
 def finetune_step(run: Run) -> None:
     """Fine-tune every model that was shipped, and write the table."""
     finetune_all(run, tuning_of(run))

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
 Shape = tuple[int, ...]
-RIGID = 0
 
 
 @dataclass(slots=True)
