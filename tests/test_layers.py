@@ -78,6 +78,7 @@ JOB = [
     "measure_models",
     "evaluate_any",
     "ship_published",
+    "export_any",
     "tensorboard",
     "pipeline",
     "nets",

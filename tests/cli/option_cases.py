@@ -8,6 +8,7 @@ from tests.cli.places import TINY
 
 # -- the job --------------------------------------------------------------------------------------
 
+OFA = "ofa_mbv3_d234_e346_k357_w1.0"
 RUN = ("run", "{images}", "--out", "{out}", *TINY)
 PLAN, TRAIN = (*RUN, "--until", "plan"), (*RUN, "--until", "train")
 OPEN_PLAN = without(PLAN, "--set", "train.epochs=1")
@@ -127,12 +128,12 @@ JOB = {
 
 SEARCH = ("search", "{run}", "--json")
 PUBLISHED = (
-    *("search", "--net", "ofa_mbv3_d234_e346_k357_w1.0", "--predictor", "{predictor}"),
+    *("search", "--net", OFA, "--predictor", "{predictor}"),
     *("--limit", "macs=2e8", "--json"),
 )
 
 SHIP = (
-    *("search", "--net", "ofa_mbv3_d234_e346_k357_w1.0", "--predictor", "{predictor}"),
+    *("search", "--net", OFA, "--predictor", "{predictor}"),
     *("--limit", "macs=1.6e8", "--ship", "--weights", "{ofa_weights}", "--data", "{thousand}"),
     *("--out", "{out}/model", "--json"),
 )
@@ -143,7 +144,7 @@ SEARCHES = {
         SEARCH, "--limit", "macs={macs}", wrong=("--limit", "macs=0"), says="not a number above 0"
     ),
     "search --net": swap(
-        PUBLISHED, "ofa_mbv3_d234_e346_k357_w1.0", "ofa_mbv3_d234_e346_k357_w1.2",
+        PUBLISHED, OFA, "ofa_mbv3_d234_e346_k357_w1.2",
         wrong="ofa_none", says="ofa_none",
     ),
     "search --predictor": swap(
@@ -200,11 +201,16 @@ DECIDING = {
 # -- models ---------------------------------------------------------------------------------------
 
 SPECIALIZE = ("specialize", "{copy}", "--arch", "{arch}", "--name", "mine", "--json")
+SPECIALIZE_NET = (
+    *("specialize", "--net", OFA, "--weights", "{ofa_weights}", "--data", "{thousand}"),
+    *("--arch", "{ofa_arch}", "--out", "{out}/m", "--json"),
+)
 FINETUNE = (
     *("finetune", "{copy}", "{model_name}", "--epochs", "1", "--learning-rate", "0.01", "--json"),
 )
 BASELINE = ("baseline", "{copy}", "--model", "{model_name}", "--budget", "0.5s", "--json")
 EXPORT = ("export", "{model}", "--out", "{out}/m")
+EXPORT_NET = ("export", "proxyless_cpu", "--weights", "{zoo_weights}", "--out", "{out}/m")
 VERIFY = ("verify", "{run}", "--json")
 
 MODELS = {
@@ -216,6 +222,21 @@ MODELS = {
     ),
     "specialize --name": swap(
         SPECIALIZE, "mine", "yours", seen="files", wrong="a/b", says="is not a plain folder name"
+    ),
+    "specialize --net": Case(
+        base=SPECIALIZE, other=SPECIALIZE_NET, seen="files",
+        wrong=tuple("ofa_none" if word == OFA else word for word in SPECIALIZE_NET),
+        says="ofa_none",
+    ),
+    "specialize --weights": swap(
+        SPECIALIZE_NET, "{ofa_weights}", "{ofa_weights_b}", wrong="{nothing}", says="nothing"
+    ),
+    "specialize --data": swap(
+        SPECIALIZE_NET, "{thousand}", "{thousand_b}", wrong="{images}", says="has 1000 classes, "
+    ),
+    "specialize --out": swap(
+        SPECIALIZE_NET, "{out}/m", "{out}/n",
+        seen="files", wrong="{file}/m", says="cannot be written",
     ),
     "specialize --json": Case(base=without(SPECIALIZE, "--json"), other=SPECIALIZE, seen="is_json"),
     "finetune RUN": swap(
@@ -247,6 +268,10 @@ MODELS = {
     "baseline --json": Case(base=without(BASELINE, "--json"), other=BASELINE, seen="is_json"),
     "export MODEL": swap(
         EXPORT, "{model}", "{model_2}", seen="written", wrong="{nothing}", says="no card.json"
+    ),
+    "export --weights": swap(
+        EXPORT_NET, "{zoo_weights}", "{zoo_weights_b}",
+        seen="written", wrong="{nothing}", says="is neither a file nor official",
     ),
     "export --out": swap(
         EXPORT, "{out}/m", "{out}/n", seen="files", wrong="{world}", says="is a folder, not a file"
@@ -300,6 +325,21 @@ IDLE = {
     "a comparison of one": (("compare", "{run}"), "1 run is nothing to compare"),
     "weights of a run's search": ((*SEARCH, "--weights", "x"), "goes with --net and --ship"),
     "shipping with nothing to ship": ((*PUBLISHED, "--ship"), "needs --weights too"),
+    "weights of a run's subnet": ((*SPECIALIZE, "--weights", "x"), "goes with --net"),
+    "a network beside a run": ((*SPECIALIZE, "--net", OFA), "needs either a RUN or --net"),
+    "a name beside a folder": ((*SPECIALIZE_NET, "--name", "x"), "--name goes with a RUN"),
+    "a subnet without images": (
+        without(SPECIALIZE_NET, "--data", "{thousand}"), "needs --data too",
+    ),
+    "weights beside a model": (
+        (*EXPORT, "--weights", "{weights}"), "has weights of its own",
+    ),
+    "a supernet in another form": (
+        ("export", OFA, "--out", "{out}/m"), "first cut a network out of it",
+    ),
+    "a configuration alone": (
+        ("export", "{net_config}", "--out", "{out}/m"), "--weights FILE is needed with it",
+    ),
     "a model where one is": (
         tuple("{model}" if word == "{out}/model" else word for word in SHIP),
         "holds a model already",

@@ -19,6 +19,7 @@ from onceforall.supernets.families import published_spec
 from onceforall.supernets.static import build
 from onceforall.supernets.supernet import Supernet
 from onceforall.supernets.weights import save_supernet
+from onceforall.zoo import load_static
 from tests.cli.command import ofa
 from tests.job.tiny_run import SETTINGS, write_images
 from tests.search.test_published_search import write_predictor
@@ -145,6 +146,14 @@ def _make_models(folder: Path, places: dict[str, Path]) -> dict[str, str]:
             torch.manual_seed(seed)
             published = Supernet(published_spec("ofa_mbv3_d234_e346_k357_w1.0"))
         torch.save({"state_dict": published.published_state_dict()}, places[name])
+    places["ofa_arch"] = folder / "ofa_arch.json"
+    write_json(places["ofa_arch"], published.space.smallest.to_json())
+    for seed, name in enumerate(("zoo_weights", "zoo_weights_b")):
+        places[name] = folder / f"{name}.pth"
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            zoo = load_static("proxyless_cpu").model
+        torch.save({"state_dict": zoo.published_state_dict()}, places[name])
     places["ten"] = folder / "ten.safetensors"
     grey = [0.5, 0.5, 0.5]
     save_supernet(ten, places["ten"], facts={"mean": grey, "std": grey, "crop_ratio": 1.0})

@@ -10,11 +10,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 import typer
 
 import onceforall
 from onceforall.cli.app import app
-from onceforall.zoo import find_entry
+from onceforall.measure.onnx_model import ort_session
+from onceforall.zoo import find_entry, load_config_net, load_static
 from tests.cli.command import ofa
 
 
@@ -143,6 +146,47 @@ def test_a_published_search_ships_too(places: dict[str, str], tmp_path: Path) ->
     assert card["macs"] <= 1.6e8 and len(card["classes"]) == 1000 and card["data"] == "thousand"
     assert ofa("verify", model).status == 0
     assert len(onceforall.load_model(model).classify(next(Path(places["thousand"]).rglob("*.png"))))
+
+
+def test_an_arch_of_a_published_supernet_ships(places: dict[str, str], tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    made = ofa(
+        *("specialize", "--net", "ofa_mbv3_d234_e346_k357_w1.0", "--arch", places["ofa_arch"]),
+        *("--weights", places["ofa_weights"], "--data", places["thousand"], "--out", model),
+        "--json",
+    )
+    assert made.status == 0, made.err
+    card = json.loads(made.out)
+    assert card["arch"] == json.loads(Path(places["ofa_arch"]).read_text())
+    assert ofa("verify", model).status == 0
+
+
+@pytest.mark.parametrize("form", ["onnx", "pt2", "torchscript", "published", "config"])
+def test_a_published_network_takes_every_form(
+    form: str, places: dict[str, str], tmp_path: Path
+) -> None:
+    weights, out = places["zoo_weights"], tmp_path / "net"
+    done = ofa("export", "proxyless_cpu", "--weights", weights, "--format", form, "--out", out)
+    assert done.status == 0, done.err
+    found = load_static("proxyless_cpu", weights)
+    images = torch.randn(2, 3, found.resolution, found.resolution)
+    with torch.no_grad():
+        expected = found.model(images)
+    if form == "config":  # with the weights it is the same network, and makes its input alike
+        again = load_config_net(json.loads(out.read_text()), weights)
+        assert again.preprocessing == found.preprocessing
+        logits = again.model(images).detach()
+    elif form == "published":
+        logits = load_static("proxyless_cpu", out).model(images).detach()
+    elif form == "onnx":
+        (values,) = ort_session(out.read_bytes()).run(None, {"images": images.numpy()})
+        logits = torch.from_numpy(values)
+    elif form == "pt2":
+        logits = torch.export.load(out).module()(images)
+    else:
+        logits = torch.jit.load(out)(images)  # type: ignore[no-untyped-call]
+    atol = 1e-4 * float(expected.abs().max())
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=atol)
 
 
 # -- time one model -------------------------------------------------------------------------------

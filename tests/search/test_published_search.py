@@ -78,7 +78,7 @@ def test_it_shows_how_far_it_is_and_stops_when_it_is_asked(
     predictor = write_predictor(tmp_path / "p.pth", resnet=False)
     answer = ofa("search", "--net", "ofa_mbv3_d234_e346_k357_w1.0", "--predictor", predictor)
     assert answer.status == 130 and answer.out == ""
-    assert "search 1/10" in answer.err and "stopped during the search" in answer.err
+    assert "search 1/10" in answer.err and "stopped at search" in answer.err
 
 
 def test_the_released_predictor_says_its_scale_and_answers_at_sizes_that_it_knows() -> None:

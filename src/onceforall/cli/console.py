@@ -25,6 +25,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from onceforall.errors import Interrupted
 from onceforall.terminal import printable
 
 Event = dict[str, Any]
@@ -174,3 +175,24 @@ def say(line: object) -> None:
 def print_json(value: Any) -> None:
     """Print one JSON value to standard output."""
     print(json.dumps(value, indent=2))
+
+
+def shown_progress(
+    screen: Screen, should_stop: Callable[[], bool], what: str, *, resumes: bool = False
+) -> Callable[[int, int], None]:
+    """Show how far something is, and end it if a signal asked for that.
+
+    Args:
+        screen: Where to show it.
+        should_stop: Asked each time.
+        what: Is done: ``search``, ``test``, ``latency``.
+        resumes: Whether what was done so far is kept.
+    """
+    then = "goes on" if resumes else "starts it anew"
+
+    def show(done: int, total: int) -> None:
+        screen({"event": "progress", "what": what, "done": done, "total": total})
+        if should_stop():
+            raise Interrupted(f"stopped at {what} {done}/{total}; the same command {then}")
+
+    return show

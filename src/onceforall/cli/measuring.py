@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from onceforall.cli.console import Screen, print_json, say, stop_on_signals
+from onceforall.cli.console import Screen, print_json, say, shown_progress, stop_on_signals
 from onceforall.cli.options import Json, RunArgument, Seed, parse_budget
 
 Target = Annotated[
@@ -53,7 +53,7 @@ def latency_build(
             threads=threads,
             budget_s=seconds,
             seed=seed,
-            progress=_progress(screen, should_stop, "latency"),
+            progress=shown_progress(screen, should_stop, "latency", resumes=True),
         )
     _print(facts, json)
 
@@ -83,7 +83,7 @@ def latency_measure(
     from onceforall.job.measure_models import measure_models, measured_line
 
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
-        show = _progress(screen, should_stop, "latency")
+        show = shown_progress(screen, should_stop, "latency", resumes=True)
         found = measure_models(models, target=target, threads=threads, rounds=rounds, progress=show)
     if json:
         print_json([each.to_json() for each in found])
@@ -194,17 +194,6 @@ def predictor_eval(run: RunArgument, json: Json = False) -> None:
     _print(facts, json)
     if not json:
         say("kendall_tau: 1 if all pairs of subnets are in the measured order, 0 if half are")
-
-
-def _progress(screen: Screen, should_stop: Any, what: str) -> Any:
-    from onceforall.errors import Interrupted
-
-    def show(done: int, total: int) -> None:
-        screen({"event": "progress", "what": what, "done": done, "total": total})
-        if should_stop():
-            raise Interrupted(f"stopped during {what}; the same command goes on")
-
-    return show
 
 
 def _print(facts: dict[str, Any], json: bool) -> None:

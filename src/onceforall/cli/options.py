@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -272,3 +273,19 @@ def parse_limits(texts: list[str] | None) -> dict[str, list[float]]:
             raise ConfigError(f"--limit {text!r} is not of the form name=bound, once per name")
         limits[name] = values
     return limits
+
+
+def check_published(is_published: bool, given: Mapping[str, object], options: str) -> None:
+    """Raise ConfigError unless what ships a subnet of a published network comes with it, whole.
+
+    Args:
+        is_published: Whether one is to be shipped.
+        given: Values of options by name; all are needed, or none.
+        options: That say that one is, for the message.
+    """
+    named = [name for name, value in given.items() if value]
+    if named and not is_published:
+        raise ConfigError(f"{named[0]} goes with {options}")
+    if is_published and len(named) < len(given):
+        missing = next(name for name, value in given.items() if not value)
+        raise ConfigError(f"to ship of a published network needs {missing} too")

@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onceforall.cli.console import Screen, print_json, say, stop_on_signals
-from onceforall.cli.options import MAX_SEED, Json, Limit, parse_budget, parse_limits
-from onceforall.errors import ConfigError, Interrupted
+from onceforall.cli.console import Screen, print_json, say, shown_progress, stop_on_signals
+from onceforall.cli.options import (
+    MAX_SEED,
+    Json,
+    Limit,
+    check_published,
+    parse_budget,
+    parse_limits,
+)
+from onceforall.errors import ConfigError
 
 if TYPE_CHECKING:
     from onceforall.artifacts import Answer
@@ -120,7 +127,8 @@ def search(
         raise ConfigError(
             "--caution needs a RUN: published predictors do not say how sure they are"
         )
-    _check_shipping(net, ship=ship, weights=weights, data=data, out=out)
+    given = {"--weights": weights, "--data": data, "--out": out}
+    check_published(bool(ship and net), given, "--net and --ship")
     from onceforall.job.devices import named_tables
 
     tables = named_tables(latency or [])
@@ -175,17 +183,6 @@ class _Shown:
     lines: list[str]
 
 
-def _check_shipping(net: str, *, ship: bool, weights: str, data: str, out: Path | None) -> None:
-    """Raise ConfigError if options of shipping do not go together."""
-    given = {"--weights": weights, "--data": data, "--out": out}
-    named = [name for name, value in given.items() if value]
-    if named and not (ship and net):
-        raise ConfigError(f"{named[0]} goes with --net and --ship")
-    if ship and net and len(named) < len(given):
-        missing = next(name for name, value in given.items() if not value)
-        raise ConfigError(f"--ship of a published network needs {missing} too")
-
-
 def _ship_of_run(
     run: Path,
     limits: dict[str, list[float]],
@@ -227,12 +224,12 @@ def _of_published(
     yard = None
     if out is not None:
         yard = open_shipyard(request.net, weights=weights, source=data, out=out)
-    found = search_published(request, progress=_progress(screen, should_stop, "search"))
+    found = search_published(request, progress=shown_progress(screen, should_stop, "search"))
     lines = [*map(_line, found), f"scale of predicted top-1: {found[0].scale}"]
     answers = [best.to_json() for best in found]
     if yard is None:
         return _Shown(answers, [*lines, _next("--weights official --data DATA --out MODEL")])
-    show = _progress(screen, should_stop, "test")
+    show = shown_progress(screen, should_stop, "test")
     card = ship_published(yard, found[0].arch, progress=show, report=screen.line)
     answers[0] |= {"new": True, "model": card.to_json()}
     return _Shown(answers, [*lines, "", *model_table([card]), "", f"next:    ofa verify {out}"])
@@ -242,19 +239,6 @@ def _next(more: str = "") -> str:
     """Return the command that ships the answer."""
     given = [word for word in sys.argv[1:] if word != "--debug"]
     return " ".join(part for part in ("next:    ofa", shlex.join(given), more, "--ship") if part)
-
-
-def _progress(
-    screen: Screen, should_stop: Callable[[], bool], what: str
-) -> Callable[[int, int], None]:
-    """Show how far a search or test is, and end it if a signal asked for that."""
-
-    def show(done: int, total: int) -> None:
-        screen({"event": "progress", "what": what, "done": done, "total": total})
-        if should_stop():
-            raise Interrupted(f"stopped during the {what}; the same command starts it anew")
-
-    return show
 
 
 def _line(best: Answer) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onceforall.cli.console import Screen, print_json, say, stop_on_signals
-from onceforall.cli.options import Json, RunArgument, parse_budget
+from onceforall.cli.console import Screen, print_json, say, shown_progress, stop_on_signals
+from onceforall.cli.options import Json, RunArgument, check_published, parse_budget
 from onceforall.errors import ConfigError
+
+if TYPE_CHECKING:
+    from onceforall.artifacts import Card
 
 Folders = Annotated[
     list[Path],
@@ -18,36 +22,93 @@ Folders = Annotated[
 
 
 def specialize(
-    run: RunArgument,
     arch: Annotated[
         Path,
         typer.Option(
             "--arch", help="JSON file of the arch, - for standard input", show_default=False
         ),
     ],
-    name: Annotated[str, typer.Option("--name", help="Name of the model's folder")] = "",
+    run: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN]", help="Folder of a trained run", show_default=False),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Of a RUN: name of the model's folder")] = "",
+    net: Annotated[str, typer.Option("--net", help="Published supernet id, without a run")] = "",
+    weights: Annotated[
+        str,
+        typer.Option(
+            "--weights",
+            metavar="FILE",
+            help="With --net: weights of the supernet, a file or official",
+        ),
+    ] = "",
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data", metavar="DATA", help="With --net: images to calibrate with and to test on"
+        ),
+    ] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="MODEL", help="With --net: folder of the model to write"),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Ship one arch of a trained run: extract, recalibrate, measure, export, verify.
+    """Ship one arch of a supernet: extract, recalibrate, measure, export, verify.
 
     Example:  ofa specialize runs/digits --arch arch.json
-    """
-    from onceforall.arch_files import read_arch
-    from onceforall.job.closing_table import model_table
-    from onceforall.job.ship import specialize_arch
-    from onceforall.job.start import run_to_change
 
-    with (
-        Screen(quiet=json) as screen,
-        stop_on_signals() as should_stop,
-        run_to_change(run, tell=screen, should_stop=should_stop) as trained,
-    ):
-        card = specialize_arch(trained, read_arch(arch, trained.spec.space), name)
+    Example:  ofa specialize --net ofa_mbv3_d234_e346_k357_w1.0 --weights official
+    --data imagenet/ --arch arch.json --out models/mine
+    """
+    if (run is None) == (not net):
+        raise ConfigError("ofa specialize needs either a RUN or --net")
+    if net and name:
+        raise ConfigError("--name goes with a RUN: --out names the folder")
+    check_published(bool(net), {"--weights": weights, "--data": data, "--out": out}, "--net")
+    from onceforall.job.closing_table import model_table
+
+    with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
+        if run is not None:
+            card = _of_run(run, arch, name, screen, should_stop)
+        else:
+            assert out is not None  # checked above
+            card = _of_published(net, weights, data, arch, out, screen, should_stop)
     if json:
         print_json(card.to_json())
         return
     for line in model_table([card]):
         say(line)
+
+
+def _of_run(
+    run: Path, arch: Path, name: str, screen: Screen, should_stop: Callable[[], bool]
+) -> Card:
+    from onceforall.arch_files import read_arch
+    from onceforall.job.ship import specialize_arch
+    from onceforall.job.start import run_to_change
+
+    with run_to_change(run, tell=screen, should_stop=should_stop) as trained:
+        return specialize_arch(trained, read_arch(arch, trained.spec.space), name)
+
+
+def _of_published(
+    net: str,
+    weights: str,
+    data: str,
+    arch: Path,
+    out: Path,
+    screen: Screen,
+    should_stop: Callable[[], bool],
+) -> Card:
+    from onceforall.arch_files import read_arch
+    from onceforall.job.ship_published import open_shipyard, ship_published
+
+    yard = open_shipyard(net, weights=weights, source=data, out=out)
+    chosen = read_arch(arch, yard.net.space)
+    return ship_published(
+        yard, chosen, progress=shown_progress(screen, should_stop, "test"), report=screen.line
+    )
 
 
 def verify(folders: Folders, json: Json = False) -> None:
@@ -197,17 +258,35 @@ def baseline(
 
 
 def export(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a shipped model")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Folder of a shipped model, published id or alias, or net.config JSON",
+            show_default=False,
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="File to write", show_default=False)],
     form: Annotated[
         str, typer.Option("--format", help="onnx, torchscript, pt2, published or config")
     ] = "onnx",
+    weights: Annotated[
+        str,
+        typer.Option(
+            "--weights",
+            metavar="FILE",
+            help="Of a published id or a net.config: its weights, a file or official",
+            show_default=False,
+        ),
+    ] = "",
 ) -> None:
-    """Write a shipped model in another form, checked against the original.
+    """Write a network in another form, checked against the original.
 
     Example:  ofa export runs/digits/models/net04-2.63M-8px --format torchscript --out net01.ts
-    """
-    from onceforall.deploy.export import export_model
 
-    error = export_model(model, out, form=form)
+    Example:  ofa export note10_lat@22ms_top1@76.6_finetune@25 --out note10.onnx
+    """
+    from onceforall.job.export_any import export_any
+
+    error = export_any(model, out, form=form, weights=weights)
     say(f"{out}" + ("" if error is None else f": off by {error:.1e} relative"))

@@ -150,49 +150,64 @@ def _compare(
         read_back = reloaded(images)
     return Checks(
         extracted_bitwise=torch.equal(expected, plain),
-        extracted_relative_error=_relative_error(plain, expected),
+        extracted_relative_error=relative_error(plain, expected),
         safetensors_bitwise=torch.equal(expected, read_back),
-        safetensors_relative_error=_relative_error(read_back, expected),
-        onnx_relative_error=onnx_relative_error(folder / "model.onnx", images, expected),
+        safetensors_relative_error=relative_error(read_back, expected),
+        onnx_relative_error=_file_error(folder / "model.onnx", images, expected),
         depends_on_input=bool(expected.std(dim=0).max() > 1e-6 * expected.abs().max()),
     )
 
 
-def onnx_relative_error(path: Path, images: Tensor, expected: Tensor) -> float:
+def onnx_relative_error(data: bytes, images: Tensor, expected: Tensor, *, name: str) -> float:
     """Return the largest difference of ONNX Runtime's logits, over the largest logit.
 
+    Args:
+        data: The ONNX model.
+        images: Input ``(B, 3, R, R)``.
+        expected: Logits ``(B, classes)``.
+        name: Of the model, for messages.
+
     Raises:
-        VerificationError: If it does not run the file, or gets something else than logits.
+        VerificationError: If it does not run the model, or gets something else than logits.
     """
     import_extra("onnxruntime", "onnx")
-    data = read_bounded(path, MAX_BINARY_BYTES)
     try:
         session = ort_session(data)
         (logits,) = session.run(None, {"images": np.ascontiguousarray(images.numpy())})
     except Exception as error:  # the runtime's own kinds, which share no root
         said = " ".join(str(error).split())[:200]
-        raise VerificationError(f"{path} cannot be run: {said}") from error
+        raise VerificationError(f"{name} cannot be run: {said}") from error
     if logits.shape != tuple(expected.shape):
-        raise VerificationError(f"{path} gives {logits.shape}, not {tuple(expected.shape)}")
-    return _relative_error(torch.from_numpy(logits), expected)
+        raise VerificationError(f"{name} gives {logits.shape}, not {tuple(expected.shape)}")
+    return relative_error(torch.from_numpy(logits), expected)
+
+
+def _file_error(path: Path, images: Tensor, expected: Tensor) -> float:
+    data = read_bounded(path, MAX_BINARY_BYTES)
+    return onnx_relative_error(data, images, expected, name=str(path))
 
 
 def probe_images(card: Card, *, most: int = 8) -> Tensor:
-    """Return random images to compare two forms of a model on, ``(B, 3, R, R)``.
+    """Return random images to compare two forms of a model on, ``(B, 3, R, R)``."""
+    return random_images(card.blueprint, resolution=card.resolution, name=card.name, most=most)
+
+
+def random_images(plan: NetPlan, *, resolution: int, name: str, most: int = 8) -> Tensor:
+    """Return random images to compare two forms of a network on, ``(B, 3, R, R)``.
 
     Raises:
         VerificationError: If two of them need more memory than a model may take.
     """
-    one_bytes = peak_activation_bytes(card.blueprint, resolution=card.resolution)
+    one_bytes = peak_activation_bytes(plan, resolution=resolution)
     if 2 * one_bytes > _MOST_BYTES:
-        raise VerificationError(f"{card.name}: one image needs {one_bytes:,} bytes of activations")
+        raise VerificationError(f"{name}: one image needs {one_bytes:,} bytes of activations")
     count = max(2, min(most, _MOST_BYTES // one_bytes))
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(count, 3, card.resolution, card.resolution, generator=generator)
+    return torch.randn(count, 3, resolution, resolution, generator=generator)
 
 
-def _relative_error(logits: Tensor, expected: Tensor) -> float:
-    """Return the largest difference over the largest expected logit."""
+def relative_error(logits: Tensor, expected: Tensor) -> float:
+    """Return the largest difference of logits, over the largest expected logit."""
     return float((logits - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
 
 
@@ -323,7 +338,7 @@ def verify_folder(folder: Path, *, num_images: int = 8) -> dict[str, Any]:
             )
     images = probe_images(card, most=num_images)
     with torch.no_grad():
-        off = onnx_relative_error(folder / "model.onnx", images, model(images))
+        off = _file_error(folder / "model.onnx", images, model(images))
     if not off <= MAX_RELATIVE_ERROR:
         raise VerificationError(
             f"{folder / 'model.onnx'} is off by {off:.2g} relative (allowed {MAX_RELATIVE_ERROR:g})"

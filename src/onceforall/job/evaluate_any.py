@@ -41,8 +41,7 @@ from onceforall.zoo import (
     Preprocessing,
     find_entry,
     load_config_net,
-    load_proxylessnas,
-    load_specialized,
+    load_static,
     load_supernet,
 )
 
@@ -218,8 +217,7 @@ def _subject(request: EvalRequest) -> _Subject:
     chosen: str | Path = weights or "official"
     if entry.kind == "supernet":
         return _Subject(net=load_supernet(entry.id, chosen), preprocessing=None)
-    load = load_specialized if entry.kind == "specialized" else load_proxylessnas
-    loaded = load(entry.id, chosen)
+    loaded = load_static(entry.id, chosen)
     return _Subject(net=loaded.model, preprocessing=loaded.preprocessing)
 
 

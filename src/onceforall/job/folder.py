@@ -11,6 +11,7 @@ from onceforall.artifacts import Card, Evaluation, FrontFile, Progress, RunSetti
 from onceforall.errors import CheckpointError, ConfigError
 from onceforall.files import iterate_jsonl
 from onceforall.job.config import RunConfig, validated
+from onceforall.supernets.families import PUBLISHED_SUPERNETS
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.weights import saved_spec
 
@@ -127,7 +128,11 @@ class RunFolder:
             CheckpointError: If the file is damaged.
         """
         if not self.settings.is_file():
-            raise ConfigError(f"{self.path} is not the folder of a run: there is no run.yaml")
+            line = f"{self.path} is not the folder of a run: there is no run.yaml"
+            if (name := str(self.path)) in PUBLISHED_SUPERNETS:
+                made = f"ofa run DATA --net {name} --weights official --epochs 0 --out RUN"
+                line += f"; a run of this network is made by  {made}"
+            raise ConfigError(line)
         return RunSettings.read(self.settings)
 
     def read_config(self, settings: RunSettings) -> RunConfig:

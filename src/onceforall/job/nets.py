@@ -23,8 +23,7 @@ from onceforall.zoo.load import (
     IMAGENET_STD,
     ZooNet,
     load_config_net,
-    load_proxylessnas,
-    load_specialized,
+    load_static,
     weights_file,
 )
 
@@ -140,14 +139,14 @@ def _static(name: str) -> tuple[Blueprint, int, dict[str, list[float]]]:
 
 def _published_static(name: str) -> ZooNet:
     try:
-        kind = find_entry(name, "specialized", "proxylessnas").kind
+        find_entry(name, "specialized", "proxylessnas")
     except ZooError as error:
         families = ", ".join(STATIC_FAMILIES)
         raise ConfigError(
             f"--static {name!r} is no .json file, no folder of a model, and not one of {families}; "
             f"{error}"
         ) from error
-    return load_specialized(name) if kind == "specialized" else load_proxylessnas(name)
+    return load_static(name)
 
 
 def weights_flags(net: str, weights: str) -> list[str]:

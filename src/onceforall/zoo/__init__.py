@@ -8,6 +8,7 @@ from onceforall.zoo.load import (
     load_config_net,
     load_proxylessnas,
     load_specialized,
+    load_static,
     load_supernet,
 )
 from onceforall.zoo.verify import Check, entry_costs, verify
@@ -29,6 +30,7 @@ __all__ = [
     "load_config_net",
     "load_proxylessnas",
     "load_specialized",
+    "load_static",
     "load_supernet",
     "verify",
     "zoo_entries",

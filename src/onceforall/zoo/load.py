@@ -163,6 +163,22 @@ def load_proxylessnas(
     return _static_net(entry, plan, weights, reinit_head=reinit_head, progress=progress)
 
 
+def load_static(net_id: str, weights: str | Path | None = None) -> ZooNet:
+    """Return a published static network, specialised or ProxylessNAS, in eval mode.
+
+    Args:
+        net_id: Published id or alias.
+        weights: As of :func:`load_specialized`.
+
+    Raises:
+        ZooError: If there is no such id, or a file that is needed cannot be had.
+        CheckpointError: If the weights do not fit.
+    """
+    kind = find_entry(net_id, "specialized", "proxylessnas").kind
+    load = load_specialized if kind == "specialized" else load_proxylessnas
+    return load(net_id, weights)
+
+
 def load_config_net(
     config: Mapping[str, Any] | str | Path,
     weights: str | Path | None = None,
