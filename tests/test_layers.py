@@ -68,6 +68,7 @@ JOB = [
     "confirm",
     "prove",
     "finetune",
+    "tune",
     "ship",
     "ship_found",
     "closing_table",

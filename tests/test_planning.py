@@ -182,3 +182,14 @@ def test_phases_have_any_length() -> None:
     assert [phase.num_epochs for phase in longer.phases] == [3, 1]
     assert [phase.num_steps(10) for phase in longer.phases] == [25, 2]
     assert longer.epochs == 4
+
+
+def test_fine_tuning_has_its_share_of_the_time(machine: list[int]) -> None:
+    without = plan(task()).estimate
+    found = plan(task(), "search.finetune_share=0.25").estimate
+    assert without.tune_s == 0 and found.tune_s == 180
+    assert found.train_s == pytest.approx(without.train_s - 180, abs=2)
+    assert (
+        plan(task(budget_s=None), "search.finetune_share=0.25", "train.epochs=3").estimate.tune_s
+        == 0
+    )

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+import onceforall
 from onceforall.artifacts import Request
 from onceforall.blueprint import Blueprint, Conv, GlobalPool, Linear, MBConv
 from onceforall.errors import ConfigError
@@ -105,6 +107,18 @@ def test_weights_come_along(config: Path, tmp_path: Path) -> None:
     net, _ = load_saved_supernet(done.run.folder.supernet)
     plain = net.extract(net.space.largest)
     assert torch.equal(plain.stem[0].conv.weight, model.stem[0].conv.weight)
+
+
+def test_one_call_trains_and_ships_it(config: Path, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "i.npz")
+    settings = {key: yaml.safe_load(value) for key, value in (f.split("=", 1) for f in FLAGS)}
+    done = onceforall.run(
+        images, out=tmp_path / "run", static=config, epochs=1, settings=settings, device="cpu"
+    )
+    (card,) = done.cards
+    assert card.name == "net" and isinstance(done.run.spec, StaticSpec)
+    with pytest.raises(ConfigError, match="are two networks: give one"):
+        onceforall.run(images, out=tmp_path / "b", static=config, net="ofa_resnet50")
 
 
 def test_what_is_no_network_is_said() -> None:

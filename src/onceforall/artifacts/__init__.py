@@ -11,6 +11,7 @@ from onceforall.artifacts.cards import (
     DeviceFacts,
     FinetuneSettings,
     ShippedFile,
+    Tuned,
 )
 from onceforall.artifacts.epochs import Epoch
 from onceforall.artifacts.events import Progress, Told
@@ -52,4 +53,5 @@ __all__ = [
     "RunSettings",
     "ShippedFile",
     "Told",
+    "Tuned",
 ]

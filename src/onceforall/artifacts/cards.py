@@ -94,6 +94,8 @@ class Card(Record):
         files: Size and digest of each other file of the folder.
         checks: What was compared before it shipped.
         blueprint: The network.
+        tuned_epochs: Passes that it was trained for alone, after it was cut out and before it
+            shipped; None where it ships as the supernet left it.
         finetuned_from: Name of the model that it was fine-tuned from.
         finetune_epochs: Passes of fine-tuning.
         finetune_settings: How.
@@ -126,9 +128,34 @@ class Card(Record):
     files: dict[str, ShippedFile]
     checks: dict[str, bool | float]
     blueprint: BlueprintField
+    tuned_epochs: Spread | None = None
     finetuned_from: PlainName | None = None
     finetune_epochs: Positive | None = None
     finetune_settings: FinetuneSettings | None = None
+
+
+class Tuned(Record):
+    """Contents of ``tuned.json``: a winner that was trained alone before it ships.
+
+    Attributes:
+        arch: The subnet that it was.
+        epochs: Passes over the training images.
+        seconds: That they took.
+        valid_top1_before: Share of the validation images that it got right as the supernet left
+            it.
+        valid_top1: Likewise now.
+    """
+
+    arch: ArchField
+    epochs: Spread
+    seconds: Spread
+    valid_top1_before: Fraction
+    valid_top1: Fraction
+
+    @property
+    def is_better(self) -> bool:
+        """Whether it ships as it is now."""
+        return self.valid_top1 > self.valid_top1_before
 
 
 class BaselineStart(Record):

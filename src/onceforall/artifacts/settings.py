@@ -80,7 +80,8 @@ class Estimate(Record):
     Attributes:
         train_s: Training.
         evaluate_s: Measuring subnets for the accuracy predictor.
-        rest_s: Everything after that.
+        rest_s: Everything after that but fine-tuning.
+        tune_s: Fine-tuning the winners.
         step_seconds: A training step of each phase.
         fills_budget: Whether training takes all the time that is left; not if epochs were given.
     """
@@ -90,6 +91,7 @@ class Estimate(Record):
     rest_s: Seconds
     fills_budget: bool
     step_seconds: tuple[Seconds, ...]
+    tune_s: Seconds = 0.0
 
 
 class RunSettings(Record):

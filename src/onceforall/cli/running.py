@@ -217,18 +217,13 @@ def _net_flags(
     net: str, static: str, weights: str, epochs: float | None, epochs_scale: float | None
 ) -> list[str]:
     """Return the settings that the options of a network and of its epochs stand for."""
-    if net and static:
-        raise ConfigError(f"--net {net} and --static {static} are two networks: give one")
-    if weights and not (net or static):
-        raise ConfigError("--weights needs --net: whose weights are they? (--init needs none)")
     flags = [] if epochs is None else [f"train.epochs={epochs:g}"]
     flags += [] if epochs_scale is None else [f"train.epochs_scale={epochs_scale:g}"]
-    if not (net or static):
+    if not (net or static or weights):
         return flags
-    from onceforall.job.nets import net_flags, static_flags, weights_flags
+    from onceforall.job.nets import network_flags
 
-    of_net = net_flags(net) if net else static_flags(static, has_weights=bool(weights))
-    return [*of_net, *(weights_flags(net or static, weights) if weights else []), *flags]
+    return [*network_flags(net, static, weights), *flags]
 
 
 def _request(

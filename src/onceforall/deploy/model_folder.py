@@ -47,7 +47,8 @@ class Checks:
     """What was compared, on the same images.
 
     Attributes:
-        extracted_bitwise: The plain network gives the supernet's very bits.
+        extracted_bitwise: The plain network gives the supernet's very bits; None where it has
+            weights of its own.
         extracted_relative_error: Largest difference of its logits over the largest logit.
         safetensors_bitwise: The network read back from its file gives the same bits.
         safetensors_relative_error: Largest difference of its logits over the largest logit.
@@ -56,8 +57,8 @@ class Checks:
             something.
     """
 
-    extracted_bitwise: bool
-    extracted_relative_error: float
+    extracted_bitwise: bool | None
+    extracted_relative_error: float | None
     safetensors_bitwise: bool
     safetensors_relative_error: float
     onnx_relative_error: float
@@ -67,10 +68,11 @@ class Checks:
         """Say what failed, or return None."""
         if not self.depends_on_input:
             return "the logits do not depend on the image"
-        if not (self.extracted_bitwise or self.extracted_relative_error <= MAX_ROUNDING_ERROR):
+        error = self.extracted_relative_error
+        if error is not None and not (self.extracted_bitwise or error <= MAX_ROUNDING_ERROR):
             return (
-                "the extracted network differs from the supernet by "
-                f"{self.extracted_relative_error:.2g} relative (allowed {MAX_ROUNDING_ERROR:g})"
+                f"the extracted network differs from the supernet by {error:.2g} relative "
+                f"(allowed {MAX_ROUNDING_ERROR:g})"
             )
         if not (self.safetensors_bitwise or self.safetensors_relative_error <= MAX_ROUNDING_ERROR):
             return (
@@ -120,8 +122,8 @@ def check_files(
     extracted = whole.extract(arch)
     images = images.contiguous(memory_format=memory_format(whole))
     with torch.no_grad():
-        expected, plain = whole(images, arch), extracted(images)
-    return _compare(folder, model.plan, images=images, expected=expected, plain=plain)
+        expected, logits = whole(images, arch), extracted(images)
+    return _compare(folder, model.plan, images=images, expected=expected, extracted=logits)
 
 
 def check_plain_files(folder: Path, model: PlainNet, *, images: Tensor) -> Checks:
@@ -129,11 +131,16 @@ def check_plain_files(folder: Path, model: PlainNet, *, images: Tensor) -> Check
     images = images.contiguous(memory_format=memory_format(model))
     with torch.no_grad():
         expected = model.eval()(images)
-    return _compare(folder, model.plan, images=images, expected=expected, plain=expected)
+    return _compare(folder, model.plan, images=images, expected=expected)
 
 
 def _compare(
-    folder: Path, plan: NetPlan, *, images: Tensor, expected: Tensor, plain: Tensor
+    folder: Path,
+    plan: NetPlan,
+    *,
+    images: Tensor,
+    expected: Tensor,
+    extracted: Tensor | None = None,
 ) -> Checks:
     """Compare logits, and those of both files, with the expected ones.
 
@@ -142,15 +149,17 @@ def _compare(
         plan: NetPlan of the model.
         images: Images; their layout is the one that the weights of the file get.
         expected: Logits that are right.
-        plain: Logits of the plain network.
+        extracted: Logits of the network cut out of a supernet, whose logits are expected.
     """
     layout = torch.contiguous_format if images.is_contiguous() else torch.channels_last
     reloaded = load_plain(plan, folder / "model.safetensors").to(memory_format=layout)
     with torch.no_grad():
         read_back = reloaded(images)
     return Checks(
-        extracted_bitwise=torch.equal(expected, plain),
-        extracted_relative_error=relative_error(plain, expected),
+        extracted_bitwise=None if extracted is None else torch.equal(expected, extracted),
+        extracted_relative_error=(
+            None if extracted is None else relative_error(extracted, expected)
+        ),
         safetensors_bitwise=torch.equal(expected, read_back),
         safetensors_relative_error=relative_error(read_back, expected),
         onnx_relative_error=_file_error(folder / "model.onnx", images, expected),
@@ -250,7 +259,8 @@ def write_card(folder: Path, plan: NetPlan, checks: Checks, facts: Mapping[str, 
     if unknown := facts.keys() - Card.model_fields.keys():
         raise TypeError(f"artifacts.Card has no field {min(unknown)!r}")
     files = {name: _shipped_file(folder / name) for name in _FILES}
-    card = Card(**facts, files=files, checks=asdict(checks), blueprint=plan)
+    compared = {name: found for name, found in asdict(checks).items() if found is not None}
+    card = Card(**facts, files=files, checks=compared, blueprint=plan)
     card.write(folder / "card.json")
     return card
 

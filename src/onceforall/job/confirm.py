@@ -98,13 +98,13 @@ def _num_candidates(
 ) -> int:
     """Return how many candidates a run has time to measure, at least those it ships."""
     search = run.config.search
-    if math.isinf(run.clock.left_s()):
+    if math.isinf(run.left_s()):
         return search.num_candidates
     middle = sorted(front, key=lambda point: point.macs)[len(front) // 2]
     started = time.monotonic()
     measure(middle.arch)
     one_s = time.monotonic() - started
-    count = int(_CONFIRM_SHARE * run.clock.left_s() / one_s)
+    count = int(_CONFIRM_SHARE * run.left_s() / one_s)
     return max(search.num_models, min(search.num_candidates, count))
 
 

@@ -61,6 +61,10 @@ class Run:
         """Return the encoding of the supernet's space."""
         return Encoding(self.spec.space)
 
+    def left_s(self) -> float:
+        """Return the seconds that are left for everything but fine-tuning the winners."""
+        return self.clock.left_s() - (0.0 if self.estimate is None else self.estimate.tune_s)
+
     def session(self) -> DataSession:
         """Return the run's data on its device."""
         return start_session(

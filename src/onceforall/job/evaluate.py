@@ -92,7 +92,7 @@ def _is_late(run: Run, each_s: float, planned: int) -> bool:
         return False
     crowding = each_s * planned / max(run.estimate.evaluate_s, 1e-9)
     crowding = min(max(1.0, crowding), _MOST_CROWDING)
-    return run.clock.left_s() < crowding * run.estimate.rest_s
+    return run.left_s() < crowding * run.estimate.rest_s
 
 
 def evaluations_file(run: Run) -> Path:

@@ -107,6 +107,10 @@ class RunFolder:
         """Shipped models before and after fine-tuning."""
         return self.path / "finetuned.csv"
 
+    def winner(self, key: str) -> Path:
+        """Return the folder of a winner that is trained on before it ships."""
+        return self.checkpoints / "winners" / key
+
     def latency(self, config: RunConfig) -> Path:
         """Return the latency model of the configured device."""
         device = f"{config.latency.target}-{config.latency.threads}t"

@@ -30,6 +30,7 @@ _FIRST = {
     "latency.": "latency",
     "search.num_models": "models",
     "search.num_candidates": "confirm",
+    "search.finetune_share": "models",
     "search.refine_evaluations": "predictor",
     "search.": "search",
     "grid.finetune_": "finetune",
@@ -235,6 +236,7 @@ def _stale(folder: RunFolder, before: RunConfig, found: Growth) -> list[Path]:
     stale: list[Path] = []
     if "train" in found.redone:
         stale += folder.path.glob("evaluations*.jsonl")
+        stale.append(folder.checkpoints / "winners")
     if "predictor" in found.redone:
         stale += [folder.predictor, folder.predictor.with_suffix(".json")]
     if "latency" in found.redone:

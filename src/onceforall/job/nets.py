@@ -31,6 +31,31 @@ from onceforall.zoo.load import (
 _OF_THE_DATA: dict[str, Any] = {"num_classes": 2, "resolutions": [32]}
 
 
+def network_flags(
+    net: str | Path | SupernetSpec | None, static: str | Path | None, weights: str | Path | None
+) -> list[str]:
+    """Return the settings that name a network and the weights that it starts from.
+
+    Args:
+        net: A supernet, as of :func:`net_flags`; None or empty for none.
+        static: A static network, as of :func:`static_flags`; likewise.
+        weights: A file or ``official``; likewise.
+
+    Raises:
+        ConfigError: If two networks are named, or weights of none.
+    """
+    if net and static:
+        raise ConfigError(f"--net {net} and --static {static} are two networks: give one")
+    if weights and not (net or static):
+        raise ConfigError("--weights needs --net: whose weights are they? (--init needs none)")
+    flags: list[str] = []
+    if net:
+        flags = net_flags(net)
+    elif static:
+        flags = static_flags(str(static), has_weights=bool(weights))
+    return [*flags, *(weights_flags(str(net or static), str(weights)) if weights else [])]
+
+
 def net_flags(net: str | Path | SupernetSpec) -> list[str]:
     """Return the settings that name a network.
 

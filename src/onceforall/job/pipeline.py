@@ -275,8 +275,9 @@ def plan_text(run: Run) -> str:
     ]
     if estimate is not None:
         whole = "" if settings.budget_s is None else f", {minutes(settings.budget_s)} in all"
+        tuning = f"{minutes(estimate.tune_s)} of fine-tuning, " if estimate.tune_s else ""
         lines.append(
-            f"      time: about {minutes(estimate.train_s)} of training, "
+            f"      time: about {minutes(estimate.train_s)} of training, {tuning}"
             f"{minutes(estimate.evaluate_s + estimate.rest_s)} for the rest{whole}"
         )
     return "\n".join(lines)

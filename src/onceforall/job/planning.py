@@ -30,6 +30,9 @@ _WORTH_RANKS_S = 20.0
 _TIMING_RUNS = 50
 # Images that go through supernet, plain network and both files of a model that ships, in all.
 _COMPARED_IMAGES = 64
+# Steps of processes side by side take longer than those of one alone, which are timed: they share
+# memory and caches (1.2 to 1.6 times was seen, docs/results/pictures.md).
+_SIDE_BY_SIDE = 1.3
 # What further processes take to start.
 _START_RANKS_S = 4.0
 
@@ -209,11 +212,14 @@ def _fit_training(
     rest_s = rest_seconds(config, speed, task, cores=processes)
     if config.grid.ship:  # nothing is looked for
         evaluate_s, rest_s = 0.0, grid_seconds(config, speed, task, processes=processes)
+    is_tuned = math.isfinite(budget_s) and not config.grid.ship
+    tune_s = config.search.finetune_share * budget_s if is_tuned else 0.0
     if config.train.epochs == 0:
         estimate = Estimate(
             train_s=0.0,
             evaluate_s=round(evaluate_s, 1),
             rest_s=round(rest_s, 1),
+            tune_s=round(tune_s, 1),
             step_seconds=(),
             fills_budget=False,
         )
@@ -221,9 +227,11 @@ def _fit_training(
     spec = config.spec(task.num_classes)
     plan = config.plan(spec)
     seconds = phase_step_seconds(plan, speed, spec.space.resolutions, config.train.batch_size)
+    if processes > 1 and speed.is_host:
+        seconds = tuple(_SIDE_BY_SIDE * each for each in seconds)
     fills_budget = False
     if math.isfinite(budget_s):
-        train_s = left_s - evaluate_s - rest_s - (_START_RANKS_S if processes > 1 else 0.0)
+        train_s = left_s - evaluate_s - rest_s - tune_s - (_START_RANKS_S if processes > 1 else 0.0)
         epochs = fit_plan(plan, seconds, steps_per_epoch=steps_per_epoch, seconds=train_s)
         if train_s <= 0 or epochs < _FEWEST_PASSES:
             one_s = 1 / fit_plan(plan, seconds, steps_per_epoch=steps_per_epoch, seconds=1.0)
@@ -250,6 +258,7 @@ def _fit_training(
             train_s=round(train_s, 1),
             evaluate_s=round(evaluate_s, 1),
             rest_s=round(rest_s, 1),
+            tune_s=round(tune_s, 1),
             step_seconds=tuple(float(f"{each:.4g}") for each in seconds),
             fills_budget=fills_budget,
         ),

@@ -79,7 +79,13 @@ def prove(
 
 
 def prove_plain(
-    run: Run, session: DataSession, model: PlainNet, folder: Path, arch: Arch
+    run: Run,
+    session: DataSession,
+    model: PlainNet,
+    folder: Path,
+    arch: Arch,
+    *,
+    valid_top1: float | None = None,
 ) -> Proven:
     """Export a fine-tuned network, which has weights of its own, and compare its files to it.
 
@@ -88,7 +94,7 @@ def prove_plain(
     """
     export_files(folder, model, model.plan, arch)
     checks = check_plain_files(folder, model, images=_check_images(session, arch))
-    return _proven(run, session, model, folder, arch, checks)
+    return _proven(run, session, model, folder, arch, checks, valid_top1)
 
 
 def measure_as_shipped(run: Run, proven: Sequence[Proven]) -> list[Latency]:

@@ -17,7 +17,7 @@ from onceforall.job.clock import parse_time
 from onceforall.job.config import flag
 from onceforall.job.context import Tell
 from onceforall.job.data import DataSession, image_side, open_source, start_session
-from onceforall.job.nets import net_flags, weights_flags
+from onceforall.job.nets import network_flags
 from onceforall.job.pipeline import Done, run_all
 from onceforall.job.recipes import recipe_for
 from onceforall.supernets.nets import ElasticNet
@@ -35,6 +35,7 @@ def run(
     effort: str | None = None,
     recipe: str = "auto",
     net: str | Path | SupernetSpec | None = None,
+    static: str | Path | None = None,
     weights: str | Path | None = None,
     epochs: float | None = None,
     init: str | Path | None = None,
@@ -57,7 +58,9 @@ def run(
         recipe: Where settings come from.
         net: A stage table, a file of one, a published supernet id, or what makes any other
             network, e.g. ``torchvision:resnet18``; None for what suits images, time and machine.
-        weights: Weights of ``net`` to start from: a file, or ``official``.
+        static: A single network to train alone instead: a static family, a published specialised
+            id, a ``net.config``, or the folder of a shipped model.
+        weights: Weights of ``net`` or ``static`` to start from: a file, or ``official``.
         epochs: Passes over the training images; 0 takes the weights as they are, None what the
             time allows.
         init: A checkpoint to start from that says itself what it is.
@@ -80,8 +83,7 @@ def run(
         if not images.is_file():
             write_own(data, images)
         data = images
-    flags = [] if net is None else net_flags(net)
-    flags += [] if weights is None else weights_flags(str(net), str(weights))
+    flags = network_flags(net, static, weights)
     flags += [] if epochs is None else [flag("train.epochs", epochs)]
     flags += [flag(key, value) for key, value in (settings or {}).items()]
     flags += [] if init is None else [flag("train.init", str(init))]

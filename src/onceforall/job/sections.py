@@ -336,6 +336,9 @@ class SearchConfig(Section):
         num_candidates: Archs of the front that are measured to choose the winners from.
         caution: Standard deviations taken off each predicted top-1 before archs are compared;
             0 compares the predictions themselves.
+        finetune_share: Share of a run's time in which the winners are trained on, each alone,
+            before they ship; 0 ships them as the supernet left them. A run without a time has
+            none.
         refine_evaluations: Subnets measured during the search, where they may improve the front
             most; the predictor is fitted again in between.
     """
@@ -346,4 +349,5 @@ class SearchConfig(Section):
     num_models: int = Field(8, ge=1, le=1000)
     num_candidates: int = Field(32, ge=1, le=10**5)
     caution: float = Field(0.0, ge=0, le=100)
+    finetune_share: float = Field(0.0, ge=0, le=0.5)
     refine_evaluations: int = Field(0, ge=0, le=10**6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,12 @@ from onceforall.errors import ConfigError, InfeasibleError, VerificationError
 from onceforall.files import write_json
 from onceforall.job.confirm import confirm_step, winners
 from onceforall.job.context import Run
-from onceforall.job.prove import Proven, measure_as_shipped, prove, write_proven
+from onceforall.job.data import DataSession
+from onceforall.job.prove import Proven, measure_as_shipped, prove, prove_plain, write_proven
+from onceforall.job.tune import tune_winners, tuned_net, tuning_settings
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.costs import count_macs
+from onceforall.supernets.nets import ElasticNet
 from onceforall.supernets.spec import StaticSpec
 from onceforall.terminal import printable
 
@@ -66,6 +69,7 @@ def models_step(run: Run) -> None:
     for folder in run.folder.models.glob("*"):
         remove_unfinished(folder)
     wanted = _grid(run) if run.config.grid.ship else _winners(run)
+    tune_winners(run, [each.believed for each in _to_tune(run, wanted) if each.believed])
     if run.config.search.limits and not run.config.grid.ship:
         failed = _ship_first(run, wanted)
     else:
@@ -83,6 +87,11 @@ def _winners(run: Run) -> list[Wanted]:
         Wanted(name=model_name(point.arch, point.macs, number), arch=point.arch, believed=point)
         for number, point in enumerate(winners(run), start=1)
     ]
+
+
+def _to_tune(run: Run, wanted: Sequence[Wanted]) -> Sequence[Wanted]:
+    """Return the models that ship: all, or with a limit the one that is likely to keep it."""
+    return wanted[:1] if run.config.search.limits else wanted
 
 
 def _grid(run: Run) -> list[Wanted]:
@@ -176,10 +185,7 @@ def ship_models(
         for position, each in enumerate(left):
             run.progress("models", position, len(left))
             try:
-                known = None if each.believed is None else each.believed.valid_top1
-                folder = models / each.name
-                proven = prove(run, session, net, folder, each.arch, valid_top1=known)
-                ready.append((each, proven))
+                ready.append((each, _prove(run, session, net, each)))
             except VerificationError as error:
                 unshipped.append(Unshipped(name=each.name, problem=str(error)))
         latencies = measure_as_shipped(run, [proven for _, proven in ready])
@@ -193,6 +199,23 @@ def ship_models(
         run.emit({"event": kind, "name": each_not.name, "problem": each_not.problem})
     run.progress("models", len(left), len(left))
     return unshipped
+
+
+def _prove(run: Run, session: DataSession, net: ElasticNet, wanted: Wanted) -> Proven:
+    """Export and check a model: as it was trained on, if that did it good, or as the supernet is.
+
+    Raises:
+        VerificationError: If it is not proven.
+    """
+    folder, arch = run.folder.models / wanted.name, wanted.arch
+    tuned = tuned_net(run, arch)
+    if tuned is None:
+        known = None if wanted.believed is None else wanted.believed.valid_top1
+        return prove(run, session, net, folder, arch, valid_top1=known)
+    known = tuned.facts.valid_top1
+    proven = prove_plain(run, session, tuned.model, folder, arch, valid_top1=known)
+    how = {"tuned_epochs": tuned.facts.epochs, "finetune_settings": tuning_settings(run)}
+    return replace(proven, facts={**proven.facts, **how})
 
 
 def _believed(point: Confirmed | None) -> dict[str, Any]:

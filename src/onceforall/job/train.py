@@ -118,7 +118,7 @@ def _pace(run: Run) -> Pace | None:
         return None
     after_s = estimate.evaluate_s + estimate.rest_s
     return Pace(
-        seconds_left=lambda crowding: clock.left_s() - crowding * after_s,
+        seconds_left=lambda crowding: run.left_s() - crowding * after_s,
         step_seconds=estimate.step_seconds,
         every_s=min(20.0, max(1.0, 0.02 * estimate.train_s)),
         may_grow=estimate.fills_budget,
