@@ -115,11 +115,11 @@ def tuned_net(run: Run, arch: Arch) -> TunedNet | None:
 
 
 def tuning_settings(run: Run) -> FinetuneSettings:
-    """Return how winners are trained on: with the run's usual fine-tuning, taught if it is."""
-    return FinetuneSettings(
-        learning_rate=run.config.grid.finetune_rate,
-        distill=run.config.train.distillation != "none",
-    )
+    """Return how winners are trained on: with the run's usual rate, and without a teacher.
+
+    In the same seconds more passes without one are worth more (docs/results/pictures.md).
+    """
+    return FinetuneSettings(learning_rate=run.config.grid.finetune_rate, distill=False)
 
 
 def _key(run: Run, arch: Arch) -> str:
@@ -170,8 +170,8 @@ def _train(run: Run, key: str) -> PlainNet:
     """Train a winner on as one of the run's ranks."""
     folder = run.folder.winner(key)
     start = BaselineStart.read(folder / "started.json")
-    net, session = trained_supernet(run), run.session()
-    model = net.extract(start.arch).to(memory_format=torch.channels_last)
+    session = run.session()
+    model = trained_supernet(run).extract(start.arch).to(memory_format=torch.channels_last)
     end = time.monotonic() + start.budget_s - _seconds(run, key)
     finetune(
         model,
@@ -196,7 +196,6 @@ def _train(run: Run, key: str) -> PlainNet:
             change_batch=session.change_batch,
         ),
         ranks=run.ranks,
-        teacher=net if tuning_settings(run).distill else None,
     )
     return model
 
