@@ -22,8 +22,8 @@ from onceforall.training.speed import Speed, Stopwatch, faster_precision, measur
 # What the largest subnet alone should see in the training time: passes over the training images,
 # and images in all. Fewer, and a smaller network ends better, at every latency: of 4,500 images
 # 157 passes gave three points more than 65 of a network four times as large, of 45,000 images 76
-# gave one to two points more than 51 (in the same time; all as estimated here, before the sandwich
-# takes its part): docs/results/pictures.md.
+# one point more than 36 of one 1.4 times as large (in the same time; all as estimated here, before
+# the sandwich takes its part): docs/results/pictures.md.
 _ENOUGH_PASSES = 60.0
 _ENOUGH_IMAGES = 500_000.0
 # Where the ladder is entered: multiply-accumulates that a core trains with.
