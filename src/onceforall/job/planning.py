@@ -31,8 +31,8 @@ _TIMING_RUNS = 50
 # Images that go through supernet, plain network and both files of a model that ships, in all.
 _COMPARED_IMAGES = 64
 # Steps of processes side by side take longer than those of one alone, which are timed: they share
-# memory and caches (1.2 to 1.6 times was seen, docs/results/pictures.md).
-_SIDE_BY_SIDE = 1.3
+# memory and caches.
+_SIDE_BY_SIDE = 1.1
 # What further processes take to start.
 _START_RANKS_S = 4.0
 
