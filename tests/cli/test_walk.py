@@ -161,6 +161,7 @@ def test_an_arch_of_a_published_supernet_ships(places: dict[str, str], tmp_path:
     assert ofa("verify", model).status == 0
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
 @pytest.mark.parametrize("form", ["onnx", "pt2", "torchscript", "published", "config"])
 def test_a_published_network_takes_every_form(
     form: str, places: dict[str, str], tmp_path: Path

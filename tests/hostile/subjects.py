@@ -268,7 +268,7 @@ def _of_models(model: Path, scratch: Path) -> dict[str, Subject]:
             cases=changed_bytes(onnx),
             act=_writing(
                 scratch / "m.onnx",
-                lambda path: onnx_relative_error(path, images, logits),
+                lambda path: onnx_relative_error(path.read_bytes(), images, logits, name=path.name),
             ),
         ),
         "model.safetensors": Subject(
