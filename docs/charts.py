@@ -93,7 +93,7 @@ def rows_of(name: str) -> list[dict[str, str]]:
 
 def equal_time() -> Chart:
     """Return the models of the CIFAR-10 run beside the same networks trained alone."""
-    rows = rows_of("equal_time.csv")
+    rows = [row for row in rows_of("equal_time.csv") if row["data"] == "cifar10"]
     lines = {
         title: [(float(row["latency_ms"]), float(row[column])) for row in rows]
         for title, column in (
