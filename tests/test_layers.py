@@ -68,6 +68,7 @@ JOB = [
     "confirm",
     "prove",
     "finetune",
+    "alone",
     "tune",
     "ship",
     "ship_found",

@@ -189,7 +189,6 @@ def test_fine_tuning_has_its_share_of_the_time(machine: list[int]) -> None:
     found = plan(task(), "search.finetune_share=0.25").estimate
     assert without.tune_s == 0 and found.tune_s == 180
     assert found.train_s == pytest.approx(without.train_s - 180, abs=2)
-    assert (
-        plan(task(budget_s=None), "search.finetune_share=0.25", "train.epochs=3").estimate.tune_s
-        == 0
-    )
+    for open_end in ("train.epochs=3", "grid.ship=true"):
+        with pytest.raises(ConfigError, match="is a share of a time, for the winners"):
+            plan(task(budget_s=None), "search.finetune_share=0.25", open_end)

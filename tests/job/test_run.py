@@ -246,7 +246,7 @@ def test_training_alone_resumes_to_the_same_result(
     straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Without a look at the clock, lengths are as planned and results the same.
-    monkeypatch.setattr("onceforall.job.baseline._PLANNED_EPOCHS", 4.0)
+    monkeypatch.setattr("onceforall.job.alone._PLANNED_EPOCHS", 4.0)
     monkeypatch.setattr("onceforall.training.budget.Pacer.is_due", lambda *_: False)
     results = []
     for folder, after in ((tmp_path / "whole", 10**6), (tmp_path / "stopped", 17)):

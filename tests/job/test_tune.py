@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from onceforall.artifacts import BaselineStart, Card, Request, Tuned
+from onceforall.artifacts import BaselineStart, Card, Confirmed, Request, Tuned
 from onceforall.deploy.model_folder import verify_folder
-from onceforall.errors import Interrupted
+from onceforall.errors import ConfigError, Interrupted
 from onceforall.files import read_json
 from onceforall.job.clock import Clock
-from onceforall.job.confirm import confirm_step, winners
+from onceforall.job.confirm import confirm_step
+from onceforall.job.confirm import winners as chosen
 from onceforall.job.context import Event, Run
 from onceforall.job.pipeline import run_all
 from onceforall.job.ship import models_step
@@ -26,6 +27,12 @@ from tests.job.tiny_run import SETTINGS, write_images
 
 pytest.importorskip("onnxruntime")
 CPU = torch.device("cpu")
+
+
+def winners(run: Run) -> dict[str, Confirmed]:
+    return {f"net{number:02d}": point for number, point in enumerate(chosen(run), start=1)}
+
+
 # Enough for a few passes over 120 images.
 EACH_S = 2.5
 
@@ -62,7 +69,7 @@ def test_winners_are_trained_on_and_ship_if_they_are_better(run: Run) -> None:
     found = winners(run)
     records = [Tuned.read(path) for path in run.folder.checkpoints.rglob("tuned.json")]
     by_arch = {record.arch: record for record in records}
-    assert by_arch.keys() == {point.arch for point in found}
+    assert by_arch.keys() == {point.arch for point in found.values()}
     for record in records:
         assert record.epochs > 0 and 0.5 * EACH_S < record.seconds < 2 * EACH_S
     assert took > sum(record.seconds for record in records)
@@ -91,15 +98,15 @@ def test_one_that_is_no_better_ships_as_the_supernet_left_it(run: Run) -> None:
         record = Tuned.read(path)
         worse = record.model_copy(update={"valid_top1": record.valid_top1_before})
         worse.write(path)
-    assert [tuned_net(run, point.arch) for point in found] == [None] * len(found)
+    assert [tuned_net(run, point.arch) for point in found.values()] == [None] * len(found)
     models_step(run)
     assert [card.tuned_epochs for card in run.folder.read_cards()] == [None] * len(found)
 
 
 def test_training_on_changes_weights_and_nothing_of_the_supernet(run: Run) -> None:
     before = run.folder.supernet.read_bytes()
-    (point, *_) = winners(run)
-    tune_winners(run, [point])
+    (name, point), *_ = winners(run).items()
+    tune_winners(run, {name: point})
     path = next(run.folder.checkpoints.rglob("tuned.json"))
     better = Tuned.read(path).model_copy(update={"valid_top1": 1.0, "valid_top1_before": 0.0})
     better.write(path)
@@ -113,15 +120,15 @@ def test_training_on_changes_weights_and_nothing_of_the_supernet(run: Run) -> No
 
 
 def test_interrupted_it_goes_on_with_the_time_that_it_had(run: Run) -> None:
-    (point, *_) = winners(run)
+    point = next(iter(winners(run).values()))
     told: list[Event] = []
     stopping = dataclasses.replace(run, tell=told.append, should_stop=lambda: len(told) > 3)
     with pytest.raises(Interrupted):
-        tune_winners(stopping, [point])
+        tune_winners(stopping, {"net01": point})
     (path,) = run.folder.checkpoints.rglob("started.json")
     before = BaselineStart.read(path)
     later = dataclasses.replace(run, clock=Clock(budget_s=3.0))
-    tune_winners(later, [point])
+    tune_winners(later, {"net01": point})
     assert BaselineStart.read(path) == before and (path.parent / "tuned.json").is_file()
 
 
@@ -148,3 +155,15 @@ def test_a_limit_trains_the_one_that_ships(searched: Path, tmp_path: Path) -> No
     (tuned,) = (Tuned.read(path) for path in run.folder.checkpoints.rglob("tuned.json"))
     (card,) = run.folder.read_cards()
     assert isinstance(card, Card) and card.arch == tuned.arch
+
+
+def test_a_time_that_is_over_has_no_share_left(searched: Path) -> None:
+    saved = open_run(searched, tell=lambda event: None, device=CPU).folder.read_settings()
+    flags = (*saved.request.flags, "search.finetune_share=0.4")
+    with pytest.raises(ConfigError, match=r"is over; ofa finetune .* --all"):
+        run_all(
+            saved.request.model_copy(update={"flags": flags}),
+            searched,
+            tell=lambda event: None,
+            device=CPU,
+        )

@@ -83,7 +83,7 @@ def latency_measure(
     from onceforall.job.measure_models import measure_models, measured_line
 
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
-        show = shown_progress(screen, should_stop, "latency", resumes=True)
+        show = shown_progress(screen, should_stop, "latency")
         found = measure_models(models, target=target, threads=threads, rounds=rounds, progress=show)
     if json:
         print_json([each.to_json() for each in found])

@@ -288,4 +288,4 @@ def check_published(is_published: bool, given: Mapping[str, object], options: st
         raise ConfigError(f"{named[0]} goes with {options}")
     if is_published and len(named) < len(given):
         missing = next(name for name, value in given.items() if not value)
-        raise ConfigError(f"to ship of a published network needs {missing} too")
+        raise ConfigError(f"a published network that ships needs {missing} too")

@@ -13,9 +13,7 @@ import difflib
 import math
 import shutil
 import sys
-import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,23 +21,17 @@ from torch import nn
 
 from onceforall.artifacts import Baseline, BaselineStart, Card
 from onceforall.errors import ConfigError
-from onceforall.job.context import Event, Run
+from onceforall.job.alone import Alone, epochs_of, seconds_of, train_alone_for
+from onceforall.job.context import Run
 from onceforall.job.local_ranks import run_on_all, take_part
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.measure.comparison import minutes, supernet_seconds
 from onceforall.measure.proportion import Share
 from onceforall.supernets.nets import NetPlan, PlainNet, build_net
-from onceforall.supernets.single import SingleArchNet
-from onceforall.training.budget import Pace
-from onceforall.training.engine import train
-from onceforall.training.plan import Plan, alone_plan
-from onceforall.training.settings import Callbacks, TrainOptions
+from onceforall.training.plan import alone_plan
 from onceforall.versions import versions
 
-# Epochs that a training is planned with before its first look at the clock: more than it will get,
-# so that the learning rate has not gone far by then.
-_PLANNED_EPOCHS = 1000.0
 _WARMUP_SHARE = 0.03
 
 
@@ -186,49 +178,24 @@ def fresh_network(plan: NetPlan, *, seed: int) -> PlainNet:
     return net
 
 
-def _plan(run: Run) -> Plan:
-    """Return the plan of one network: the run's settings, a single phase without a teacher."""
-    plan = alone_plan(
-        run.config.plan(run.spec),
-        epochs=_PLANNED_EPOCHS,
-        warmup_epochs=_WARMUP_SHARE * _PLANNED_EPOCHS,
+def _alone(run: Run, card: Card, start: BaselineStart) -> Alone:
+    return Alone(
+        kind="baseline",
+        name=card.name,
+        folder=_checkpoints(run, card),
+        resolution=card.resolution,
+        budget_s=start.budget_s,
     )
-    return dataclasses.replace(plan, head_factor=1.0)
 
 
 def _train(run: Run, card: Card, start: BaselineStart) -> PlainNet:
     """Train the architecture of a card from fresh weights as one of the run's ranks."""
-    name, budget_s = card.name, start.budget_s
     network = fresh_network(card.blueprint, seed=run.config.seed)
     model: PlainNet = network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    session, end = run.session(), time.monotonic() + budget_s - _seconds(run, name)
-    train(
-        SingleArchNet(
-            model,
-            resolutions=(card.resolution,),
-            name=f"alone {name}",
-            num_classes=run.bundle.num_classes,
-        ),
-        _plan(run),
-        session.train,
-        folder=_checkpoints(run, card),
-        options=TrainOptions(
-            seed=run.config.seed,
-            autocast=bool(run.config.train.autocast),
-            micro_batches=run.config.train.micro_batches,
-            pace=Pace(
-                seconds_left=lambda crowding: end - time.monotonic(),
-                step_seconds=(1.0,),
-                every_s=min(20.0, 0.02 * budget_s),
-            ),
-        ),
-        callbacks=Callbacks(
-            on_event=partial(_tell, run, name),
-            should_stop=run.should_stop,
-            change_batch=session.change_batch,
-        ),
-        ranks=run.ranks,
-    )
+    # The run's settings, a single phase without a teacher.
+    plan = alone_plan(run.config.plan(run.spec), epochs=1.0, warmup_epochs=0.0)
+    plan = dataclasses.replace(plan, head_factor=1.0)
+    train_alone_for(run, model, plan, _alone(run, card, start), warmup_share=_WARMUP_SHARE)
     return model
 
 
@@ -253,8 +220,8 @@ def _train_one(run: Run, card: Card, start: BaselineStart) -> Baseline:
         top1_interval=Share(value=accuracy.top1, count=accuracy.images).interval,
         top5=accuracy.top5,
         images=accuracy.images,
-        epochs=_events(run, card.name, "baseline_epoch")[-1]["epochs_done"],
-        seconds=_seconds(run, card.name),
+        epochs=epochs_of(run, _alone(run, card, start)),
+        seconds=seconds_of(run, _alone(run, card, start)),
         budget_s=start.budget_s,
         seed=run.config.seed,
         resolution=arch.resolution,
@@ -262,24 +229,6 @@ def _train_one(run: Run, card: Card, start: BaselineStart) -> Baseline:
         threads=torch.get_num_threads(),
         versions=versions(),
     )
-
-
-def _tell(run: Run, name: str, event: Event) -> None:
-    """Show an event; keep it as one of this network, beside those of the supernet's training."""
-    run.tell(event)
-    if event["event"] != "step":
-        run.emit({**event, "event": f"baseline_{event['event']}", "model": name})
-
-
-def _events(run: Run, name: str, *kinds: str) -> list[Event]:
-    """Return what was told of a network's training so far."""
-    return [event for event in run.folder.read_events(*kinds) if event["model"] == name]
-
-
-def _seconds(run: Run, name: str) -> float:
-    """Return the seconds of a network's training, those before interruptions included."""
-    told = _events(run, name, "baseline_epoch", "baseline_checkpoint")
-    return max((float(event.get("seconds", 0.0)) for event in told), default=0.0)
 
 
 if __name__ == "__main__":

@@ -89,6 +89,11 @@ def growth(folder: RunFolder, saved: RunSettings, request: Request) -> Growth | 
     changed = _changes(before.model_dump(mode="json"), after.model_dump(mode="json"))
     if not changed:
         return None
+    if "search.finetune_share" in changed and folder.supernet.is_file():
+        raise ConfigError(
+            f"search.finetune_share: the time of {folder.path} is over; "
+            f"ofa finetune {folder.path} --all  trains its models on"
+        )
     first = {key: _first(folder.path, key, values) for key, values in changed.items()}
     redone = {step for name in first.values() for step in (name, *_AFTER[name])}
     check_limits(after.search.limits)

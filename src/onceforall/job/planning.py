@@ -97,6 +97,11 @@ def plan_config(
         )
     if config.train.epochs == 0 and not config.train.init:
         raise ConfigError("train.epochs 0 trains nothing: it needs trained weights (--init FILE)")
+    if config.search.finetune_share and (math.isinf(budget_s) or config.grid.ship):
+        raise ConfigError(
+            "search.finetune_share is a share of a time, for the winners of a search: give "
+            "--budget and no --epochs, and use grid.finetune_epochs for a grid"
+        )
     cores = usable_cores() if device.type == "cpu" else 1
     cores = min(cores, max(1, config.train.batch_size // _FEWEST_IMAGES))
     wants_ranks = config.train.ranks == 0 and task.world_size == 1 and not config.train.threads
@@ -212,8 +217,8 @@ def _fit_training(
     rest_s = rest_seconds(config, speed, task, cores=processes)
     if config.grid.ship:  # nothing is looked for
         evaluate_s, rest_s = 0.0, grid_seconds(config, speed, task, processes=processes)
-    is_tuned = math.isfinite(budget_s) and not config.grid.ship
-    tune_s = config.search.finetune_share * budget_s if is_tuned else 0.0
+    share = config.search.finetune_share
+    tune_s = share * budget_s if share else 0.0
     if config.train.epochs == 0:
         estimate = Estimate(
             train_s=0.0,

@@ -69,7 +69,7 @@ def models_step(run: Run) -> None:
     for folder in run.folder.models.glob("*"):
         remove_unfinished(folder)
     wanted = _grid(run) if run.config.grid.ship else _winners(run)
-    tune_winners(run, [each.believed for each in _to_tune(run, wanted) if each.believed])
+    tune_winners(run, {each.name: each.believed for each in _to_tune(run, wanted) if each.believed})
     if run.config.search.limits and not run.config.grid.ship:
         failed = _ship_first(run, wanted)
     else:

@@ -13,29 +13,23 @@ import hashlib
 import json
 import math
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from functools import partial
+from pathlib import Path
 
 import torch
 
 from onceforall.arch import Arch
 from onceforall.artifacts import BaselineStart, Confirmed, FinetuneSettings, Tuned
-from onceforall.deploy.finetune import finetune, finetune_plan
-from onceforall.job.context import Event, Run
+from onceforall.deploy.finetune import finetune_plan
+from onceforall.job.alone import Alone, epochs_of, seconds_of, train_alone_for
+from onceforall.job.context import Run
 from onceforall.job.local_ranks import run_on_all, take_part
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.supernets.nets import PlainNet
 from onceforall.supernets.weights import load_plain, save_plain
-from onceforall.training.budget import Pace
-from onceforall.training.plan import Plan
-from onceforall.training.settings import Callbacks, TrainOptions
 
-# Epochs that a training is planned with before its first look at the clock: more than it will get,
-# so that the learning rate has not gone far by then.
-_PLANNED_EPOCHS = 1000
 _WARMUP_SHARE = 0.05
 # What shipping the winners takes, of what was expected of all steps after training; their number
 # of images and files is known, and estimates of them were too long so far.
@@ -59,28 +53,28 @@ class TunedNet:
     facts: Tuned
 
 
-def tune_winners(run: Run, winners: Sequence[Confirmed]) -> None:
+def tune_winners(run: Run, winners: Mapping[str, Confirmed]) -> None:
     """Train winners on, each for an equal part of the time there is; what is done is found again.
 
     Args:
         run: A run with a trained supernet; without a time, or a share of it, nothing is done.
-        winners: Confirmed candidates of the front.
+        winners: Confirmed candidates of the front, by the names of their models.
 
     Raises:
         Interrupted: If it was asked to stop; the same call goes on.
     """
     if not run.config.search.finetune_share or math.isinf(run.clock.budget_s):
         return
-    before = {_key(run, point.arch): point for point in winners}
+    names = {_key(run, point.arch): name for name, point in winners.items()}
+    before = {key: winners[name] for key, name in names.items()}
     left = [key for key in before if not (run.folder.winner(key) / "tuned.json").is_file()]
     if not _begin(run, before, left):
         return
     models: dict[str, PlainNet] = {}
     with run_on_all(run, "onceforall.job.tune", left) as together:
         for number, key in enumerate(left, start=1):
-            seconds = BaselineStart.read(run.folder.winner(key) / "started.json").budget_s
-            place = {"number": number, "of": len(left), "step": key}
-            text = f"trained on alone for {seconds:.0f} s"
+            place = {"number": number, "of": len(left), "step": names[key]}
+            text = f"trained on alone for {_alone(run, key).budget_s:.0f} s"
             run.tell({"event": "step_started", "text": text, **place})
             models[key] = _train(together, key)
     session = run.session()
@@ -92,8 +86,8 @@ def tune_winners(run: Run, winners: Sequence[Confirmed]) -> None:
         save_plain(model.cpu(), folder / "tuned.safetensors")
         tuned = Tuned(
             arch=point.arch,
-            epochs=_last(run, key)["epochs_done"],
-            seconds=_seconds(run, key),
+            epochs=epochs_of(run, _alone(run, key)),
+            seconds=seconds_of(run, _alone(run, key)),
             valid_top1_before=point.valid_top1,
             valid_top1=accuracy.top1,
         )
@@ -128,13 +122,17 @@ def _key(run: Run, arch: Arch) -> str:
     return f"{arch.resolution}px-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
+def _started(run: Run, key: str) -> Path:
+    """Return the file that says for how long a winner's training was begun."""
+    return run.folder.winner(key) / "started.json"
+
+
 def _begin(run: Run, winners: Mapping[str, Confirmed], left: Sequence[str]) -> bool:
     """Write down what each winner's training is given; say whether there is any to do.
 
     What was begun before an interruption keeps its time.
     """
-    paths = {key: run.folder.winner(key) / "started.json" for key in left}
-    fresh = [key for key, path in paths.items() if not path.is_file()]
+    fresh = [key for key in left if not _started(run, key).is_file()]
     estimate = run.estimate
     planned_s = 0.0 if estimate is None else estimate.tune_s
     rest_s = 0.0 if estimate is None else estimate.rest_s
@@ -144,59 +142,39 @@ def _begin(run: Run, winners: Mapping[str, Confirmed], left: Sequence[str]) -> b
         return False
     for key in fresh:
         start = BaselineStart(arch=winners[key].arch, budget_s=round(each_s, 3))
-        start.write(paths[key])
+        start.write(_started(run, key))
     return bool(left)
 
 
 # -- one network ----------------------------------------------------------------------------------
 
 
-def _plan(run: Run) -> Plan:
+def _alone(run: Run, key: str) -> Alone:
+    start = BaselineStart.read(_started(run, key))
+    return Alone(
+        kind="winner",
+        name=key,
+        folder=run.folder.winner(key),
+        resolution=start.arch.resolution,
+        budget_s=start.budget_s,
+    )
+
+
+def _train(run: Run, key: str) -> PlainNet:
+    """Train a winner on as one of the run's ranks."""
     train, how = run.config.train, tuning_settings(run)
     plan = finetune_plan(
-        epochs=_PLANNED_EPOCHS,
+        epochs=1,
         learning_rate=how.learning_rate,
         reference_batch=train.reference_batch,
         distill=how.distill,
         label_smoothing=train.label_smoothing,
         weight_decay=train.weight_decay,
     )
-    (phase,) = plan.phases
-    phase = dataclasses.replace(phase, warmup_epochs=_WARMUP_SHARE * _PLANNED_EPOCHS)
-    return dataclasses.replace(plan, phases=(phase,), train_side=train.side)
-
-
-def _train(run: Run, key: str) -> PlainNet:
-    """Train a winner on as one of the run's ranks."""
-    folder = run.folder.winner(key)
-    start = BaselineStart.read(folder / "started.json")
-    session = run.session()
-    model = trained_supernet(run).extract(start.arch).to(memory_format=torch.channels_last)
-    end = time.monotonic() + start.budget_s - _seconds(run, key)
-    finetune(
-        model,
-        _plan(run),
-        session.train,
-        resolution=start.arch.resolution,
-        num_classes=run.bundle.num_classes,
-        folder=folder,
-        options=TrainOptions(
-            seed=run.config.seed,
-            autocast=bool(run.config.train.autocast),
-            micro_batches=run.config.train.micro_batches,
-            pace=Pace(
-                seconds_left=lambda crowding: end - time.monotonic(),
-                step_seconds=(1.0,),
-                every_s=min(20.0, 0.02 * start.budget_s),
-            ),
-        ),
-        callbacks=Callbacks(
-            on_event=partial(_tell, run, key),
-            should_stop=run.should_stop,
-            change_batch=session.change_batch,
-        ),
-        ranks=run.ranks,
-    )
+    plan = dataclasses.replace(plan, train_side=train.side)
+    arch = BaselineStart.read(_started(run, key)).arch
+    model = trained_supernet(run).extract(arch).to(memory_format=torch.channels_last)
+    train_alone_for(run, model, plan, _alone(run, key), warmup_share=_WARMUP_SHARE)
     return model
 
 
@@ -204,27 +182,6 @@ def take_part_in_tuning(run: Run, keys: Sequence[str]) -> None:
     """Train the named winners as a further rank."""
     for key in keys:
         _train(run, key)
-
-
-def _tell(run: Run, key: str, event: Event) -> None:
-    """Show an event; keep it as one of this winner, beside those of the supernet's training."""
-    run.tell(event)
-    if event["event"] != "step":
-        run.emit({**event, "event": f"winner_{event['event']}", "model": key})
-
-
-def _events(run: Run, key: str, *kinds: str) -> list[Event]:
-    return [event for event in run.folder.read_events(*kinds) if event["model"] == key]
-
-
-def _last(run: Run, key: str) -> Event:
-    return _events(run, key, "winner_epoch")[-1]
-
-
-def _seconds(run: Run, key: str) -> float:
-    """Return the seconds of a winner's training, those before interruptions included."""
-    told = _events(run, key, "winner_epoch", "winner_checkpoint")
-    return max((float(event.get("seconds", 0.0)) for event in told), default=0.0)
 
 
 if __name__ == "__main__":
