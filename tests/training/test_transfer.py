@@ -154,7 +154,7 @@ def test_the_factor_reaches_the_head_of_a_run(planned: Callable[..., Run]) -> No
     """Of two runs that differ in nothing else, the head of one learns and that of one does not."""
     moves = []
     for factor in ("1.0", "1e-30"):
-        flags = ("train.reinit_head=true", f"train.head_factor={factor}")
+        flags = ("train.reinit_head=true", "train.fit_head=false", f"train.head_factor={factor}")
         run = planned(*flags, "train.freeze_backbone=true", name=factor)
         before = started(run)
         train_step(run)

@@ -220,8 +220,9 @@ def transfer_recipe(
     """Return the recipe that goes on from a trained network.
 
     Its own stage table or the space around it, its normalisation, and a schedule that keeps what
-    it knows: a small learning rate, ten times that for the fresh classifier. Images are enlarged
-    towards the side that it was trained at, up to twice.
+    it knows: a fresh classifier is fitted before anything learns, the learning rate is small, and
+    images are varied little. They are enlarged towards the side that it was trained at, up to
+    twice. The numbers are from trials on photographs (docs/results/pictures.md).
 
     Args:
         usual: Recipe of the data set.
@@ -231,16 +232,17 @@ def transfer_recipe(
     """
     top = max(32, min(start.resolution, 2 * image_side) // 16 * 16)
     sides = tuple(sorted({max(32, round(top * share / 16) * 16) for share in (0.75, 0.875, 1.0)}))
-    data = usual.data.model_copy(update={"mean": start.mean, "std": start.std})
+    data = usual.data.model_copy(
+        update={"mean": start.mean, "std": start.std, "min_scale": 0.5, "color": "none"}
+    )
     net = SupernetConfig(family="table", table=spec_to_json(start.spec), resolutions=sides)
     train = usual.train.model_copy(
         update={
             "batch_size": min(64, usual.train.batch_size),
-            "learning_rate": 0.02,
+            "learning_rate": 0.015,
             "weight_decay": 1e-4,
             "reinit_head": start.num_classes != num_classes,
-            "head_factor": 10.0 if start.num_classes != num_classes else 1.0,
-            "full_share": 0.3,
+            "full_share": 0.15,
         }
     )
     return usual.model_copy(update={"data": data, "supernet": net, "train": train})
@@ -263,7 +265,6 @@ def graph_recipe(usual: RunConfig, *, sides: tuple[int, ...], same_at_all_sides:
             "learning_rate": 0.02,
             "weight_decay": 1e-4,
             "ramp": 0.2,
-            "head_factor": 10.0 if usual.train.reinit_head else 1.0,
         }
     return usual.model_copy(
         update={

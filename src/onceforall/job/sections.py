@@ -229,6 +229,8 @@ class TrainConfig(Section):
         init: Weights to start from: a supernet of this package or a published checkpoint of the
             same stage table; empty for fresh weights.
         reinit_head: Keep a fresh classifier where ``init`` has other classes.
+        fit_head: Fit a fresh classifier to the features of the weights in ``init`` before anything
+            else learns; drawn at random it would first make them worse.
         freeze_backbone: Train the classifier only.
         head_factor: Learning rate of the classifier over that of the rest.
     """
@@ -259,6 +261,7 @@ class TrainConfig(Section):
     threads: int = Field(0, ge=0, le=MAX_THREADS)
     init: str = ""
     reinit_head: bool = False
+    fit_head: bool = True
     freeze_backbone: bool = False
     head_factor: float = Field(1.0, gt=0, le=1e6)
 

@@ -16,7 +16,7 @@ from onceforall.job.growth import continued
 from onceforall.job.more import train_on
 from onceforall.job.phases import read_entry, write_phase
 from onceforall.job.validation import Validation
-from onceforall.job.weights import load_initial_weights, new_supernet
+from onceforall.job.weights import fit_fresh_classifier, load_initial_weights, new_supernet
 from onceforall.supernets.nets import ElasticNet
 from onceforall.supernets.weights import save_supernet
 from onceforall.training.budget import Pace
@@ -36,6 +36,7 @@ def train_step(run: Run) -> None:
             net = new_supernet(run)
         load_initial_weights(run, net)
         if run.config.train.epochs != 0:
+            fit_fresh_classifier(run, session, net)
             _train(run, session, net)
         _save(run, net, [])
     for number in range(len(done or []), len(run.config.train.more_epochs)):

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from onceforall.errors import CheckpointError, ConfigError
+from onceforall.errors import BlueprintError, CheckpointError, ConfigError
 from onceforall.job.context import Run
+from onceforall.job.data import DataSession
 from onceforall.job.factories import network_of
 from onceforall.job.transfer import load_start
+from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.supernets.graphs.supernet import GraphSupernet
-from onceforall.supernets.nets import ElasticNet, new_net
+from onceforall.supernets.nets import ElasticNet, body_of, linear_of, new_net
 from onceforall.supernets.weights import load_saved_supernet
+from onceforall.training.linear_probe import features_of, fit_linear
+from onceforall.training.ranks import gather_rows, sum_over_ranks
+
+# Training images that a fresh classifier is fitted to, over all ranks.
+_MOST_FITTED = 20_000
 
 
 def new_supernet(run: Run) -> ElasticNet:
@@ -58,6 +67,53 @@ def load_initial_weights(run: Run, net: ElasticNet) -> None:
             f"train.start_at {config.start_at!r} needs train.init: the weights that the phases "
             "before it left"
         )
+
+
+@torch.no_grad()
+def fit_fresh_classifier(run: Run, session: DataSession, net: ElasticNet) -> None:
+    """Fit the classifier of the largest subnet to its features, where it was drawn at random.
+
+    The same call gives the same bits; a restart in the middle of training makes it again, for a
+    teacher that is kept in no checkpoint.
+
+    Args:
+        run: The run, as one of its ranks.
+        session: Its data.
+        net: Supernet with the weights that training starts from; its classifier is changed.
+    """
+    config, ranks = run.config.train, run.ranks
+    is_fresh = config.init and config.reinit_head and not config.start_at
+    if not (is_fresh and config.fit_head):
+        return
+    arch = net.space.largest
+    plain = net.extract(arch)
+    try:
+        body, tensors = body_of(plain), linear_of(net)
+    except BlueprintError:
+        return  # of another kind: it learns with the rest
+    recalibrate_bn(body, session.calibration_batches(arch.resolution))
+    features, labels = features_of(body, _batches_to_fit(run, session))
+    rows = torch.cat([features, labels[:, None].to(features.dtype)], dim=1)
+    rows = gather_rows(rows, ranks)
+    fitted = fit_linear(
+        rows[:, :-1],
+        rows[:, -1].long(),
+        num_classes=run.bundle.num_classes,
+        label_smoothing=config.label_smoothing,
+    )
+    for tensor, found in zip(tensors, fitted, strict=True):
+        # As rank 0 found it: machines may round differently.
+        tensor.copy_(sum_over_ranks(found if ranks.is_main else torch.zeros_like(found), ranks))
+
+
+def _batches_to_fit(run: Run, session: DataSession) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches of this rank of the first epoch, as many as are needed."""
+    side, seen = run.spec.space.largest.resolution, 0
+    for _, (images, labels) in session.train.iterate(0, resolution_of=lambda _: side):
+        yield images, labels
+        seen += len(images) * run.ranks.world_size
+        if seen >= _MOST_FITTED:
+            return
 
 
 def trained_supernet(run: Run) -> ElasticNet:

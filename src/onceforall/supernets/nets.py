@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from torch import nn
+import copy
+import dataclasses
+
+from torch import Tensor, nn
 
 from onceforall.arch import Arch
 from onceforall.blueprint import Blueprint
 from onceforall.errors import BlueprintError
 from onceforall.graph import Graph, Node, Weight
+from onceforall.supernets.blocks import Classifier
 from onceforall.supernets.graphs.network import GraphNet, build_graph, draw_weights
 from onceforall.supernets.graphs.spec import GraphSpec
 from onceforall.supernets.graphs.supernet import GraphSupernet
@@ -68,6 +72,42 @@ def classifier_of(net: nn.Module) -> nn.Module:
     if isinstance(net, GraphSupernet):
         return net.model.get_submodule(_classifier(net.spec.nodes[-1]))
     raise BlueprintError(f"{type(net).__name__} is no elastic or plain network")
+
+
+def body_of(plain: PlainNet) -> nn.Module:
+    """Return a copy of a network without its classifier: images to features ``(B, F)``.
+
+    Raises:
+        BlueprintError: If it ends in no fully connected layer.
+    """
+    if isinstance(plain, StaticNet) and isinstance(plain.head[-1], Classifier):
+        body = copy.deepcopy(plain)
+        body.head[-1] = nn.Flatten()
+        return body
+    if isinstance(plain, GraphNet):
+        nodes, name = plain.plan.nodes, f"{_classifier(plain.plan.nodes)}.weight"
+        for node in reversed(nodes):
+            read = [part for part in node.parts() if isinstance(part, Weight)]
+            before = [nodes[index] for index in node.inputs]
+            if name in [weight.name for weight in read] and len(before[0].shape) == 2:
+                end = node.inputs[0]
+                plan = dataclasses.replace(plain.plan, nodes=nodes[: end + 1], output=end)
+                trunk = GraphNet(plan).to(next(plain.parameters()).device)
+                trunk.load_state_dict(plain.state_dict())
+                return trunk.train(plain.training)
+    raise BlueprintError("the network ends in no fully connected layer")
+
+
+def linear_of(net: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return weight ``(C, F)`` and bias ``(C,)`` of the classifier of an elastic or plain network.
+
+    Raises:
+        BlueprintError: If it has not one of each.
+    """
+    tensors = sorted(classifier_of(net).parameters(), key=lambda tensor: -tensor.ndim)
+    if [tensor.ndim for tensor in tensors] != [2, 1]:
+        raise BlueprintError("the classifier is no fully connected layer with a bias")
+    return tensors[0], tensors[1]
 
 
 def _classifier(nodes: tuple[Node, ...]) -> str:
