@@ -8,13 +8,14 @@ Trains a plain torchvision ResNet-18 with a stem for small pictures, runs ``ofa 
 original without training; and one cut, that of about half the latency, fine-tuned alone for as
 long as the run trained. Every top-1 is of the test images; latencies are measured as models ship.
 With ``--released`` the original is a ProxylessNAS network with released ImageNet weights (of the
-folder ONCEFORALL_TEST_DATA) and a fresh classifier, trained for the same time. Each part is skipped
-where its output is there.
+folder ONCEFORALL_TEST_DATA) and a fresh classifier, trained for the same time on photographs that
+are enlarged to 128 pixels. Each part is skipped where its output is there.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -42,7 +43,7 @@ from onceforall.zoo.load import load_config_net
 
 DATA = Path(os.environ.get("ONCEFORALL_TEST_DATA", "../shared/data")).resolve()
 RELEASED = DATA / "weights" / "proxyless-w0.3-r176_imagenet.pth"
-BATCH = 64
+BATCH, STD = 64, 0.5
 
 
 def resnet18(num_classes: int) -> nn.Module:
@@ -73,21 +74,23 @@ def main() -> None:
     probe = ofa.open_dataset(arguments.data)
     make = proxyless if arguments.released else resnet18
     model = make(probe.num_classes)
-    seconds = 60 * arguments.minutes
+    seconds, side = 60 * arguments.minutes, 128 if arguments.released else 64
     if not weights.is_file():
         if arguments.released:
             load_published(model, read_weights(RELEASED), reinit_head=True)  # type: ignore[arg-type]
-        _train(model, arguments.data, seconds)
+        _train(model, arguments.data, side, seconds, rate=0.02 if arguments.released else 0.05)
         torch.save(model.state_dict(), weights)
     model.load_state_dict(torch.load(weights, weights_only=True))
     command = [sys.executable, "-m", "onceforall", "run", arguments.data, "--out", str(run)]
     command += ["--net", f"elastic_photos:{name}", "--weights", str(weights)]
     command += ["--budget", f"{arguments.minutes:g}m"]
-    command += ["--set", "data.mean=[0.5,0.5,0.5]", "--set", "data.std=[0.25,0.25,0.25]"]
+    command += ["--set", "data.mean=[0.5,0.5,0.5]", "--set", f"data.std=[{STD},{STD},{STD}]"]
+    if arguments.released:
+        command += ["--set", "supernet.resolutions=[96,112,128]"]
     started = time.monotonic()
     subprocess.run(command, check=True, cwd=Path(__file__).parent)
     print(f"ofa run: {time.monotonic() - started:.0f} s")
-    _report(model.eval(), arguments.data, run, seconds)
+    _report(model.eval(), arguments.data, run, side, seconds)
 
 
 def _images(data: str, part: str, side: int) -> tuple[Tensor, Tensor]:
@@ -95,12 +98,13 @@ def _images(data: str, part: str, side: int) -> tuple[Tensor, Tensor]:
     bundle = ofa.open_dataset(data, image_size=side)
     source: Any = bundle.train if part == "train" else bundle.test
     images = source.images.float() / 255
-    return (images - 0.5) / 0.25, source.labels
+    return (images - 0.5) / STD, source.labels
 
 
-def _train(model: nn.Module, data: str, seconds: float, rate: float = 0.05) -> None:
+def _train(model: nn.Module, data: str, side: int, seconds: float, *, rate: float) -> None:
     """Train a network alone: shifts, mirroring, one cosine over the time that there is."""
-    images, labels = _images(data, "train", 64)
+    images, labels = _images(data, "train", side)
+    shift = side // 8
     model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         model.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=5e-4
@@ -108,9 +112,9 @@ def _train(model: nn.Module, data: str, seconds: float, rate: float = 0.05) -> N
     generator, started, step = torch.Generator().manual_seed(0), time.monotonic(), 0
     while (share := (time.monotonic() - started) / seconds) < 1:
         chosen = torch.randint(len(labels), (BATCH,), generator=generator)
-        batch = F.pad(images[chosen], (8, 8, 8, 8), mode="reflect")
-        top, left = torch.randint(17, (2,), generator=generator).tolist()
-        batch = batch[:, :, top : top + 64, left : left + 64]
+        batch = F.pad(images[chosen], (shift,) * 4, mode="reflect")
+        top, left = torch.randint(2 * shift + 1, (2,), generator=generator).tolist()
+        batch = batch[:, :, top : top + side, left : left + side]
         if torch.rand((), generator=generator) < 0.5:
             batch = batch.flip(3)
         warm = min(1.0, (step + 1) / 20)
@@ -134,14 +138,15 @@ def _top1(model: nn.Module, data: str, side: int) -> float:
     return hits / len(labels)
 
 
-def _report(model: nn.Module, data: str, run: Path, seconds: float) -> None:
+def _report(model: nn.Module, data: str, run: Path, side: int, seconds: float) -> None:
     """Print every model of the run beside the original and the plain cuts."""
     cards = [Card.read(path) for path in sorted(run.glob("models/*/card.json"))]
     start, _ = load_saved_supernet(run / "network.safetensors")
     largest = start.space.largest
     whole = start.extract(largest)
-    latency = _latency(start, [largest, *(card.arch for card in cards)])
-    print(f"original: top-1 {_top1(model, data, 64):.4f}, {latency[0]:.2f} ms")
+    original = dataclasses.replace(largest, resolution=side)
+    latency = _latency(start, [original, *(card.arch for card in cards)])
+    print(f"original: top-1 {_top1(model, data, side):.4f}, {latency[0]:.2f} ms at {side} px")
     start.sort_channels()
     calibration = _images(data, "train", largest.resolution)[0][:512]
     for card, ms in zip(cards, latency[1:], strict=True):
@@ -154,9 +159,9 @@ def _report(model: nn.Module, data: str, run: Path, seconds: float) -> None:
         )
     half = min(zip(latency[1:], cards, strict=True), key=lambda p: abs(p[0] / latency[0] - 0.5))[1]
     alone = start.extract(half.arch)
-    _train(alone, data, seconds, rate=0.02)
+    _train(alone, data, side, seconds, rate=0.02)
     recalibrate_bn(alone.eval(), calibration.split(BATCH))
-    print(f"{half.name} cut and fine-tuned alone: top-1 {_top1(alone, data, 64):.4f}")
+    print(f"{half.name} cut and fine-tuned alone: top-1 {_top1(alone, data, side):.4f}")
     print(json.dumps({"params": sum(p.numel() for p in whole.parameters())}))
 
 
