@@ -16,6 +16,7 @@ import torch
 from onceforall.job.config import RunConfig
 from onceforall.job.sections import SupernetConfig
 from onceforall.measure.costs import count_macs, count_params
+from onceforall.report.numbers import SPACE, count
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.training.speed import Speed, Stopwatch, faster_precision, measure_speed
 
@@ -120,10 +121,10 @@ def _why(
 ) -> str:
     largest = spec.blueprint(spec.space.largest)
     macs = count_macs(largest, resolution=spec.space.resolutions[-1])
+    sizes = f"{count(macs)} MACs and {count(count_params(largest))} params".replace(SPACE, " ")
     time_for = "" if math.isinf(passes) else f", time for {passes:.0f} passes"
     return (
-        f"{_name(network)}, largest {macs / 1e6:.3g} M MACs "
-        f"and {count_params(largest) / 1e3:.3g} k params: "
+        f"{_name(network)}, largest {sizes}: "
         f"{num_processes / speed.largest_s:.0f} images/s in "
         f"{'bfloat16' if speed.autocast else 'float32'} on {num_processes} "
         f"process{'es' if num_processes > 1 else ''}{time_for}"

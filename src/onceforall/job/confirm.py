@@ -10,6 +10,7 @@ from onceforall.arch import Arch
 from onceforall.artifacts import Confirmed, ConfirmedFile, FrontPoint
 from onceforall.errors import InfeasibleError
 from onceforall.job.context import Run
+from onceforall.job.search import measured_above
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.accuracy import Accuracy
 from onceforall.measure.latency.measure import measure_latency
@@ -43,13 +44,14 @@ def choose_winners(points: Sequence[FrontPoint], count: int) -> list[FrontPoint]
 def confirm_step(run: Run) -> None:
     """Measure the candidates of the front for real: validation top-1 and latency.
 
-    ``search/confirmed.json`` holds them with both figures. A run with a time measures fewer of
-    them where it would not last.
+    ``search/confirmed.json`` holds them with both figures; subnets that were measured to be above
+    the front are among them. A run with a time measures fewer where it would not last.
     """
     if run.folder.confirmed.is_file():
         return
     measure, front = measuring(run), run.folder.read_front().points
-    points = choose_winners(front, _num_candidates(run, front, measure))
+    count = _num_candidates(run, front, measure)
+    points = choose_winners(front, count) + measured_above(run, front)[: count // 2]
     ConfirmedFile(points=confirm(run, points, measure)).write(run.folder.confirmed)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from onceforall.arch import Arch
 from onceforall.artifacts import Answer, FrontFile, FrontPoint
 from onceforall.errors import ConfigError
 from onceforall.files import file_digest
@@ -15,6 +16,7 @@ from onceforall.job.context import Run
 from onceforall.job.devices import check_device_limits, cost_of
 from onceforall.job.latency import cost_table
 from onceforall.job.predict import predict_top1, refine_step, refined_archs
+from onceforall.pareto import pareto_front
 from onceforall.search import Problem, nsga2
 from onceforall.search.limits import each_limit
 from onceforall.search.problem import cautious_error
@@ -79,8 +81,9 @@ def _search(
 ) -> FrontFile:
     """Return the front under limits."""
     search, known = run.config.search, refined_archs(run)
+    problem = problem_of(run, limits, caution=caution, devices=devices)
     front = nsga2(
-        problem_of(run, limits, caution=caution, devices=devices),
+        problem,
         seed=run.config.seed if seed is None else seed,
         population_size=search.population_size,
         generations=search.generations,
@@ -88,24 +91,68 @@ def _search(
         journal=journal,
         progress=lambda done, total: run.progress("search", done, total),
     )
-    _, std = predict_top1(run)(run.encoding.from_archs([point.arch for point in front.points]))
+    points = _described(run, problem, [point.arch for point in front.points], caution=caution)
     return FrontFile(
         objectives=tuple(front.points[0].objectives),
         limits=dict(limits),
         caution=caution,
-        points=tuple(
-            FrontPoint(
-                arch=point.arch,
-                predicted_top1=1 - point.objectives["error"] + caution * float(spread),
-                cautious_top1=1 - point.objectives["error"],
-                predicted_top1_std=round(float(spread), 6),
-                **point.costs,
-            )
-            for point, spread in zip(front.points, std, strict=True)
-        ),
+        points=points,
         hypervolume=front.hypervolume,
         reference=front.reference,
         evaluations=front.evaluations,
+    )
+
+
+def measured_above(run: Run, front: Sequence[FrontPoint]) -> list[FrontPoint]:
+    """Return the subnets that were measured better than any of a predicted front is expected to be.
+
+    A predictor smooths: the full network, which every step trained, may be better than it thinks.
+    A measured subnet is one of them if nothing that is predicted at most as slow reaches it, and
+    nothing that was measured beats it; limits hold.
+
+    Args:
+        run: A run whose subnets are measured and whose predictor is there.
+        front: The predicted front.
+
+    Returns:
+        The one that is furthest above the front first.
+    """
+    measured = run.folder.read_evaluations()
+    if not measured:
+        return []
+    caution = run.config.search.caution
+    problem = problem_of(run, run.config.search.limits, caution=caution)
+    archs = [each.arch for each in measured]
+    keeps = problem.violation(run.encoding.from_archs(archs)) == 0
+    points = _described(run, problem, archs, caution=caution)
+    costs = [(point.latency_ms, -each.top1) for point, each in zip(points, measured, strict=True)]
+    is_best = pareto_front(costs)
+
+    def gain(index: int) -> float:
+        known = [p.predicted_top1 for p in front if p.latency_ms <= points[index].latency_ms]
+        return measured[index].top1 - max(known, default=-math.inf)
+
+    chosen = [i for i in range(len(points)) if keeps[i] and is_best[i] and gain(i) > 0]
+    there = {point.arch for point in front}
+    return [points[i] for i in sorted(chosen, key=lambda i: (-gain(i), i)) if archs[i] not in there]
+
+
+def _described(
+    run: Run, problem: Problem, archs: Sequence[Arch], *, caution: float
+) -> tuple[FrontPoint, ...]:
+    """Return subnets with what is predicted of them."""
+    rows = run.encoding.from_archs(archs)
+    mean, std = predict_top1(run)(rows)
+    costs = {name: cost(rows).tolist() for name, cost in problem.costs.items()}
+    return tuple(
+        FrontPoint(
+            arch=arch,
+            predicted_top1=float(mean[i]),
+            cautious_top1=float(mean[i] - caution * std[i]),
+            predicted_top1_std=round(float(std[i]), 6),
+            **{name: values[i] for name, values in costs.items()},
+        )
+        for i, arch in enumerate(archs)
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +23,10 @@ from onceforall.supernets.weights import load_saved_supernet
 from onceforall.training.linear_probe import features_of, fit_linear
 from onceforall.training.ranks import gather_rows, sum_over_ranks
 
-# Training images that a fresh classifier is fitted to, over all ranks.
+# Training images that a fresh classifier is fitted to, over all ranks, and the most of training's
+# time that it may take.
 _MOST_FITTED = 20_000
+_FIT_SHARE = 0.05
 
 
 def new_supernet(run: Run) -> ElasticNet:
@@ -107,13 +111,14 @@ def fit_fresh_classifier(run: Run, session: DataSession, net: ElasticNet) -> Non
 
 
 def _batches_to_fit(run: Run, session: DataSession) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of this rank of the first epoch, as many as are needed."""
-    side, seen = run.spec.space.largest.resolution, 0
-    for _, (images, labels) in session.train.iterate(0, resolution_of=lambda _: side):
-        yield images, labels
-        seen += len(images) * run.ranks.world_size
-        if seen >= _MOST_FITTED:
-            return
+    """Yield the first batches of this rank, as many as are needed and there is time for."""
+    side = run.spec.space.largest.resolution
+    count = math.ceil(_MOST_FITTED / (run.config.train.batch_size * run.ranks.world_size))
+    if run.estimate is not None and run.estimate.step_seconds:
+        forward_s = run.estimate.step_seconds[0] / 3
+        count = min(count, max(1, int(_FIT_SHARE * run.estimate.train_s / forward_s)))
+    batches = session.train.iterate(0, resolution_of=lambda _: side)
+    return (batch for _, batch in itertools.islice(batches, count))
 
 
 def trained_supernet(run: Run) -> ElasticNet:
