@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 import torch
 
+from onceforall.arch import Arch
 from onceforall.errors import ConfigError
 from onceforall.measure.costs import count_macs
 from onceforall.supernets.families import mobilenet_v3, proxylessnas, resnet50d, small_images
@@ -181,6 +182,25 @@ def test_draws_depend_on_seed_and_step_alone() -> None:
     assert 150 < sizes.count(8) < 250 and set(sizes) == {8, 12}
 
 
+def test_a_sandwich_of_fewer_subnets_takes_turns() -> None:
+    at_8 = SPEC.space.restrict(resolution=(8,))
+    ends = [at_8.largest, at_8.smallest]
+
+    def draw(count: int, step: int, progress: float = 0.9, ramp: float = 0.0) -> list[Arch]:
+        phase = Phase(
+            name="p", epochs=1, learning_rate=0.1, draw="sandwich", subnets_per_step=count,
+            teacher="frozen", ramp=ramp,
+        )  # fmt: skip
+        return draw_archs(phase, SPEC.space, at(step, progress=progress), resolution=8)
+
+    for step in range(0, 40, 4):
+        assert [draw(1, step), draw(1, step + 2)] == [[ends[0]], [ends[1]]]
+        assert draw(2, step) == ends and draw(2, step + 1)[0] == ends[0]
+    between = [draw(1, step)[0] for step in range(1, 400, 2)]
+    assert len(set(between)) > 80 and all(at_8.contains(arch) for arch in between)
+    assert {draw(1, step, progress=0.0, ramp=0.5)[0] for step in range(8)} == {ends[0]}
+
+
 def test_a_ramp_starts_at_the_largest_subnet_and_ends_at_the_whole_space() -> None:
     phase = Phase(name="p", epochs=1, learning_rate=0.1, subnets_per_step=3, ramp=0.5)
     at_8 = SPEC.space.restrict(resolution=(8,))
@@ -259,8 +279,10 @@ def test_attentive_sampling_takes_the_extreme_loss_and_changes_nothing(attentive
 def test_wrong_plans_are_refused() -> None:
     with pytest.raises(ConfigError, match="has no phase"):
         Plan(name="empty", phases=(), reference_batch=64)
+    with pytest.raises(ConfigError, match="1 is below 2, the teacher and one that it teaches"):
+        Phase(name="p", epochs=1, learning_rate=0.1, draw="sandwich", teacher="in_place")
     with pytest.raises(ConfigError, match="needs a sandwich"):
-        Phase(name="p", epochs=1, learning_rate=0.1, teacher="in_place")
+        Phase(name="p", epochs=1, learning_rate=0.1, subnets_per_step=2, teacher="in_place")
     with pytest.raises(ConfigError, match="attentive_candidates 1 is below 2"):
         Phase(name="p", epochs=1, learning_rate=0.1, attentive_candidates=1)
     with pytest.raises(ConfigError, match="warmup_epochs 2 is not in"):

@@ -256,20 +256,27 @@ def graph_recipe(usual: RunConfig, *, sides: tuple[int, ...], same_at_all_sides:
         sides: Input sides in pixels that the network works at.
         same_at_all_sides: Whether it does the same at any other side.
     """
-    update: dict[str, object] = {"learning_rate": 0.1, "side": 1.0}
+    data, net = usual.data, usual.supernet.model_copy(update={"resolutions": sides})
+    train: dict[str, object] = {"learning_rate": 0.1, "side": 1.0}
     if same_at_all_sides:
-        update["side"] = usual.train.side
+        train["side"] = usual.train.side
     if usual.train.init:
-        update |= {
+        # Trials on photographs: docs/results/own-network.md.
+        data = data.model_copy(update={"min_scale": 0.5, "color": "none"})
+        net = net.model_copy(update={"width_ratios": (0.5, 0.75, 1.0)})
+        train = {
             "plan": "original",
             "learning_rate": 0.02,
             "weight_decay": 1e-4,
-            "ramp": 0.2,
+            "ramp": 0.0,
+            "subnets_per_step": 1,
+            "side": 1.0,
         }
     return usual.model_copy(
         update={
-            "supernet": usual.supernet.model_copy(update={"resolutions": sides}),
-            "train": usual.train.model_copy(update=update),
+            "data": data,
+            "supernet": net,
+            "train": usual.train.model_copy(update=train),
         }
     )
 

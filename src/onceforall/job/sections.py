@@ -206,7 +206,8 @@ class TrainConfig(Section):
         batch_size: Images per batch and rank.
         learning_rate: Peak, for ``reference_batch`` images a step.
         reference_batch: Global batch that ``learning_rate`` is meant for.
-        subnets_per_step: Subnets of a sandwich, of ``sandwich`` and ``delayed`` plans.
+        subnets_per_step: Subnets of a sandwich, of ``sandwich`` and ``delayed`` plans at least 2;
+            of the ``original`` plan, where one takes turns, 1.
         full_share: Share of the epochs that the largest subnet trains alone; ``delayed`` plan.
         ramp: Share of the rest over which smaller subnets come in; ``delayed`` plan.
         weight_decay: L2 penalty of convolution and linear weights.
@@ -245,7 +246,7 @@ class TrainConfig(Section):
     batch_size: int = Field(64, ge=1, le=2**20)
     learning_rate: float = Field(0.3, gt=0, le=1e4)
     reference_batch: int = Field(64, ge=1, le=2**24)
-    subnets_per_step: int = Field(4, ge=2, le=256)
+    subnets_per_step: int = Field(4, ge=1, le=256)
     full_share: float = Field(0.5, gt=0, lt=1)
     ramp: float = Field(0.3, ge=0, le=1)
     weight_decay: float = Field(1e-4, ge=0, le=10)

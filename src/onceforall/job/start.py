@@ -185,15 +185,19 @@ def _resolved(request: Request) -> tuple[RunConfig, int]:
             recipe = transfer_recipe(recipe, start, image_side=side, num_classes=probe.num_classes)
     config = resolve(recipe, file=request.config_text, flags=request.settings)
     if config.supernet.family == "graph":
-        recipe = _graph_recipe(config, recipe, num_classes=probe.num_classes)
+        recipe = _graph_recipe(config, recipe, image_side=side, num_classes=probe.num_classes)
         config = resolve(recipe, file=request.config_text, flags=request.settings)
     check_buildable(config, lambda: config.spec(probe.num_classes))
     return config, side
 
 
-def _graph_recipe(config: RunConfig, recipe: RunConfig, *, num_classes: int) -> RunConfig:
+def _graph_recipe(
+    config: RunConfig, recipe: RunConfig, *, image_side: int, num_classes: int
+) -> RunConfig:
     """Return the recipe of a traced network, at sides that it works at."""
     sides = workable_sides(config.supernet, num_classes, config.supernet.resolutions)
+    if config.train.init:  # it has seen images as they are
+        sides = tuple(side for side in sides if side <= image_side) or sides
     network = config.supernet.model_copy(update={"resolutions": sides})
     spec = network_of(network, num_classes).spec
     train = recipe.train.model_copy(

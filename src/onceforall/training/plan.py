@@ -58,7 +58,8 @@ class Phase:
         opened: The part of the space that subnets are drawn from.
         draw: ``largest`` only, ``random`` subnets, or the ``sandwich``: largest, smallest and
             random ones.
-        subnets_per_step: Subnets whose gradients make one step; a sandwich has at least 2.
+        subnets_per_step: Subnets whose gradients make one step. A sandwich of one takes turns:
+            the largest, a random one, the smallest, another random one.
         teacher: Who gives soft targets: nobody, the largest subnet of the same step
             (``in_place``), or the network as it was after the plan's first phase (``frozen``).
         trainable: What learns: ``all``, the kernel ``transforms`` only, or the ``classifier`` only.
@@ -103,12 +104,14 @@ class Phase:
                 f"phase {self.name}: warmup_epochs {self.warmup_epochs} is not in "
                 f"[0, {self.epochs})"
             )
-        least = 2 if self.draw == "sandwich" else 1
+        is_taught_within = self.teacher == "in_place"
+        least = 2 if is_taught_within else 1
         if self.subnets_per_step < least:
+            why = ", the teacher and one that it teaches" if is_taught_within else ""
             raise ConfigError(
-                f"phase {self.name}: subnets_per_step {self.subnets_per_step} is below {least}"
+                f"phase {self.name}: subnets_per_step {self.subnets_per_step} is below {least}{why}"
             )
-        if self.teacher == "in_place" and self.draw != "sandwich":
+        if is_taught_within and self.draw != "sandwich":
             raise ConfigError(f"phase {self.name}: in_place distillation needs a sandwich")
         if self.attentive_candidates < 2:
             raise ConfigError(
@@ -320,8 +323,8 @@ def original_plan(
     epochs: float,
     learning_rate: float,
     reference_batch: int,
-    ramp: float = 0.2,
-    subnets_per_step: int = 2,
+    ramp: float = 0.0,
+    subnets_per_step: int = 1,
     warmup_epochs: float = 0.5,
     weight_decay: float = 1e-4,
     label_smoothing: float = 0.1,
@@ -329,7 +332,7 @@ def original_plan(
     """Return the plan of a network that is trained already: a sandwich that learns from it.
 
     Channels are ordered by importance first; the network as it was teaches every subnet, besides
-    the labels.
+    the labels. It knows enough to be trained in one step of four only, which makes more steps.
     """
     phase = Phase(
         name="original",

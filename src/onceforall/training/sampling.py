@@ -46,14 +46,22 @@ def draw_archs(phase: Phase, space: SearchSpace, moment: Moment, *, resolution: 
 
     Returns:
         ``phase.subnets_per_step`` archs. In a sandwich the first is the largest, the second the
-        smallest; in one of two subnets the smallest and a random one take turns.
+        smallest; in one of two subnets the smallest and a random one take turns, in one of a
+        single subnet the largest, a random one, the smallest and another random one.
     """
     at_size = space.restrict(resolution=(resolution,))
     if phase.draw == "largest":
         return [at_size.largest]
-    archs = [at_size.largest, at_size.smallest] if phase.draw == "sandwich" else []
-    if phase.draw == "sandwich" and phase.subnets_per_step == 2 and moment.step % 2:
-        archs.pop()
+    archs = []
+    if phase.draw == "sandwich":
+        ends, turn = [at_size.largest, at_size.smallest], moment.step
+        match phase.subnets_per_step:
+            case 1:
+                archs = [] if turn % 2 else [ends[turn % 4 // 2]]
+            case 2:
+                archs = ends[: 2 - turn % 2]
+            case _:
+                archs = ends
     rng = random.Random(f"{moment.seed}/archs/{moment.step}")
     while len(archs) < phase.subnets_per_step:
         if moment.published:
@@ -61,7 +69,9 @@ def draw_archs(phase: Phase, space: SearchSpace, moment: Moment, *, resolution: 
         archs.append(at_size.sample(rng))
     if phase.ramp > 0 and moment.progress < phase.ramp:
         share = moment.progress / phase.ramp
-        archs = [archs[0], *(_towards_largest(at_size, a, share, rng) for a in archs[1:])]
+        # The first of several stays the largest.
+        kept = archs[: min(1, phase.subnets_per_step - 1)]
+        archs = kept + [_towards_largest(at_size, a, share, rng) for a in archs[len(kept) :]]
     return archs
 
 

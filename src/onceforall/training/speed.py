@@ -176,6 +176,11 @@ def _image_seconds(phase: Phase, speed: Speed) -> float:
         return speed.largest_s + teacher
     if phase.draw == "random":
         return phase.subnets_per_step * speed.middle_s + teacher
-    if phase.subnets_per_step == 2:
-        return speed.largest_s + (speed.smallest_s + speed.middle_s) / 2
-    return speed.largest_s + speed.smallest_s + (phase.subnets_per_step - 2) * speed.middle_s
+    match phase.subnets_per_step:
+        case 1:
+            return (speed.largest_s + speed.smallest_s) / 4 + speed.middle_s / 2 + teacher
+        case 2:
+            return speed.largest_s + (speed.smallest_s + speed.middle_s) / 2 + teacher
+        case count:
+            rest = (count - 2) * speed.middle_s
+            return speed.largest_s + speed.smallest_s + rest + teacher
