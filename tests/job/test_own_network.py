@@ -64,6 +64,26 @@ def test_weights_of_ones_own_go_through_the_whole_job(
     assert [card.name for card in again.cards] == [card.name for card in done.cards]
 
 
+def test_weights_make_training_short_and_gentle(tmp_path: Path) -> None:
+    """Pictures of 48 pixels are enlarged for a network that is new to them, and only for that."""
+    torch.manual_seed(0)
+    weights = tmp_path / "mine.pth"
+    torch.save(make_small().state_dict(), weights)
+    images = write_images(tmp_path / "images.npz", scale=6)
+    configs = []
+    for name, more in (("fresh", []), ("known", weights_flags(NET, str(weights)))):
+        request = Request(source=str(images), flags=(*net_flags(NET), *more, "train.epochs=1"))
+        run = plan_run(request, tmp_path / name, tell=lambda event: None)
+        configs.append(run.config)
+    fresh, known = configs
+    assert fresh.supernet.resolutions == (36, 48, 60) and fresh.train.plan == "delayed"
+    assert fresh.supernet.width_ratios == (0.25, 0.5, 0.75, 1.0)
+    assert known.supernet.resolutions == (36, 48) and known.train.plan == "original"
+    assert known.supernet.width_ratios == (0.5, 0.75, 1.0) and known.train.side == 1.0
+    (phase,) = known.plan(known.spec(3)).phases
+    assert (phase.draw, phase.subnets_per_step, phase.teacher) == ("sandwich", 1, "frozen")
+
+
 def test_without_training_the_largest_is_the_original(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = make_small().eval()

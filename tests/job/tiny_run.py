@@ -39,14 +39,18 @@ SETTINGS = (
 )
 
 
-def write_images(path: Path) -> Path:
-    """Write an ``.npz`` of 150 training and 60 test images."""
+def write_images(path: Path, *, scale: int = 1) -> Path:
+    """Write an ``.npz`` of 150 training and 60 test images, each pixel ``scale`` times wide."""
     train, test = tiny_images(150), tiny_images(60, seed=1)
+    pictures = [
+        split.images.permute(0, 2, 3, 1).numpy().repeat(scale, 1).repeat(scale, 2)
+        for split in (train, test)
+    ]
     np.savez(
         path,
-        x_train=train.images.permute(0, 2, 3, 1).numpy(),
+        x_train=pictures[0],
         y_train=train.labels.numpy(),
-        x_test=test.images.permute(0, 2, 3, 1).numpy(),
+        x_test=pictures[1],
         y_test=test.labels.numpy(),
     )
     return path
