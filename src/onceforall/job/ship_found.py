@@ -87,7 +87,8 @@ def _ship_one(run: Run, found: FoundFront, devices: Mapping[str, Path]) -> Shipp
     winner = _winner(_keeping_elsewhere(run, cards, found.limits, devices), own)
     shipped = {card.arch for card in cards if card.finetuned_from is None}
     promising = sorted(found.front.points, key=lambda p: (-p.cautious_top1, p.latency_ms))
-    new = [point for point in promising if point.arch not in shipped][:_MOST_CANDIDATES]
+    # The first ones, shipped or not: the same call again looks at nothing else.
+    new = [point for point in promising[:_MOST_CANDIDATES] if point.arch not in shipped]
     if winner is not None and promising[0].arch == winner.arch:
         new = []
     try:
