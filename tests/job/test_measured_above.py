@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import shutil
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from onceforall.artifacts import ConfirmedFile, Request
 from onceforall.job.confirm import confirm_step
 from onceforall.job.context import Run
 from onceforall.job.pipeline import run_all
-from onceforall.job.search import measured_above
+from onceforall.job.search import measured_above, problem_of
 from onceforall.job.start import open_run
 from tests.job.tiny_run import SETTINGS, write_images
 
@@ -81,6 +83,25 @@ def test_one_that_another_beats_is_left_out(run: Run) -> None:
     say(run, {big: 1.0, small: 0.98})
     found = {point.arch for point in measured_above(run, front)}
     assert found == {big, small}
+
+
+def test_one_that_breaks_a_limit_neither_counts_nor_beats_another(run: Run) -> None:
+    """Of two, the faster and better one has too many parameters: the other is chosen."""
+    front = run.folder.read_front().points
+    archs = outside(run)
+    costs = problem_of(run, {}).costs
+    rows = run.encoding.from_archs(archs)
+    params, latency = (costs[name](rows) for name in ("params", "latency_ms"))
+    pairs = itertools.permutations(range(len(archs)), 2)
+    heavy, light = next(
+        (i, j) for i, j in pairs if latency[i] < latency[j] and params[i] > params[j]
+    )
+    say(run, {archs[heavy]: 1.0, archs[light]: 0.9})
+    assert [point.arch for point in measured_above(run, front)] == [archs[heavy]]
+    search = run.config.search.model_copy(update={"limits": {"params": float(params[heavy]) - 1}})
+    config = run.config.model_copy(update={"search": search})
+    found = measured_above(dataclasses.replace(run, config=config), front)
+    assert [point.arch for point in found] == [archs[light]]
 
 
 def test_the_front_itself_is_not_said_twice(run: Run) -> None:

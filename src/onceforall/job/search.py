@@ -117,14 +117,16 @@ def measured_above(run: Run, front: Sequence[FrontPoint]) -> list[FrontPoint]:
     Returns:
         The one that is furthest above the front first.
     """
-    measured = run.folder.read_evaluations()
-    if not measured:
-        return []
     caution = run.config.search.caution
     problem = problem_of(run, run.config.search.limits, caution=caution)
+    there = {point.arch for point in front}
+    measured = run.folder.read_evaluations()
     archs = [each.arch for each in measured]
-    keeps = problem.violation(run.encoding.from_archs(archs)) == 0
-    points = _described(run, problem, archs, caution=caution)
+    keeps = problem.violation(run.encoding.from_archs(archs)) == 0 if archs else []
+    measured = [each for each, is_kept in zip(measured, keeps, strict=True) if is_kept]
+    if not measured:
+        return []
+    points = _described(run, problem, [each.arch for each in measured], caution=caution)
     costs = [(point.latency_ms, -each.top1) for point, each in zip(points, measured, strict=True)]
     is_best = pareto_front(costs)
 
@@ -132,9 +134,9 @@ def measured_above(run: Run, front: Sequence[FrontPoint]) -> list[FrontPoint]:
         known = [p.predicted_top1 for p in front if p.latency_ms <= points[index].latency_ms]
         return measured[index].top1 - max(known, default=-math.inf)
 
-    chosen = [i for i in range(len(points)) if keeps[i] and is_best[i] and gain(i) > 0]
-    there = {point.arch for point in front}
-    return [points[i] for i in sorted(chosen, key=lambda i: (-gain(i), i)) if archs[i] not in there]
+    chosen = [i for i in range(len(points)) if is_best[i] and gain(i) > 0]
+    chosen = [i for i in chosen if points[i].arch not in there]
+    return [points[i] for i in sorted(chosen, key=lambda i: (-gain(i), i))]
 
 
 def _described(
