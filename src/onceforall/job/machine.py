@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,9 @@ import torch
 
 from onceforall.errors import ConfigError
 from onceforall.training.ranks import Ranks
+
+# Numbers of the options of mallopt(3).
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 
 
 def default_device(ranks: Ranks | None = None) -> torch.device:
@@ -59,6 +65,22 @@ def hardware() -> dict[str, Any]:
         "cpu_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep the memory that tensors free, and use it again.
+
+    By default the C library gives large blocks back to the system at once, and asks for them anew,
+    page by page, in the next step: a training step on the CPU is 10 to 25 % longer for it. Only
+    glibc has these settings; nothing happens elsewhere.
+    """
+    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        set_option = ctypes.CDLL(None).mallopt
+        set_option(_MMAP_THRESHOLD, 32 * 2**20)  # the most that it takes
+        set_option(_TRIM_THRESHOLD, 2**31 - 1)
+        set_option(_TOP_PAD, 64 * 2**20)
 
 
 def usable_cores() -> int:

@@ -23,7 +23,7 @@ from onceforall.job.factories import network_of, workable_sides
 from onceforall.job.folder import RunFolder
 from onceforall.job.growth import grow, growth
 from onceforall.job.lock import LOCK, sole_writer
-from onceforall.job.machine import default_device, hardware
+from onceforall.job.machine import default_device, hardware, keep_freed_memory
 from onceforall.job.planning import Planned, plan_config
 from onceforall.job.preflight import (
     check_buildable,
@@ -92,6 +92,7 @@ def plan_run(
     if saved is None:
         check_writable(folder.settings)
     started = time.monotonic() if started is None else started
+    keep_freed_memory()
     where = device or default_device(ranks)
     side_px = 0
     is_main = ranks is None or ranks.is_main

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onceforall.ops.depthwise import depthwise_conv2d
 from onceforall.ops.functional import center_crop, leading_block
 
 
@@ -147,9 +148,7 @@ class ElasticDepthwiseConv2d(nn.Module):
         channels = x_BCHW.shape[1]
         if weight_C1KK is None:
             weight_C1KK = self.active_weight(channels, kernel_size)
-        return F.conv2d(
-            x_BCHW, weight_C1KK, stride=self.stride, padding=kernel_size // 2, groups=channels
-        )
+        return depthwise_conv2d(x_BCHW, weight_C1KK, stride=self.stride)
 
     @torch.no_grad()
     def copy_to(self, plain: nn.Conv2d) -> None:

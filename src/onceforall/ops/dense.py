@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onceforall.ops.functional import leading_block
+from onceforall.ops.functional import leading_block, spatial_mean
 
 
 class ElasticLinear(nn.Module):
@@ -56,8 +56,7 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return ``(B, C, H, W)`` scaled per image and channel."""
-        # Two means, width first: the published order of summation.
-        gate_BC11 = x_BCHW.mean(3, keepdim=True).mean(2, keepdim=True)
+        gate_BC11 = spatial_mean(x_BCHW)
         gate_BC11 = F.hardsigmoid(self.expand(F.relu(self.reduce(gate_BC11))))
         return x_BCHW * gate_BC11
 
@@ -80,7 +79,7 @@ class ElasticSqueezeExcite(nn.Module):
         channels = x_BCHW.shape[1]
         reduce_weight = leading_block(self.reduce.weight, hidden_channels, channels)
         expand_weight = leading_block(self.expand.weight, channels, hidden_channels)
-        gate_BC11 = x_BCHW.mean(3, keepdim=True).mean(2, keepdim=True)
+        gate_BC11 = spatial_mean(x_BCHW)
         hidden_BM11 = F.relu(
             F.conv2d(gate_BC11, reduce_weight, _head(self.reduce, hidden_channels))
         )

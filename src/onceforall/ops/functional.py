@@ -6,10 +6,12 @@ Shape suffixes: B batch, C channels, O output channels, H/W height/width, K kern
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
 
 ACTIVATIONS = ("relu", "relu6", "h_swish", "h_sigmoid", "sigmoid", "tanh", "silu", "none")
 
@@ -37,6 +39,45 @@ def activate(x: Tensor, name: str) -> Tensor:
     if name == "none":
         return x
     raise ValueError("activation " + name + " is not one of the known ones (see ACTIVATIONS)")
+
+
+class _SpatialMean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BCHW: Tensor) -> Tensor:
+        is_last = x_BCHW.is_contiguous(memory_format=torch.channels_last)
+        ctx.layout = torch.channels_last if is_last else torch.contiguous_format
+        ctx.shape = x_BCHW.shape
+        return x_BCHW.mean(3, keepdim=True).mean(2, keepdim=True)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BC11: Tensor) -> Tensor:
+        height, width = ctx.shape[2:]
+        spread_BCHW = (grad_BC11 / (height * width)).expand(ctx.shape)
+        laid_out_BCHW: Tensor = spread_BCHW.contiguous(memory_format=ctx.layout)
+        return laid_out_BCHW
+
+
+def trains_in_eager_mode(*tensors: Tensor) -> bool:
+    """Return whether a gradient is to come, and nobody is writing down what is computed."""
+    return (
+        torch.is_grad_enabled()
+        and any(tensor.requires_grad for tensor in tensors)
+        and not torch.compiler.is_compiling()
+        and not is_tracing()  # type: ignore[no-untyped-call]
+    )
+
+
+def spatial_mean(x_BCHW: Tensor) -> Tensor:
+    """Return the ``(B, C, 1, 1)`` mean over width, then height: the published order of summation.
+
+    Its gradient lies in memory as the input does. That of PyTorch's mean is contiguous, and what
+    it is added to then costs five times as much.
+    """
+    if not is_scripting():  # noqa: SIM102 (what compiles scripts looks at this alone)
+        if trains_in_eager_mode(x_BCHW):
+            mean_BC11: Tensor = _SpatialMean.apply(x_BCHW)
+            return mean_BC11
+    return x_BCHW.mean(3, keepdim=True).mean(2, keepdim=True)
 
 
 def center_crop(weight_C1KK: Tensor, kernel_size: int) -> Tensor:

@@ -19,7 +19,8 @@ from onceforall.blueprint import (
     Residual,
 )
 from onceforall.ops.dense import SqueezeExcite
-from onceforall.ops.functional import activate
+from onceforall.ops.depthwise import DepthwiseConv2d
+from onceforall.ops.functional import activate, spatial_mean
 from onceforall.supernets.units import (
     bottleneck_units,
     fused_units,
@@ -36,21 +37,21 @@ class ConvUnit(nn.Module):
         super().__init__()
         self.activation = str(layer.activation)
         self.residual = layer.residual
-        self.conv = nn.Conv2d(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            layer.stride,
-            layer.kernel_size // 2,
-            groups=layer.groups,
-            bias=layer.bias,
-        )
+        self.conv = _convolution(layer)
         self.bn = _batch_norm(layer.out_channels, norm) if layer.norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to the layer's output."""
         y: Tensor = activate(self.bn(self.conv(x)), self.activation)
         return x + y if self.residual else y
+
+
+def _convolution(layer: Conv) -> nn.Conv2d:
+    side, stride, bias = layer.kernel_size, layer.stride, layer.bias
+    if 1 < layer.groups == layer.in_channels == layer.out_channels:
+        return DepthwiseConv2d(layer.out_channels, side, stride=stride, bias=bias)
+    widths = layer.in_channels, layer.out_channels
+    return nn.Conv2d(*widths, side, stride, side // 2, groups=layer.groups, bias=bias)
 
 
 class MBConvBlock(nn.Module):
@@ -137,7 +138,7 @@ class GlobalMean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to ``(B, C, 1, 1)``."""
-        return x.mean(3, keepdim=True).mean(2, keepdim=True)
+        return spatial_mean(x)
 
 
 class Classifier(nn.Module):

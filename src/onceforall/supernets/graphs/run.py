@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from onceforall.errors import BlueprintError
 from onceforall.graph import Batch, Computed, DType, Node, Ref, Weight, Width
+from onceforall.ops.depthwise import depthwise_conv2d
 from onceforall.supernets.graphs.operators import function_of, number_format
 
 # Reads its arguments from the results so far and the tensors given, and adds a result.
@@ -145,7 +146,30 @@ def _select(x: Tensor, dim: int, index: int) -> Tensor:
     return x.select(dim, index)
 
 
+def _conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    side = weight.shape[-1]
+    if (
+        1 < groups == weight.shape[0] == x.shape[1]
+        and side % 2
+        and weight.shape[-2] == side
+        and tuple(padding) == (side // 2,) * 2
+        and tuple(dilation) == (1, 1)
+        and stride[0] == stride[1]
+    ):
+        return depthwise_conv2d(x, weight, bias, stride=stride[0])
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
 OWN: dict[str, Callable[..., Any]] = {
+    "conv2d.default": _conv2d,
     "reshape": _reshape,
     "expand": _expand,
     "permute": _permute,
