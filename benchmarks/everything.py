@@ -90,6 +90,12 @@ BENCHMARKS = {
         script="training_step.py",
         minutes=2,
     ),
+    "depthwise": Benchmark(
+        claim="gradients of 5x5 and 7x7 depthwise kernels take at most two thirds of PyTorch's time",
+        script="depthwise_gradients.py",
+        short="--repeats 1",
+        minutes=1,
+    ),
     "recalibration": Benchmark(
         claim="recalibration is 2.5 times faster than the published way",
         script="bn_recalibration.py",

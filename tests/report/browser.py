@@ -110,7 +110,7 @@ class Browser:
     def press(self, key: str) -> None:
         # Chromium takes keys by number when no text is given.
         codes = {"Tab": 9, "Enter": 13, "ArrowLeft": 37, "ArrowRight": 39, "Escape": 27}
-        codes |= {"ArrowDown": 40}
+        codes |= {"ArrowDown": 40, "Home": 36}
         text = {"Enter": "\r"}.get(key, "")
         for kind in ("keyDown", "keyUp"):
             extra = {"text": text} if text and kind == "keyDown" else {}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from onceforall.artifacts import Baseline, Card
+from onceforall.measure.choice import choose
 from onceforall.report import write_report
 from tests.report.browser import Browser
 from tests.report.make_run import Story, make_run
@@ -125,6 +126,28 @@ def test_the_axis_switches(page: Browser) -> None:
     for cost in ("macs", "params", "latency_ms"):
         page.click(f'label[for="x-{cost}"]')
         assert settle(lambda cost=cost: visible() == [cost])
+
+
+def test_the_slider_takes_the_model_under_a_limit(page: Browser, finished: Path) -> None:
+    cards = [Card.read(path) for path in sorted(finished.glob("models/*/card.json"))]
+    limit = f"{LATENCY} .limit"
+    words = text(page, f"{limit} output")
+    least = min(cards, key=lambda card: card.latency_ms)
+    page.run(f"document.querySelector('{limit} input').focus()")
+    page.press("Home")
+    settle(lambda: text(page, f"{limit} output") != words)
+    assert text(page, f"{limit} output").endswith(f"ms: {least.name}")
+    shown = settle(lambda: page.run("document.querySelector('.model.selected').dataset.name"))
+    assert shown == least.name
+    line, disc = (
+        page.run(f"parseFloat(document.querySelector('{LATENCY} {part}').getAttribute('{at}'))")
+        for part, at in ((".bound", "x1"), (".mark[aria-current] .disc", "cx"))
+    )
+    assert line == pytest.approx(disc, abs=0.1)
+    for _ in cards:
+        page.press("ArrowRight")
+    best = choose(cards, {}).card.name
+    settle(lambda: text(page, f"{limit} output").endswith(best))
 
 
 def test_the_keyboard_reaches_every_model(page: Browser) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from onceforall.measure.choice import choose
 from onceforall.measure.comparison import beaten_by, contenders
 from onceforall.pareto import pareto_front
 from onceforall.report import numbers
@@ -142,6 +143,21 @@ class View:
         return [
             _mark(self, model, name, is_beaten=model.card.name in beaten)
             for model, name in zip(self.models, _names(self), strict=True)
+        ]
+
+    @property
+    def bounds(self) -> list[tuple[float, str, int]]:
+        """Return, for limits of what each model costs, place, words and the model to take."""
+        cards = [model.card for model in self.models]
+        known = {getattr(card, self.cost) for card in cards if card.valid_top1 is not None}
+        taken = [(cost, choose(cards, {self.cost: cost}).card) for cost in sorted(known)]
+        return [
+            (
+                self.axes.place((cost * self.factor, 0.0))[0],
+                _cost_words(self.cost, cost),
+                cards.index(card),
+            )
+            for cost, card in taken
         ]
 
     @property

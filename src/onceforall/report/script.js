@@ -189,6 +189,32 @@
     addEventListener("scroll", hide, { passive: true });
   };
 
+  // -- limit: the model to take under it --------------------------------------------------------
+
+  const setUpLimits = () => {
+    for (const input of all(".limit input")) {
+      const panel = input.closest(".axis-panel");
+      const bounds = JSON.parse(input.dataset.bounds);
+      const current = document.querySelector(".model.selected").id.slice(1);
+      const start = bounds.findLastIndex(([, , index]) => String(index) === current);
+      input.value = start < 0 ? bounds.length - 1 : start;
+      const show = () => {
+        const [place, words, index] = bounds[input.value];
+        const line = panel.querySelector(".bound");
+        for (const end of ["x1", "x2"]) line.setAttribute(end, `${place}%`);
+        const { name } = document.getElementById(`m${index}`).dataset;
+        panel.querySelector(".limit output").textContent = `up to ${words}: ${name}`;
+        input.setAttribute("aria-valuetext", `up to ${words}: ${name}`);
+        return index;
+      };
+      show();
+      input.addEventListener("input", () => {
+        panel.classList.add("limited");
+        select(show());
+      });
+    }
+  };
+
   // -- table ------------------------------------------------------------------------------------
 
   const compare = (a, b) => {
@@ -245,6 +271,7 @@
   document.addEventListener("DOMContentLoaded", () => {
     setUpSelection();
     setUpChart(JSON.parse(document.getElementById("run-data").textContent));
+    setUpLimits();
     setUpTable();
     setUpCopying();
   });
