@@ -141,11 +141,13 @@ def _template(name: str) -> str:
 
 
 def asset(name: str) -> str:
-    """Return a file of this package without indentation and comments: browsers read the page."""
+    """Return a file of this package without comments and idle space: browsers read the page."""
     content = resources.files("onceforall.report").joinpath(name).read_text(encoding="utf-8")
-    content = (
-        re.sub(r"/\*.*?\*/", "", content, flags=re.DOTALL) if name.endswith(".css") else content
-    )
+    if name.endswith(".css"):
+        content = re.sub(r"/\*.*?\*/", "", content, flags=re.DOTALL)
+        content = re.sub(r"(?<=[{};:,])\s+|\s+(?={)", "", content)
+    elif name.endswith(".js"):
+        content = re.sub(r"^ *//.*\n", "", content, flags=re.MULTILINE)
     return re.sub(r"^[ \t]+|^\n", "", content, flags=re.MULTILINE)
 
 

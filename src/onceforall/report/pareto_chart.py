@@ -146,18 +146,17 @@ class View:
         ]
 
     @property
-    def bounds(self) -> list[tuple[float, str, int]]:
-        """Return, for limits of what each model costs, place, words and the model to take."""
+    def bounds(self) -> list[tuple[int, int]]:
+        """Return, for limits of what each model costs, that model and the one to take, by number.
+
+        Limits ascend; models whose validation top-1 is unknown are no choice.
+        """
         cards = [model.card for model in self.models]
-        known = {getattr(card, self.cost) for card in cards if card.valid_top1 is not None}
-        taken = [(cost, choose(cards, {self.cost: cost}).card) for cost in sorted(known)]
+        known = [card for card in cards if card.valid_top1 is not None]
+        limits = {getattr(card, self.cost): card for card in known}
         return [
-            (
-                self.axes.place((cost * self.factor, 0.0))[0],
-                _cost_words(self.cost, cost),
-                cards.index(card),
-            )
-            for cost, card in taken
+            (cards.index(card), cards.index(choose(cards, {self.cost: limit}).card))
+            for limit, card in sorted(limits.items(), key=lambda pair: pair[0])
         ]
 
     @property

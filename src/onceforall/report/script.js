@@ -192,20 +192,25 @@
   // -- limit: the model to take under it --------------------------------------------------------
 
   const setUpLimits = () => {
+    const units = { latency_ms: "", macs: " MACs", params: " parameters" };
     for (const input of all(".limit input")) {
       const panel = input.closest(".axis-panel");
-      const bounds = JSON.parse(input.dataset.bounds);
+      const [line, output] = [".bound", "output"].map((part) => panel.querySelector(part));
+      const { cost } = panel.dataset;
+      const figure = Object.keys(units).indexOf(cost) + 1;
+      const pairs = input.dataset.bounds.split(" ").map((pair) => pair.split(","));
       const current = document.querySelector(".model.selected").id.slice(1);
-      const start = bounds.findLastIndex(([, , index]) => String(index) === current);
-      input.value = start < 0 ? bounds.length - 1 : start;
+      const start = pairs.findLastIndex(([, taken]) => taken === current);
+      input.value = start < 0 ? pairs.length - 1 : start;
       const show = () => {
-        const [place, words, index] = bounds[input.value];
-        const line = panel.querySelector(".bound");
-        for (const end of ["x1", "x2"]) line.setAttribute(end, `${place}%`);
-        const { name } = document.getElementById(`m${index}`).dataset;
-        panel.querySelector(".limit output").textContent = `up to ${words}: ${name}`;
-        input.setAttribute("aria-valuetext", `up to ${words}: ${name}`);
-        return index;
+        const [bound, taken] = pairs[input.value];
+        const place = panel.querySelector(`.mark[data-m="${bound}"] .disc`).getAttribute("cx");
+        for (const end of ["x1", "x2"]) line.setAttribute(end, place);
+        const limit = all(`#m${bound} .figures dd`)[figure].firstChild.textContent + units[cost];
+        const { name } = document.getElementById(`m${taken}`).dataset;
+        output.textContent = `up to ${limit}: ${name}`;
+        input.setAttribute("aria-valuetext", output.textContent);
+        return taken;
       };
       show();
       input.addEventListener("input", () => {
