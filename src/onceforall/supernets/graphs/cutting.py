@@ -71,8 +71,8 @@ Cut = tuple[int, Index]
 def cut_out(whole: Tensor, cuts: Sequence[Cut]) -> Tensor:
     """Return the part of a tensor at the positions kept, without gaps, in the whole one's layout.
 
-    Its gradient is written into zeros of the whole one's shape at once. PyTorch's would fill
-    zeros for each dimension in turn, which takes a quarter of a training step at half width.
+    Where at most one dimension has positions that are not the first ones, its gradient is written
+    into zeros of the whole one's shape at once; PyTorch's fills zeros for each dimension in turn.
     """
     scattered = sum(isinstance(index, Tensor) for _, index in cuts)
     if scattered < 2 and trains_in_eager_mode(whole):
