@@ -14,7 +14,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from unittest import mock
 
 import torch
@@ -72,7 +73,7 @@ def _gain(
     def torchs() -> None:
         F.conv2d(x, weight.to(dtype), None, stride, kernel // 2, groups=channels).backward(grad)
 
-    own_s, torch_s = _best(ours, repeats), _best(torchs, repeats)
+    own_s, torch_s = _best((ours, torchs), repeats)
     return torch_s / own_s, f"{1e3 * torch_s:.1f} -> {1e3 * own_s:.1f} ms ({torch_s / own_s:.1f}x)"
 
 
@@ -81,30 +82,29 @@ def _network(repeats: int) -> tuple[float, float]:
     net = elastic(mobilenet_v3(), seed=0).train()
     images = torch.randn(BATCH // 4, 3, SIDE, SIDE).to(memory_format=torch.channels_last)
     labels = torch.arange(len(images))
-    best = []
-    for is_known in (False, True):
-        seconds = []
-        for is_low in (False, True):
 
-            def step(is_low: bool = is_low) -> None:
-                net.zero_grad(set_to_none=True)
-                with torch.autocast("cpu", torch.bfloat16, enabled=is_low):
-                    logits = net(images, net.space.largest)
-                F.cross_entropy(logits.float(), labels).backward()
+    def step(is_own: bool, is_low: bool) -> None:
+        net.zero_grad(set_to_none=True)
+        with mock.patch.object(depthwise, "_is_known_cpu", lambda: is_own):
+            with torch.autocast("cpu", torch.bfloat16, enabled=is_low):
+                logits = net(images, net.space.largest)
+            F.cross_entropy(logits.float(), labels).backward()
 
-            with mock.patch.object(depthwise, "_is_known_cpu", lambda known=is_known: known):
-                seconds.append(_best(step, repeats))
-        best.append(len(images) / min(seconds))
-    return best[0], best[1]
+    ways = [partial(step, is_own, is_low) for is_own in (False, True) for is_low in (False, True)]
+    seconds = _best(ways, repeats)
+    return len(images) / min(seconds[:2]), len(images) / min(seconds[2:])
 
 
-def _best(call: Callable[[], None], repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats + 2):
-        started = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds[2:])
+def _best(calls: Sequence[Callable[[], None]], repeats: int) -> list[float]:
+    """Return the best time of each call in seconds; they take turns, after warming up."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    for repeat in range(repeats + 2):
+        for call, own in zip(calls, seconds, strict=True):
+            started = time.perf_counter()
+            call()
+            if repeat >= 2:
+                own.append(time.perf_counter() - started)
+    return [min(own) for own in seconds]
 
 
 if __name__ == "__main__":

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onceforall.ops.functional import trains_in_eager_mode
 from onceforall.supernets.graphs.parts import Segment
 from onceforall.supernets.graphs.spec import GraphSpec
 
@@ -62,52 +60,6 @@ def taken(tensor: Tensor, dim: int, index: Index) -> Tensor:
     if isinstance(index, int):
         return tensor.narrow(dim, 0, index)
     return tensor.index_select(dim, index)
-
-
-# A dimension and the positions that are kept along it.
-Cut = tuple[int, Index]
-
-
-def cut_out(whole: Tensor, cuts: Sequence[Cut]) -> Tensor:
-    """Return the part of a tensor at the positions kept, without gaps, in the whole one's layout.
-
-    Where at most one dimension has positions that are not the first ones, its gradient is written
-    into zeros of the whole one's shape at once; PyTorch's fills zeros for each dimension in turn.
-    """
-    scattered = sum(isinstance(index, Tensor) for _, index in cuts)
-    if scattered < 2 and trains_in_eager_mode(whole):
-        part: Tensor = _CutOut.apply(whole, cuts)
-        return part
-    return _cut_out(whole, cuts)
-
-
-def _cut_out(whole: Tensor, cuts: Sequence[Cut]) -> Tensor:
-    part = whole
-    for dim, index in cuts:
-        part = taken(part, dim, index)
-    return laid_out_as(part, whole)
-
-
-class _CutOut(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, whole: Tensor, cuts: Sequence[Cut]) -> Tensor:
-        ctx.whole, ctx.cuts = torch.empty_like(whole, device="meta"), cuts
-        return _cut_out(whole, cuts)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        full = torch.zeros_like(ctx.whole, dtype=grad.dtype, device=grad.device)
-        part, scattered = full, None
-        for dim, index in ctx.cuts:
-            if isinstance(index, Tensor):
-                scattered = dim, index
-            elif index is not None:
-                part = part.narrow(dim, 0, index)
-        if scattered is None:
-            part.copy_(grad)
-        else:
-            part.index_copy_(*scattered, grad)
-        return full, None
 
 
 def put(target: Tensor, index: Index, value: Tensor) -> None:

@@ -162,7 +162,7 @@ def _conv2d(
         and weight.shape[-2] == side
         and tuple(padding) == (side // 2,) * 2
         and tuple(dilation) == (1, 1)
-        and stride[0] == stride[1]
+        and len(set(stride)) == 1
     ):
         return depthwise_conv2d(x, weight, bias, stride=stride[0])
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)

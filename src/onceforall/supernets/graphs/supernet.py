@@ -19,7 +19,6 @@ from onceforall.supernets.graphs.cutting import (
     Index,
     Indices,
     add_scores,
-    cut_out,
     laid_out_as,
     put,
     taken,
@@ -269,10 +268,12 @@ class GraphSupernet(nn.Module):
             if not dims and not (side and side != cut.kernel):
                 result[cut.source] = tensor
                 continue
-            value = cut_out(tensor, dims)
+            value = tensor
+            for dim, index in dims:
+                value = taken(value, dim, index)
             if side and side != cut.kernel:
-                value = laid_out_as(self._transformed(cut, value, side), tensor)
-            result[cut.source] = value
+                value = self._transformed(cut, value, side)
+            result[cut.source] = laid_out_as(value, tensor)
         return result
 
     @property
