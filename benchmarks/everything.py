@@ -93,7 +93,6 @@ BENCHMARKS = {
     "depthwise": Benchmark(
         claim="gradients of large depthwise kernels take at most two thirds of PyTorch's time",
         script="depthwise_gradients.py",
-        short="--repeats 1",
         minutes=1,
     ),
     "recalibration": Benchmark(
