@@ -30,6 +30,7 @@ import torch
 from onceforall.encoding import Encoding
 from onceforall.job.config import resolve
 from onceforall.job.data import open_data, start_session
+from onceforall.job.machine import keep_freed_memory
 from onceforall.job.recipes import ladder_for, recipe_for
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.cost_tables import compile_costs
@@ -65,6 +66,7 @@ def plan_of(plan: Plan, what: str) -> Plan:
 def rows_of(arguments: argparse.Namespace) -> list[dict[str, object]]:
     """Train one variant; return its line with recalibration and that without."""
     torch.set_num_threads(1)
+    keep_freed_memory()  # as `ofa run` does
     name, what = VARIANTS[arguments.variant]
     recipe = recipe_for(
         arguments.data, image_side=32, num_train=50_000, num_classes=10, seed=arguments.seed
