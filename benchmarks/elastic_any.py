@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from onceforall.arch import Arch
 from onceforall.job.factories import make_network
+from onceforall.job.machine import keep_freed_memory
 from onceforall.measure.latency.measure import measure_latency
 from onceforall.measure.latency.model import build_latency_model
 from onceforall.measure.latency.targets import Candidate, OrtCpu
@@ -51,6 +52,7 @@ def main() -> int:
     torch.set_num_threads(1)
     if arguments.what == "latency":
         return _latency(arguments.net or "torchvision:resnet18", arguments.budget)
+    keep_freed_memory()  # as `ofa run` does, for both sides
     names = [arguments.net] if arguments.net else [f"torchvision:{name}" for name in NETS]
     return max(_step(name, arguments.repeats) for name in names)
 

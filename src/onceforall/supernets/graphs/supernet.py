@@ -19,6 +19,7 @@ from onceforall.supernets.graphs.cutting import (
     Index,
     Indices,
     add_scores,
+    cut_out,
     laid_out_as,
     put,
     taken,
@@ -268,12 +269,10 @@ class GraphSupernet(nn.Module):
             if not dims and not (side and side != cut.kernel):
                 result[cut.source] = tensor
                 continue
-            value = tensor
-            for dim, index in dims:
-                value = taken(value, dim, index)
+            value = cut_out(tensor, dims)
             if side and side != cut.kernel:
-                value = self._transformed(cut, value, side)
-            result[cut.source] = laid_out_as(value, tensor)
+                value = laid_out_as(self._transformed(cut, value, side), tensor)
+            result[cut.source] = value
         return result
 
     @property
