@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import random
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onceforall.arch import Arch
@@ -21,6 +23,7 @@ from tests.supernets.graphs.tiny import (
     conv,
     elastic,
     friendly,
+    growing,
     masked,
     shuffled,
 )
@@ -92,6 +95,21 @@ def test_heads_go_whole_and_attention_goes_with_its_perceptron() -> None:
     ((stage),) = net.spec.stages
     assert [len(block.skips) for block in stage] == [2, 2, 2]
     assert net.space.stages[0].depths == (1, 2, 3)
+
+
+@pytest.mark.parametrize("pads", [False, True])
+def test_blocks_that_add_channels_are_skipped_to_their_shortcut_and_zeros(pads: bool) -> None:
+    torch.manual_seed(0)
+    model = growing(pads=pads)
+    net = elastic(model)
+    assert net.space.stages[0].depths == (1, 2, 3, 4)
+    shortest = net.extract(replace(net.space.largest, depth=(1,)))
+    ops = [node.op for node in shortest.plan.nodes]
+    assert ops.count("conv2d.default") == 2  # the stem and the block that always runs
+    with torch.no_grad():
+        x = model.eval().body[0](model.stem(images()))  # type: ignore[index]
+        expected = model.head(F.pad(x, (0, 0, 0, 0, 0, 48 - 16)).mean((2, 3)))
+        torch.testing.assert_close(shortest(images()), expected)
 
 
 def test_order_changes_nothing_of_the_largest_and_keeps_the_important() -> None:

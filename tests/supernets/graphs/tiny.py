@@ -151,6 +151,28 @@ class Excite(nn.Module):
         return x * torch.sigmoid(self.up(F.relu(self.down(gate))))
 
 
+class Growing(nn.Module):
+    """A shortcut with fewer channels than the block gives, added to the first ones or padded."""
+
+    def __init__(self, c: int, out: int, *, pads: bool) -> None:
+        super().__init__()
+        self.a = conv(c, c)
+        self.b = nn.Sequential(nn.Conv2d(c, out, 1, bias=False), nn.BatchNorm2d(out))
+        self.pads = pads
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, c = self.b(self.a(x)), x.shape[1]
+        if self.pads:
+            return y + F.pad(x, (0, 0, 0, 0, 0, y.shape[1] - c))
+        return torch.cat([y[:, :c] + x, y[:, c:]], 1)
+
+
+def growing(*, pads: bool) -> Body:
+    """Return a network of blocks that each add channels."""
+    sizes = ((16, 24), (24, 32), (32, 48))
+    return Body(nn.Sequential(conv(16, 16), *(Growing(a, b, pads=pads) for a, b in sizes)), out=48)
+
+
 class Concat(nn.Module):
     """Dense connections."""
 
@@ -211,6 +233,8 @@ def friendly() -> dict[str, nn.Module]:
         "multiplier": Body(Multiplier()),
         "attention": Attention(),
         "excite": Body(nn.Sequential(Excite(), conv(16, 16))),
+        "growing": growing(pads=False),
+        "padded": growing(pads=True),
         "concat": Body(Concat(), out=32),
         "reused": Body(Reused()),
         "slopes": Body(Slopes()),

@@ -15,6 +15,7 @@ from onceforall.supernets.graphs.groups import Groups, constant_cuts
 from onceforall.supernets.graphs.operands import Channels
 from onceforall.supernets.graphs.parts import ChannelGroup, GraphStageBlock, WeightCut
 from onceforall.supernets.graphs.rules import convolution_groups
+from onceforall.supernets.graphs.shapes import padded_dims
 from onceforall.supernets.graphs.spec import GraphSpec
 from onceforall.supernets.graphs.trace import Program
 
@@ -154,8 +155,12 @@ def _sites(
     inner: dict[int, tuple[int, int]] = {}
     for s, stage in enumerate(stages):
         for b, block in enumerate(stage):
+            # Channels of the sum are there where the block is skipped, too.
+            totals = {total for total, _ in block.skips}
             for g, nodes in enumerate(groups.nodes):
-                if g not in inner and nodes and nodes | groups.makers[g] <= block.nodes:
+                if g in inner or not nodes or nodes & totals:
+                    continue
+                if nodes | groups.makers[g] <= block.nodes:
                     inner[g] = (s, b)
     keys = _site_keys(program, {g: m for g, m in enumerate(groups.makers) if g not in inner})
     keys = _fewer(keys)
@@ -285,19 +290,21 @@ def _symbolic(
             shape[dim] = replace(old, times=width) if hasattr(old, "times") else width
         nodes.append(replace(node, shape=tuple(shape)))
     for index, node in enumerate(nodes):
-        args = _symbolic_args(node, nodes, groups, program)
+        args = _symbolic_args(index, nodes, groups, program)
         nodes[index] = replace(node, args=args)
     return tuple(nodes)
 
 
 def _symbolic_args(
-    node: Node, nodes: Sequence[Node], groups: Groups, program: Program
+    index: int, nodes: Sequence[Node], groups: Groups, program: Program
 ) -> tuple[Any, ...]:
-    args = node.args
+    node, args = nodes[index], nodes[index].args
     source = args[0].index if args and isinstance(args[0], Ref) else None
     width = None if source is None else groups.widths.get(source)
     if node.op in ("reshape", "expand"):
         return (args[0], node.shape)
+    if node.op == "pad.default" and index in groups.widths:
+        return (args[0], _symbolic_pads(index, node, groups), *args[2:])
     if width is None or source is None:
         return args
     dim, size = width
@@ -318,6 +325,17 @@ def _symbolic_args(
     return args
 
 
+def _symbolic_pads(index: int, node: Node, groups: Groups) -> tuple[Any, ...]:
+    """Return how much is padded, as far as it is channels, as sizes that follow from the groups."""
+    (dim, _), ids, pads = groups.widths[index], groups.vectors[index], list(node.args[1])
+    before, after = padded_dims(node, len(node.shape)).get(dim, (0, 0))
+    if (before, after) != (0, 0):
+        place = 2 * (len(node.shape) - 1 - dim)
+        ends = ids[:before], ids[len(ids) - after :]
+        pads[place : place + 2] = [groups.width(part) if len(part) else 0 for part in ends]
+    return tuple(pads)
+
+
 def _same_arguments(a: Program, b: Program) -> bool:
     """Return whether two traces differ in nothing but the shapes of results."""
     return all(
@@ -330,7 +348,9 @@ def _has_spatial_literal(program: Program) -> bool:
     for node in program.nodes:
         if node.op in ("expand", "roll.default", "slice"):
             return True
-        if node.op.startswith(("pad.", "upsample", "constant_pad")):
+        if node.op.startswith(("upsample", "constant_pad")):
+            return True
+        if node.op == "pad.default" and set(padded_dims(node, len(node.shape))) - {1}:
             return True
         if node.op == "reshape" and any(
             isinstance(size, int) and size > 1 for size in node.args[1][2:]

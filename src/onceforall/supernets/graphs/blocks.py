@@ -115,9 +115,8 @@ def _split(nodes: Sequence[Node], blocks: Sequence[Block]) -> Iterator[list[Bloc
             fixed_again = bool(last.skips) and not block.skips
             elsewhere = "." not in block.name and bool(last.skips or block.skips)
             changed = _parent(last.name) != _parent(block.name) or bool(
-                last.skips and block.skips
-                and nodes[last.skips[-1][0]].shape != nodes[block.skips[-1][0]].shape
-            )  # fmt: skip
+                last.skips and block.skips and not _is_same_size(nodes, last, block)
+            )
             nested = bool(last.nodes & block.nodes)
             if fixed_again or changed or nested or (elsewhere and not _follows(nodes, last, block)):
                 yield stage
@@ -125,6 +124,13 @@ def _split(nodes: Sequence[Node], blocks: Sequence[Block]) -> Iterator[list[Bloc
         stage.append(block)
     if stage:
         yield stage
+
+
+def _is_same_size(nodes: Sequence[Node], last: Block, block: Block) -> bool:
+    """Return whether a block gives what the one before gives, but for channels that it adds."""
+    total, shortcut = block.skips[-1]
+    given = nodes[last.skips[-1][0]].shape
+    return given in (nodes[total].shape, nodes[_before_padding(nodes, shortcut)].shape)
 
 
 def _follows(nodes: Sequence[Node], last: Block, block: Block) -> bool:
@@ -150,13 +156,20 @@ def _skippable(nodes: Sequence[Node]) -> list[_Skip]:
         if nodes[a.index].shape != nodes[b.index].shape:
             continue
         for shortcut, other in ((a.index, b.index), (b.index, a.index)):
-            if shortcut and _dominates(above, shortcut, other):
-                inside = _between(nodes, shortcut, other)
+            top = _before_padding(nodes, shortcut)
+            if top and _dominates(above, top, other):
+                inside = _between(nodes, top, other)
                 is_read_elsewhere = any(not users[i] <= inside | {index} for i in inside)
                 if any(nodes[i].op in _WORK for i in inside) and not is_read_elsewhere:
                     found.append(_Skip(index, shortcut, frozenset(inside)))
                 break
     return found
+
+
+def _before_padding(nodes: Sequence[Node], shortcut: int) -> int:
+    """Return what a shortcut that is padded with channels is made of."""
+    node = nodes[shortcut]
+    return node.inputs[0] if node.op == "pad.default" else shortcut
 
 
 def _innermost(skips: Sequence[_Skip]) -> list[_Skip]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onceforall.graph import Batch, Computed, Weight, Width
 from onceforall.supernets.graphs.operands import Channels
+from onceforall.supernets.graphs.shapes import padded_dims
 from onceforall.supernets.graphs.trace import Program
 from onceforall.supernets.graphs.units import Ids
 
@@ -88,6 +89,9 @@ def channel_groups(program: Program, found: Channels) -> Groups:
                 before = _vector(roots[found.ids[node.args[0].index]])[1]
                 assert before is not None
                 slots += [before[: node.args[2]], before[: node.args[3]]]
+            if node.op == "pad.default" and dim in padded_dims(node, len(node.shape)):
+                first, last = padded_dims(node, len(node.shape))[dim]
+                slots += [vector[:first], vector[len(vector) - last :]]
     for ids in found.whole.values():
         vector = _vector(roots[ids])[1]
         if vector is not None:

@@ -21,6 +21,7 @@ from onceforall.supernets.graphs.operators import (
     SPATIAL,
     UNARY,
 )
+from onceforall.supernets.graphs.shapes import padded_dims
 from onceforall.supernets.graphs.units import (
     Ids,
     Shape,
@@ -267,20 +268,22 @@ def cat(o: Operands, node: Node) -> Ids:
 
 
 def pad(o: Operands, node: Node) -> Ids:
-    """Carry padding out; what is padded to channels always stays."""
-    ids, pads = o.of(node.args[0]), node.args[1]
+    """Carry padding out; channels that are padded go with what they are added to."""
+    ids = o.of(node.args[0])
     mode = node.args[2] if len(node.args) > 2 else "constant"
-    for place in range(len(pads) // 2):
-        dim = ids.ndim - 1 - place
-        before, after = pads[2 * place : 2 * place + 2]
-        if dim not in varying(ids) or (before, after) == (0, 0):
+    for dim, (before, after) in padded_dims(node, ids.ndim).items():
+        if dim not in varying(ids):
             continue
         if mode != "constant" or before < 0 or after < 0:
             return o.fixed(ids, node, f"channels are padded ({mode})")
         if len(varying(ids)) > 1:
             ids = o.units.tie(ids, [dim])
             continue
-        ids = np.pad(ids, [(before, after) if d == dim else (0, 0) for d in range(ids.ndim)])
+        ends = [
+            o.units.fresh(count).reshape([-1 if d == dim else 1 for d in range(ids.ndim)])
+            for count in (before, after)
+        ]
+        ids = np.concatenate([ends[0], ids, ends[1]], axis=dim)
     return ids
 
 

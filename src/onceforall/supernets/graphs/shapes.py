@@ -8,6 +8,7 @@ from typing import Any
 from torch import fx
 
 from onceforall.errors import BlueprintError
+from onceforall.graph import Node
 
 Shape = tuple[int, ...]
 Step = tuple[str, tuple[Any, ...], Shape]
@@ -97,3 +98,10 @@ def _part(base: str, rest: list[Any], shape: Shape, result: Shape, i: int) -> li
     if (start, end) == (0, shape[dim]):
         return []
     return [("slice", (dim, start, end, 1), result)]
+
+
+def padded_dims(node: Node, ndim: int) -> dict[int, tuple[int, int]]:
+    """Return how much is padded before and after, by dimension, where anything is."""
+    pads = node.args[1]
+    places = {ndim - 1 - i: (pads[2 * i], pads[2 * i + 1]) for i in range(len(pads) // 2)}
+    return {dim: ends for dim, ends in places.items() if ends != (0, 0)}

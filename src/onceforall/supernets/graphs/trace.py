@@ -38,6 +38,7 @@ from onceforall.supernets.graphs.operators import (
     overload_of,
 )
 from onceforall.supernets.graphs.record import Record, Value
+from onceforall.supernets.graphs.rewrite import with_padded_shortcuts
 from onceforall.supernets.graphs.shapes import normalised
 
 
@@ -109,10 +110,11 @@ class _Tracer:
             else:
                 self._operation(node)
             self.done.add(node)
+        nodes, logits = with_padded_shortcuts(self.record.nodes, self._output(output))
         return Program(
-            nodes=tuple(self.record.nodes),
+            nodes=tuple(nodes),
             computed=tuple(self.record.computed),
-            output=self._output(output),
+            output=logits,
             tensors=self.record.tensors,
             norms=self.record.norms,
             side=self.side,
