@@ -390,6 +390,10 @@ IDLE = {
     ),
     "a deviation of nothing": ((*PLAN, "--set", "data.std=[0,1,1]"), "data.std.0 0"),
     "a network of nothing": ((*PLAN, "--set", "supernet.widths=[]"), "supernet.widths []"),
+    "channels kept whole below nothing": (
+        (*PLAN, "--set", "supernet.whole_below=-1"),
+        "supernet.whole_below -1",
+    ),
     "a divisor of nothing": ((*PLAN, "--set", "supernet.divisor=0"), "supernet.divisor 0"),
     "epochs without end": ((*PLAN, "--set", "train.epochs=.inf"), "train.epochs inf"),
     "a seed that no generator takes": ((*PLAN, "--seed", str(2**63)), "'--seed'"),

@@ -126,6 +126,7 @@ def elastic_network(
     resolutions: tuple[int, ...],
     ratios: tuple[float, ...],
     divisor: int,
+    whole_below: int,
     *,
     init: str = "",
     reinit_head: bool = False,
@@ -139,6 +140,7 @@ def elastic_network(
         resolutions: Input sides in pixels.
         ratios: Shares of channels that may be kept.
         divisor: Channels are kept in multiples of it.
+        whole_below: See :class:`ElasticChoices`.
         init: File of weights; fresh ones without.
         reinit_head: See :func:`load_weights`.
         seed: Seed of fresh weights.
@@ -152,7 +154,9 @@ def elastic_network(
     return elasticize(
         model,
         torch.zeros(1, 3, side, side),
-        choices=ElasticChoices(ratios=ratios, divisor=divisor, resolutions=resolutions),
+        choices=ElasticChoices(
+            ratios=ratios, divisor=divisor, whole_below=whole_below, resolutions=resolutions
+        ),
         name=source,
     )
 
@@ -166,7 +170,7 @@ def network_of(
         raise ConfigError("supernet.family graph needs supernet.source, e.g. torchvision:resnet18")
     return elastic_network(
         config.source, num_classes, config.resolutions, config.width_ratios, config.divisor,
-        init=init, reinit_head=reinit_head, seed=seed,
+        config.whole_below, init=init, reinit_head=reinit_head, seed=seed,
     )  # fmt: skip
 
 

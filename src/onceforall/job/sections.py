@@ -88,6 +88,8 @@ class SupernetConfig(Section):
         source: Network of family ``graph``: ``torchvision:NAME``, ``timm:NAME`` or
             ``module.path:function``.
         width_ratios: Shares of its channels that a group of a ``graph`` may keep, ascending to 1.
+        whole_below: Channels that the blocks of a ``graph`` share are all kept where there are
+            fewer than this.
         table: The stage table of family ``table``, as ``supernet.json`` of a run has it under
             ``spec``; classes and resolutions come from here.
         resolutions: Input sides in pixels.
@@ -117,6 +119,7 @@ class SupernetConfig(Section):
     ]
     source: str = ""
     width_ratios: tuple[Share, ...] = Field((0.25, 0.5, 0.75, 1.0), min_length=1, max_length=16)
+    whole_below: int = Field(0, ge=0, le=2**16)
     resolutions: tuple[Pixels, ...] = Field(min_length=1, max_length=64)
     table: dict[str, Any] | None = None
     widths: tuple[Width, ...] = Field((16, 32, 64), min_length=1, max_length=32)

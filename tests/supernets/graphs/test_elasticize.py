@@ -112,6 +112,19 @@ def test_blocks_that_add_channels_are_skipped_to_their_shortcut_and_zeros(pads: 
         torch.testing.assert_close(shortest(images()), expected)
 
 
+def test_narrow_channels_that_blocks_share_stay_whole() -> None:
+    torch.manual_seed(0)
+    model = Body(nn.Sequential(Block(16, 32), Block(16, 32)))
+    below, above = (
+        elasticize(model, torch.zeros(1, 3, SIDE, SIDE), choices=ElasticChoices(whole_below=n))
+        for n in (16, 17)
+    )
+    assert {gene.axis for gene in below.space.genes} >= {"width_mult", "expand_ratio"}
+    assert "width_mult" not in {gene.axis for gene in above.space.genes}
+    assert above.blueprint(above.space.smallest).shape("stem.0.weight")[0] == 16
+    assert above.blueprint(above.space.smallest).shape("body.0.expand.0.weight")[0] == 8
+
+
 def test_order_changes_nothing_of_the_largest_and_keeps_the_important() -> None:
     torch.manual_seed(0)
     model = Body(nn.Sequential(conv(16, 32), conv(32, 16)))

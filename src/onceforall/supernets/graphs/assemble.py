@@ -30,6 +30,8 @@ class ElasticChoices:
     Attributes:
         ratios: Shares of its channels that a group may keep, ascending, in (0, 1]; 1 is there.
         divisor: Channels are kept in multiples of it, where a group has more than twice as many.
+        whole_below: Channels that several layers make, i.e. that blocks share, are all kept where
+            there are fewer than this.
         smallest_kernel: Smallest side of a depthwise kernel; an odd number.
         depth: Whether blocks may be skipped.
         resolutions: Input sides in pixels; empty for that of the example alone.
@@ -38,6 +40,7 @@ class ElasticChoices:
 
     ratios: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     divisor: int = 8
+    whole_below: int = 0
     smallest_kernel: int = 3
     depth: bool = True
     resolutions: tuple[int, ...] = ()
@@ -51,6 +54,8 @@ class ElasticChoices:
             raise BlueprintError(f"smallest_kernel {self.smallest_kernel} is not odd and positive")
         if self.divisor < 1:
             raise BlueprintError(f"divisor {self.divisor} is below 1")
+        if self.whole_below < 0:
+            raise BlueprintError(f"whole_below {self.whole_below} is below 0")
 
 
 def kernel_sites(
@@ -170,15 +175,19 @@ def _sites(
         modules = [program.nodes[i].module for i in sorted(groups.makers[g])]
         per_unit = groups.channels[g]
         divisor = max(1, choices.divisor // per_unit)
+        divisor = divisor if size > 2 * divisor else 1
+        is_coupled = len(groups.makers[g]) > 1
+        if is_coupled and size * per_unit < choices.whole_below:
+            divisor = size
         result.append(
             ChannelGroup(
                 name=common_path(modules) or modules[0],
                 units=size,
                 channels_per_unit=per_unit,
-                divisor=divisor if size > 2 * divisor else 1,
+                divisor=divisor,
                 axis="expand_ratio" if g in inner else "width_mult",
                 place=inner[g] if g in inner else (names.index(keys[g]),),
-                coupled=len(groups.makers[g]) > 1,
+                coupled=is_coupled,
             )
         )
     return names, result
