@@ -15,8 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from onceforall.job.search import best_under_limits
 from onceforall.job.start import open_run
+from onceforall.job.steps.search import best_under_limits
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.subnet import evaluate_arch
 

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from onceforall.arch import Arch
-from onceforall.job.factories import make_network
 from onceforall.job.machine import keep_freed_memory
+from onceforall.job.outside_nets import make_network
 from onceforall.measure.latency.measure import measure_latency
 from onceforall.measure.latency.model import build_latency_model
 from onceforall.measure.latency.targets import Candidate, OrtCpu

@@ -29,10 +29,10 @@ from torch import Tensor, nn
 
 from onceforall.encoding import Encoding
 from onceforall.errors import BlueprintError, OnceForAllError
-from onceforall.job.factories import make_network
+from onceforall.job.outside_nets import make_network
 from onceforall.measure.cost_tables import compile_costs
 from onceforall.measure.costs import count_macs, count_params
-from onceforall.measure.onnx_model import blueprint_to_onnx, ort_session
+from onceforall.measure.onnx.model import blueprint_to_onnx, ort_session
 from onceforall.supernets.graphs.elasticize import elasticize
 from onceforall.supernets.graphs.exported import in_eval_mode
 from onceforall.supernets.graphs.masked import masked_logits

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from onceforall.cli.options import parse_budget
-from onceforall.job.published_search import PublishedRequest, search_published
+from onceforall.job.tasks.published_search import PublishedRequest, search_published
 
 NET = "ofa_mbv3_d234_e346_k357_w1.2"
 LIMITS_MS = (15, 20, 25, 30, 40)

@@ -36,9 +36,9 @@ LAYERS = [
 JOB = [
     "clock",
     "sections",
-    "factories",
+    "outside_nets",
     "config",
-    "inspect_net",
+    "tasks.inspect_net",
     "machine",
     "transfer",
     "recipes",
@@ -48,39 +48,39 @@ JOB = [
     "preflight",
     "folder",
     "lock",
-    "growth",
+    "changed_settings",
     "status",
     "context",
     "weights",
     "start",
-    "phases",
-    "validation",
-    "more",
+    "steps.training_phases",
+    "steps.validation",
+    "more_epochs",
     "local_ranks",
-    "train",
-    "evaluate",
-    "predict",
+    "steps.train",
+    "steps.evaluate",
+    "steps.predict",
     "shared_steps",
-    "devices",
-    "latency",
-    "search",
-    "published_search",
-    "confirm",
-    "prove",
-    "finetune",
-    "alone",
-    "tune",
-    "ship",
-    "ship_found",
+    "tasks.latency_models",
+    "steps.latency",
+    "steps.search",
+    "tasks.published_search",
+    "steps.confirm",
+    "steps.prove",
+    "steps.finetune",
+    "steps.alone",
+    "steps.tune",
+    "steps.ship",
+    "tasks.ship_found",
     "closing_table",
     "tuned_table",
-    "choice",
-    "compare",
-    "baseline",
-    "measure_models",
-    "evaluate_any",
-    "ship_published",
-    "export_any",
+    "tasks.choice",
+    "tasks.compare",
+    "tasks.baseline",
+    "tasks.measure_models",
+    "tasks.evaluate_any",
+    "tasks.ship_published",
+    "tasks.export_any",
     "tensorboard",
     "pipeline",
     "nets",
@@ -124,14 +124,16 @@ def test_imports_point_down(path: Path) -> None:
             assert RANK[name[1]] < RANK[unit], f"{unit} imports {'.'.join(name)}"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "job").glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "job").rglob("*.py")), ids=lambda p: p.stem)
 def test_imports_inside_the_job_point_down(path: Path) -> None:
     if path.stem == "__init__":
         return
-    assert path.stem in JOB_RANK, f"{path.stem} has no place"
+    own = ".".join(path.relative_to(ROOT / "job").with_suffix("").parts)
+    assert own in JOB_RANK, f"{own} has no place"
     for name in imported(path):
         if name[:2] == ("onceforall", "job") and len(name) > 2:
-            assert JOB_RANK[name[2]] < JOB_RANK[path.stem], f"{path.stem} imports {name[2]}"
+            found = ".".join(name[2:4]) if name[2] in ("steps", "tasks") else name[2]
+            assert JOB_RANK[found] < JOB_RANK[own], f"{own} imports {found}"
 
 
 @pytest.mark.parametrize("unit", PURE)

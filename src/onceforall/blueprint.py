@@ -185,9 +185,6 @@ class Identity:
     """A block that passes its input on (published ProxylessNAS nets have some)."""
 
 
-# A new kind is built and run in supernets/ (static, supernet and their blocks), placed by a stage
-# table (conv_spec), counted in measure/costs, written in measure/onnx_model, timed in
-# measure/latency (fit, table) and named in supernets/published/keys.
 Block = MBConv | Bottleneck | Residual | FusedMBConv
 Layer = Conv | Block | MaxPool | GlobalPool | Linear | Identity
 

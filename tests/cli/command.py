@@ -29,8 +29,8 @@ def ofa(*arguments: object) -> Answer:
         mock.patch("torch.cuda.is_available", return_value=False),
         mock.patch("onceforall.cli.running.STARTED", time.monotonic()),
         # Latencies need not be good here, and many samples take minutes on a busy machine.
-        mock.patch("onceforall.job.confirm.REPEATS", 3),
-        mock.patch("onceforall.job.prove.REPEATS", 3),
+        mock.patch("onceforall.job.steps.confirm.REPEATS", 3),
+        mock.patch("onceforall.job.steps.prove.REPEATS", 3),
         mock.patch("onceforall.deploy.ship._REPEATS", 3),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),

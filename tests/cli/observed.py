@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 import yaml
 
-from onceforall.job.devices import read_table
+from onceforall.job.tasks.latency_models import read_table
 from tests.cli.command import Answer, ofa
 from tests.cli.option_case import Command
 from tests.cli.places import FakeCifar, copy_run
@@ -54,9 +54,9 @@ def observe(command: Command, places: dict[str, str], folder: Path) -> Observed:
 @contextlib.contextmanager
 def _listening(handed: list[Any], places: dict[str, str]) -> Iterator[None]:
     """Note what functions that work are given, where results of two values may be the same."""
-    import onceforall.job.evaluate_any
-    import onceforall.job.published_search
-    import onceforall.job.search
+    import onceforall.job.steps.search
+    import onceforall.job.tasks.evaluate_any
+    import onceforall.job.tasks.published_search
 
     def measured(spec: Any, **kwargs: Any) -> Any:
         """Hand back a table that was measured before: what is asked for is what counts here."""
@@ -78,16 +78,20 @@ def _listening(handed: list[Any], places: dict[str, str]) -> Iterator[None]:
 
         return evaluate(model, noted(), **kwargs)
 
-    evaluate = onceforall.job.evaluate_any.evaluate
+    evaluate = onceforall.job.tasks.evaluate_any.evaluate
     with contextlib.ExitStack() as stack:
         for module, name, arguments in (
-            (onceforall.job.search, "nsga2", ("seed",)),
-            (onceforall.job.published_search, "evolve", ("seed", "max_seconds")),
+            (onceforall.job.steps.search, "nsga2", ("seed",)),
+            (onceforall.job.tasks.published_search, "evolve", ("seed", "max_seconds")),
         ):
             function = noting(getattr(module, name), *arguments)
             stack.enter_context(mock.patch.object(module, name, function))
-        stack.enter_context(mock.patch("onceforall.job.evaluate_any.evaluate", noting_batches))
-        stack.enter_context(mock.patch("onceforall.job.devices.build_latency_model", measured))
+        stack.enter_context(
+            mock.patch("onceforall.job.tasks.evaluate_any.evaluate", noting_batches)
+        )
+        stack.enter_context(
+            mock.patch("onceforall.job.tasks.latency_models.build_latency_model", measured)
+        )
         stack.enter_context(mock.patch("torchvision.datasets.CIFAR10", FakeCifar))
         yield
 

@@ -20,7 +20,7 @@ from onceforall.data import ImageArrays
 from onceforall.data.images.augmentation import Augmentation
 from onceforall.errors import MeasurementError
 from onceforall.files import write_json
-from onceforall.job.evaluate_any import share_of
+from onceforall.job.tasks.evaluate_any import share_of
 from onceforall.measure.accuracy import Accuracy, evaluate
 from onceforall.supernets.weights import save_supernet
 from onceforall.training.ranks import Ranks

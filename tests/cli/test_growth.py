@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from onceforall.job import more
+from onceforall.job import more_epochs as more
 from tests.cli.command import Answer, ofa
 from tests.cli.places import TINY
 

@@ -124,7 +124,7 @@ def test_a_device_is_the_named_one_or_a_gpu(places: dict[str, str]) -> None:
         return {}
 
     with (
-        mock.patch("onceforall.job.evaluate_any.evaluate_request", evaluate_request),
+        mock.patch("onceforall.job.tasks.evaluate_any.evaluate_request", evaluate_request),
         mock.patch("onceforall.job.machine.default_device", lambda ranks: torch.device("cuda", 3)),
     ):
         for command in (case.base, case.other):
@@ -187,11 +187,11 @@ def no_work() -> Iterator[None]:
         for name in (
             "torch.nn.Module.__call__",
             "onceforall.measure.latency.journal.measure_latency",
-            "onceforall.job.confirm.measure_latency",
-            "onceforall.job.prove.measure_latency",
+            "onceforall.job.steps.confirm.measure_latency",
+            "onceforall.job.steps.prove.measure_latency",
             "onceforall.measure.latency.repeated.measure_latency",
-            "onceforall.job.search.nsga2",
-            "onceforall.job.published_search.evolve",
+            "onceforall.job.steps.search.nsga2",
+            "onceforall.job.tasks.published_search.evolve",
         ):
             stack.enter_context(mock.patch(name, work))
         yield
@@ -206,8 +206,8 @@ def test_ranks_share_no_gpu_by_name_and_no_standard_input(
     places: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from onceforall.errors import ConfigError
-    from onceforall.job.evaluate_any import EvalRequest, evaluate_request
     from onceforall.job.machine import named_device
+    from onceforall.job.tasks.evaluate_any import EvalRequest, evaluate_request
 
     two = Ranks(rank=1, world_size=2, local_rank=1)
     with pytest.raises(ConfigError, match="cuda:0 is one GPU for several processes"):

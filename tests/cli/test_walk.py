@@ -16,7 +16,7 @@ import typer
 
 import onceforall
 from onceforall.cli.app import app
-from onceforall.measure.onnx_model import ort_session
+from onceforall.measure.onnx.model import ort_session
 from onceforall.zoo import find_entry, load_config_net, load_static
 from tests.cli.command import ofa
 

@@ -39,12 +39,12 @@ from onceforall.errors import ConfigError
 from onceforall.graph import graph_from_json, graph_to_json
 from onceforall.job.clock import parse_time
 from onceforall.job.config import resolve
-from onceforall.job.devices import named_tables, read_table
 from onceforall.job.folder import RunFolder
 from onceforall.job.nets import net_flags
 from onceforall.job.preflight import check_buildable
 from onceforall.job.recipes import recipe_for
 from onceforall.job.status import read_status, status_lines
+from onceforall.job.tasks.latency_models import named_tables, read_table
 from onceforall.job.transfer import read_start
 from onceforall.measure.graph_costs import graph_macs, graph_params, graph_peak_bytes
 from onceforall.measure.latency.journal import Journal

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onceforall.artifacts import Confirmed, FrontPoint
-from onceforall.job.confirm import choose_winners, clearly_beats, spread_best
+from onceforall.job.steps.confirm import choose_winners, clearly_beats, spread_best
 from tests.training.tiny import SPEC
 
 ARCH = SPEC.space.smallest

@@ -12,11 +12,11 @@ import torch
 from onceforall.artifacts import Request
 from onceforall.errors import ArchError, ConfigError
 from onceforall.files import read_json
-from onceforall.job.finetune import finetune_all, usual_tuning
 from onceforall.job.pipeline import Done, run_all, steps_of
 from onceforall.job.recipes import named_recipe
 from onceforall.job.run import run as run_job
 from onceforall.job.status import read_status, status_lines
+from onceforall.job.steps.finetune import finetune_all, usual_tuning
 from onceforall.measure.costs import count_macs, count_params
 from onceforall.supernets.families import ofanet
 from onceforall.supernets.weights import load_saved_supernet

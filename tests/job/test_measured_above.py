@@ -12,11 +12,11 @@ import torch
 
 from onceforall.arch import Arch
 from onceforall.artifacts import ConfirmedFile, Request
-from onceforall.job.confirm import confirm_step
 from onceforall.job.context import Run
 from onceforall.job.pipeline import run_all
-from onceforall.job.search import measured_above, problem_of
 from onceforall.job.start import open_run
+from onceforall.job.steps.confirm import confirm_step
+from onceforall.job.steps.search import measured_above, problem_of
 from tests.job.tiny_run import SETTINGS, write_images
 
 pytest.importorskip("onnxruntime")

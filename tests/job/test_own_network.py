@@ -15,11 +15,11 @@ from onceforall.deploy.export import export_model
 from onceforall.deploy.model_folder import model_folders, verify_folder
 from onceforall.errors import CheckpointError, ConfigError
 from onceforall.job.config import flag
-from onceforall.job.factories import is_factory, load_weights, make_network
-from onceforall.job.inspect_net import fact_lines, network_facts
 from onceforall.job.nets import net_flags, weights_flags
+from onceforall.job.outside_nets import is_factory, load_weights, make_network
 from onceforall.job.start import plan_run
-from onceforall.job.train import train_step
+from onceforall.job.steps.train import train_step
+from onceforall.job.tasks.inspect_net import fact_lines, network_facts
 from onceforall.supernets.weights import load_saved_supernet
 from tests.job.own_nets import make_small
 from tests.job.tiny_run import SETTINGS, write_images
@@ -50,7 +50,7 @@ def test_weights_of_ones_own_go_through_the_whole_job(
     assert "original" in (out / "run.yaml").read_text()
     # From here on nothing of the user's code is needed.
     monkeypatch.delitem(sys.modules, "tests.job.own_nets")
-    monkeypatch.setattr("onceforall.job.factories.make_network", None)
+    monkeypatch.setattr("onceforall.job.outside_nets.make_network", None)
     for folder in model_folders(out):
         assert verify_folder(folder)["onnx_relative_error"] <= 1e-4
     loaded = ofa.load_model(model_folders(out)[0])

@@ -18,13 +18,13 @@ import yaml
 from onceforall.deploy.model_folder import model_folders, verify_folder
 from onceforall.errors import ConfigError, Interrupted
 from onceforall.files import read_jsonl
-from onceforall.job.baseline import chosen_cards, train_alone
 from onceforall.job.context import Run
 from onceforall.job.folder import RunFolder
-from onceforall.job.predict import fit_predictor
-from onceforall.job.search import problem_of
 from onceforall.job.start import open_run
 from onceforall.job.status import read_status, status_lines
+from onceforall.job.steps.predict import fit_predictor
+from onceforall.job.steps.search import problem_of
+from onceforall.job.tasks.baseline import chosen_cards, train_alone
 from tests.job.tiny_run import ENVIRONMENT, ROOT, command, write_images
 
 pytest.importorskip("onnxruntime")
@@ -246,7 +246,7 @@ def test_training_alone_resumes_to_the_same_result(
     straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Without a look at the clock, lengths are as planned and results the same.
-    monkeypatch.setattr("onceforall.job.alone._PLANNED_EPOCHS", 4.0)
+    monkeypatch.setattr("onceforall.job.steps.alone._PLANNED_EPOCHS", 4.0)
     monkeypatch.setattr("onceforall.training.budget.Pacer.is_due", lambda *_: False)
     results = []
     for folder, after in ((tmp_path / "whole", 10**6), (tmp_path / "stopped", 17)):

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from onceforall.cli.app import app
 from onceforall.deploy.model_folder import MAX_ROUNDING_ERROR, model_folders
 from onceforall.files import read_jsonl
-from onceforall.job import confirm
+from onceforall.job.steps import confirm
 from tests.shared_data import shared_data
 
 pytest.importorskip("onnxruntime")

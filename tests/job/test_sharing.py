@@ -11,13 +11,13 @@ import pytest
 
 from onceforall.arch import Arch
 from onceforall.artifacts import Evaluation
-from onceforall.job import evaluate as predicting
 from onceforall.job.clock import Clock
 from onceforall.job.config import resolve
 from onceforall.job.data import _num_workers
-from onceforall.job.evaluate import evaluate_step
 from onceforall.job.folder import RunFolder
 from onceforall.job.recipes import recipe_for
+from onceforall.job.steps import evaluate as predicting
+from onceforall.job.steps.evaluate import evaluate_step
 from onceforall.training.ranks import Ranks
 from tests.training.tiny import SPEC
 

@@ -20,11 +20,11 @@ from onceforall.cli.app import app
 from onceforall.deploy.model_folder import Checks, check_files, verify_folder
 from onceforall.errors import ConfigError, InfeasibleError, VerificationError
 from onceforall.files import read_jsonl
-from onceforall.job import prove
 from onceforall.job.context import Run
 from onceforall.job.pipeline import run_all
-from onceforall.job.ship import models_step, read_failed, specialize_arch
 from onceforall.job.start import open_run
+from onceforall.job.steps import prove
+from onceforall.job.steps.ship import models_step, read_failed, specialize_arch
 from onceforall.measure.costs import count_macs, count_params
 from onceforall.measure.latency.measure import Candidate, Latency, measure_latency
 from tests.job.tiny_run import SETTINGS, write_images

@@ -15,13 +15,13 @@ from onceforall.deploy.model_folder import verify_folder
 from onceforall.errors import ConfigError, Interrupted
 from onceforall.files import read_json
 from onceforall.job.clock import Clock
-from onceforall.job.confirm import confirm_step
-from onceforall.job.confirm import winners as chosen
 from onceforall.job.context import Event, Run
 from onceforall.job.pipeline import run_all
-from onceforall.job.ship import models_step
 from onceforall.job.start import open_run
-from onceforall.job.tune import tune_winners, tuned_net
+from onceforall.job.steps.confirm import confirm_step
+from onceforall.job.steps.confirm import winners as chosen
+from onceforall.job.steps.ship import models_step
+from onceforall.job.steps.tune import tune_winners, tuned_net
 from onceforall.supernets.weights import load_saved_supernet
 from tests.job.tiny_run import SETTINGS, write_images
 

@@ -14,10 +14,10 @@ from onceforall.arch import Arch
 from onceforall.blueprint import Layer
 from onceforall.encoding import Encoding
 from onceforall.errors import ConfigError, InfeasibleError
-from onceforall.job import published_search
-from onceforall.job import search as searching
-from onceforall.job.devices import cost_of, device_models, named_tables
-from onceforall.job.published_search import PublishedRequest, search_published
+from onceforall.job.steps import search as searching
+from onceforall.job.tasks import published_search
+from onceforall.job.tasks.latency_models import cost_of, device_models, named_tables
+from onceforall.job.tasks.published_search import PublishedRequest, search_published
 from onceforall.measure.cost_tables import compile_costs
 from onceforall.measure.costs import layer_macs
 from onceforall.measure.latency.fit import FEATURES, LatencyReport

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from onceforall.blueprint import Bottleneck, Conv, Linear, MBConv
 from onceforall.errors import CheckpointError, ConfigError, MeasurementError, OnceForAllError
-from onceforall.job.devices import read_table
+from onceforall.job.tasks.latency_models import read_table
 from onceforall.measure.latency.fit import FEATURES, LatencyReport
 from onceforall.measure.latency.journal import Journal
 from onceforall.measure.latency.model import LatencyModel

@@ -24,7 +24,7 @@ from onceforall.measure.latency.model import build_latency_model
 from onceforall.measure.latency.ssh import SshOrt, without_weights
 from onceforall.measure.latency.targets import Candidate, OrtCpu, make_target
 from onceforall.measure.latency.worker import with_weights
-from onceforall.measure.onnx_model import blueprint_to_onnx, ort_session
+from onceforall.measure.onnx.model import blueprint_to_onnx, ort_session
 from onceforall.supernets import families
 from onceforall.supernets.static import build
 from tests.measure.fake_ssh import fake_ssh, num_calls, without

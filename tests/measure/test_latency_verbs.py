@@ -15,7 +15,7 @@ import pytest
 
 from onceforall.cli import _status
 from onceforall.cli.measuring import latency
-from onceforall.job import devices
+from onceforall.job.tasks import latency_models as devices
 from onceforall.measure.latency.fit import LatencyReport
 from onceforall.measure.latency.ssh import SSH_VARIABLE
 from onceforall.measure.latency.targets import TARGETS

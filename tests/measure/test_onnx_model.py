@@ -9,8 +9,8 @@ from torch import nn
 
 from onceforall.blueprint import Blueprint, Bottleneck, Conv, GlobalPool, Identity, Linear, MBConv
 from onceforall.errors import BlueprintError, MissingExtraError
-from onceforall.measure import onnx_model
-from onceforall.measure.onnx_model import blueprint_to_onnx, ort_session
+from onceforall.measure.onnx import model as onnx_model
+from onceforall.measure.onnx.model import blueprint_to_onnx, ort_session
 from onceforall.supernets import families
 from onceforall.supernets.static import StaticNet, build
 

@@ -12,7 +12,7 @@ import yaml
 
 from onceforall.artifacts import Card
 from onceforall.errors import ConfigError
-from onceforall.job.compare import comparison_json, comparison_lines
+from onceforall.job.tasks.compare import comparison_json, comparison_lines
 from onceforall.report import build_comparison, compare_runs, write_comparison
 from tests.report.make_run import Story, make_run
 from tests.report.parsing import Page

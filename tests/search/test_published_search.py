@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from onceforall.errors import OnceForAllError
-from onceforall.job.published_search import PublishedRequest, search_published
+from onceforall.job.tasks.published_search import PublishedRequest, search_published
 from onceforall.predictors.published import RESNET_IMAGE_SIZES, read_published_predictor
 from onceforall.space import SearchSpace
 from onceforall.supernets.families import published_spec
@@ -74,7 +74,7 @@ def test_it_shows_how_far_it_is_and_stops_when_it_is_asked(
         progress(1, 10)
         raise AssertionError("it went on")
 
-    monkeypatch.setattr("onceforall.job.published_search.evolve", evolve)
+    monkeypatch.setattr("onceforall.job.tasks.published_search.evolve", evolve)
     predictor = write_predictor(tmp_path / "p.pth", resnet=False)
     answer = ofa("search", "--net", "ofa_mbv3_d234_e346_k357_w1.0", "--predictor", predictor)
     assert answer.status == 130 and answer.out == ""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from onceforall.blueprint import Blueprint, Conv, FusedMBConv, GlobalPool, Linear, Residual
 from onceforall.errors import BlueprintError
 from onceforall.measure.costs import count_macs, count_params, peak_activation_bytes
-from onceforall.measure.onnx_model import blueprint_to_onnx, ort_session
+from onceforall.measure.onnx.model import blueprint_to_onnx, ort_session
 from onceforall.supernets.families import dense_images
 from onceforall.supernets.spec import MBConvStage
 from onceforall.supernets.static import build_layer

@@ -15,7 +15,7 @@ from onceforall.artifacts import Request
 from onceforall.errors import CheckpointError
 from onceforall.job.context import Run
 from onceforall.job.start import plan_run
-from onceforall.job.train import train_step
+from onceforall.job.steps.train import train_step
 from onceforall.job.weights import load_initial_weights, new_supernet
 from onceforall.supernets.weights import load_saved_supernet, save_supernet
 from onceforall.training.optimizer import make_optimizer, set_learning_rate

@@ -19,8 +19,8 @@ def choose(run: RunArgument, limit: Limit = None, json: Json = False) -> None:
     Example:  ofa choose runs/digits --limit latency_ms=0.03
     """
     limits = parse_limits(limit)
-    from onceforall.job.choice import choice_json, choice_lines, choose_models
     from onceforall.job.folder import RunFolder
+    from onceforall.job.tasks.choice import choice_json, choice_lines, choose_models
 
     found = choose_models(RunFolder(path=run), limits)
     if json:
@@ -42,7 +42,7 @@ def compare(
 
     Example:  ofa compare runs/digits runs/longer
     """
-    from onceforall.job.compare import comparison_json, comparison_lines
+    from onceforall.job.tasks.compare import comparison_json, comparison_lines
     from onceforall.report import compare_runs
 
     compared = compare_runs(runs)

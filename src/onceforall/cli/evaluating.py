@@ -105,7 +105,7 @@ def evaluate(
     """
     means, stds = parse_numbers("--mean", mean), parse_numbers("--std", std)
     bad_image = parse_on_bad_image(on_bad_image)
-    from onceforall.job.evaluate_any import EvalRequest, evaluate_request
+    from onceforall.job.tasks.evaluate_any import EvalRequest, evaluate_request
 
     request = EvalRequest(
         net=net,

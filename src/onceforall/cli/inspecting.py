@@ -60,8 +60,8 @@ def inspect(
     Example:  ofa inspect torchvision:resnet50
     """
     from onceforall.errors import ConfigError
-    from onceforall.job.factories import is_factory
-    from onceforall.job.inspect_net import fact_lines, network_facts
+    from onceforall.job.outside_nets import is_factory
+    from onceforall.job.tasks.inspect_net import fact_lines, network_facts
 
     if not is_factory(net):
         raise ConfigError(f"NET {net!r} is not torchvision:NAME, timm:NAME or module.path:function")

@@ -43,7 +43,7 @@ def latency_build(
     Example:  ofa latency build runs/digits --target ssh:pi@raspberry --out pi.json
     """
     seconds = parse_budget(budget) or 600.0
-    from onceforall.job.devices import build_table
+    from onceforall.job.tasks.latency_models import build_table
 
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
         facts = build_table(
@@ -80,7 +80,7 @@ def latency_measure(
 
     Example:  ofa latency measure net01.onnx net02.onnx --target ssh:pi@raspberry
     """
-    from onceforall.job.measure_models import measure_models, measured_line
+    from onceforall.job.tasks.measure_models import measure_models, measured_line
 
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
         show = shown_progress(screen, should_stop, "latency")
@@ -101,7 +101,7 @@ def latency_list(
 
     Example:  ofa latency list runs/digits
     """
-    from onceforall.job.devices import list_tables
+    from onceforall.job.tasks.latency_models import list_tables
 
     tables = list_tables(folder)
     if json:
@@ -128,7 +128,7 @@ def latency_show(
 
     Example:  ofa latency show laptop.json --net ofa_mbv3_d234_e346_k357_w1.0
     """
-    from onceforall.job.devices import table_facts
+    from onceforall.job.tasks.latency_models import table_facts
 
     _print(table_facts(table, net), json)
 
@@ -139,7 +139,7 @@ def latency_compare(first: Table, second: Table, json: Json = False) -> None:
 
     Example:  ofa latency compare laptop.json server.json
     """
-    from onceforall.job.devices import compare_tables
+    from onceforall.job.tasks.latency_models import compare_tables
 
     _print(compare_tables(first, second), json)
 
@@ -154,8 +154,8 @@ def predictor_build(
 
     Example:  ofa predictor build runs/digits --archs 300
     """
-    from onceforall.job.predict import evaluate_more
     from onceforall.job.start import run_to_change
+    from onceforall.job.steps.predict import evaluate_more
 
     with (
         Screen(quiet=json) as screen,
@@ -172,8 +172,8 @@ def predictor_train(run: RunArgument, json: Json = False) -> None:
 
     Example:  ofa predictor train runs/digits
     """
-    from onceforall.job.predict import fit_predictor
     from onceforall.job.start import run_to_change
+    from onceforall.job.steps.predict import fit_predictor
 
     with Screen(quiet=json) as screen, run_to_change(run, tell=screen) as opened:
         report = fit_predictor(opened)
@@ -186,8 +186,8 @@ def predictor_eval(run: RunArgument, json: Json = False) -> None:
 
     Example:  ofa predictor eval runs/digits
     """
-    from onceforall.job.predict import predictor_facts
     from onceforall.job.start import open_run
+    from onceforall.job.steps.predict import predictor_facts
 
     with Screen(quiet=json) as screen:
         facts = predictor_facts(open_run(run, tell=screen))

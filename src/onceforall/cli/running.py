@@ -194,8 +194,8 @@ def train(
 
 
 def _train_on(folder: Path, epochs: float, *, json: bool) -> None:
+    from onceforall.job.changed_settings import more_epochs
     from onceforall.job.folder import RunFolder
-    from onceforall.job.growth import more_epochs
 
     request = more_epochs(RunFolder(path=folder), epochs)
     _run(request, folder, until="train", tensorboard=False, json=json)

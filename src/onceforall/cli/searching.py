@@ -24,7 +24,7 @@ from onceforall.errors import ConfigError
 
 if TYPE_CHECKING:
     from onceforall.artifacts import Answer
-    from onceforall.job.published_search import PublishedRequest
+    from onceforall.job.tasks.published_search import PublishedRequest
 
 TrainedRun = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder of a trained run")]
 PublishedNet = Annotated[str, typer.Option("--net", help="Published supernet id, without a run")]
@@ -129,7 +129,7 @@ def search(
         )
     given = {"--weights": weights, "--data": data, "--out": out}
     check_published(bool(ship and net), given, "--net and --ship")
-    from onceforall.job.devices import named_tables
+    from onceforall.job.tasks.latency_models import named_tables
 
     tables = named_tables(latency or [])
     own = tables.pop("", None)
@@ -142,14 +142,14 @@ def search(
         if run is not None and ship:
             shown = _ship_of_run(run, limits, caution, tables, seed, screen, should_stop)
         elif run is not None:
-            from onceforall.job.search import best_under_limits
             from onceforall.job.start import open_run
+            from onceforall.job.steps.search import best_under_limits
 
             trained = open_run(run, tell=screen, should_stop=should_stop)
             found = best_under_limits(trained, limits, caution=caution, devices=tables, seed=seed)
             shown = _Shown([best.to_json() for best in found], [*map(_line, found), _next()])
         elif predictor is not None:
-            from onceforall.job.published_search import PublishedRequest
+            from onceforall.job.tasks.published_search import PublishedRequest
 
             request = PublishedRequest(
                 net=net,
@@ -194,8 +194,8 @@ def _ship_of_run(
 ) -> _Shown:
     """Search a run, ship what is found, and write its report again."""
     from onceforall.job.closing_table import model_table
-    from onceforall.job.ship_found import ship_found
     from onceforall.job.start import run_to_change
+    from onceforall.job.tasks.ship_found import ship_found
     from onceforall.report import write_report
 
     with run_to_change(run, tell=screen, should_stop=should_stop) as trained:
@@ -218,8 +218,8 @@ def _of_published(
 ) -> _Shown:
     """Search with published files and, with a folder for it, ship what is found."""
     from onceforall.job.closing_table import model_table
-    from onceforall.job.published_search import search_published
-    from onceforall.job.ship_published import open_shipyard, ship_published
+    from onceforall.job.tasks.published_search import search_published
+    from onceforall.job.tasks.ship_published import open_shipyard, ship_published
 
     yard = None
     if out is not None:

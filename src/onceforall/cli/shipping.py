@@ -85,8 +85,8 @@ def _of_run(
     run: Path, arch: Path, name: str, screen: Screen, should_stop: Callable[[], bool]
 ) -> Card:
     from onceforall.arch_files import read_arch
-    from onceforall.job.ship import specialize_arch
     from onceforall.job.start import run_to_change
+    from onceforall.job.steps.ship import specialize_arch
 
     with run_to_change(run, tell=screen, should_stop=should_stop) as trained:
         return specialize_arch(trained, read_arch(arch, trained.spec.space), name)
@@ -102,7 +102,7 @@ def _of_published(
     should_stop: Callable[[], bool],
 ) -> Card:
     from onceforall.arch_files import read_arch
-    from onceforall.job.ship_published import open_shipyard, ship_published
+    from onceforall.job.tasks.ship_published import open_shipyard, ship_published
 
     yard = open_shipyard(net, weights=weights, source=data, out=out)
     chosen = read_arch(arch, yard.net.space)
@@ -189,8 +189,8 @@ def finetune(
     """
     if bool(model) == all_:
         raise ConfigError("ofa finetune needs either a MODEL or --all")
-    from onceforall.job.finetune import finetune_all, finetune_model, usual_tuning
     from onceforall.job.start import run_to_change
+    from onceforall.job.steps.finetune import finetune_all, finetune_model, usual_tuning
     from onceforall.job.tuned_table import before_and_after, tuned_lines, write_tuned
     from onceforall.report import write_report
 
@@ -237,9 +237,9 @@ def baseline(
     Example:  ofa baseline runs/digits --model net04-2.63M-8px --budget 5m
     """
     seconds = parse_budget(budget)
-    from onceforall.job.baseline import train_alone
     from onceforall.job.closing_table import read_pairs, result_lines
     from onceforall.job.start import run_to_change
+    from onceforall.job.tasks.baseline import train_alone
     from onceforall.report import write_report
 
     with (
@@ -286,7 +286,7 @@ def export(
 
     Example:  ofa export note10_lat@22ms_top1@76.6_finetune@25 --out note10.onnx
     """
-    from onceforall.job.export_any import export_any
+    from onceforall.job.tasks.export_any import export_any
 
     error = export_any(model, out, form=form, weights=weights)
     say(f"{out}" + ("" if error is None else f": off by {error:.1e} relative"))

@@ -21,7 +21,7 @@ from onceforall.deploy.model_folder import (
 )
 from onceforall.errors import ConfigError, VerificationError
 from onceforall.files import check_writable, write_bytes, write_json
-from onceforall.measure.onnx_model import blueprint_to_onnx
+from onceforall.measure.onnx.model import blueprint_to_onnx
 from onceforall.reading import MAX_BINARY_BYTES, read_bounded
 from onceforall.supernets.nets import PlainNet
 from onceforall.supernets.published.config_write import config_from_blueprint

@@ -25,7 +25,7 @@ from onceforall.artifacts import Card, ShippedFile
 from onceforall.errors import CheckpointError, ConfigError, OnceForAllError, VerificationError
 from onceforall.files import read_json, reason_of, remove_partial_files, write_bytes, write_json
 from onceforall.measure.costs import count_macs, count_params, peak_activation_bytes
-from onceforall.measure.onnx_model import blueprint_to_onnx, import_extra, ort_session
+from onceforall.measure.onnx.model import blueprint_to_onnx, import_extra, ort_session
 from onceforall.reading import MAX_BINARY_BYTES, open_regular, read_bounded
 from onceforall.supernets.nets import ElasticNet, NetPlan, PlainNet, copy_statistics
 from onceforall.supernets.static import memory_format

@@ -17,7 +17,7 @@ from pydantic import Field
 from onceforall.arch import Arch
 from onceforall.errors import ConfigError
 from onceforall.grid import grid_archs
-from onceforall.job.factories import network_of
+from onceforall.job.outside_nets import network_of
 from onceforall.job.sections import (
     MAX_SEED,
     DataConfig,

@@ -10,7 +10,7 @@ from onceforall.blueprint import Blueprint
 from onceforall.errors import ConfigError, ZooError
 from onceforall.files import reason_of
 from onceforall.job.config import flag
-from onceforall.job.factories import is_factory
+from onceforall.job.outside_nets import is_factory
 from onceforall.reading import named, parse_json, read_bounded
 from onceforall.supernets.families import PUBLISHED_RESOLUTIONS, published_spec
 from onceforall.supernets.spec import GraphSpec, StaticSpec, SupernetSpec

@@ -22,22 +22,22 @@ import torch
 
 from onceforall.artifacts import Card, Failed, Request
 from onceforall.errors import ConfigError, TrainingError
+from onceforall.job.changed_settings import continued
 from onceforall.job.closing_table import result_lines
 from onceforall.job.config import RunConfig
 from onceforall.job.context import Run, Tell
-from onceforall.job.evaluate import evaluate_step
-from onceforall.job.finetune import Tuning, finetune_all, usual_tuning
-from onceforall.job.growth import continued
-from onceforall.job.latency import latency_step
 from onceforall.job.local_ranks import local_ranks
 from onceforall.job.lock import sole_writer
 from onceforall.job.machine import usable_cores
-from onceforall.job.predict import predictor_step
-from onceforall.job.search import search_step
 from onceforall.job.shared_steps import SHARED_STEPS
-from onceforall.job.ship import models_step, read_failed
 from onceforall.job.start import plan_run
-from onceforall.job.train import train_step
+from onceforall.job.steps.evaluate import evaluate_step
+from onceforall.job.steps.finetune import Tuning, finetune_all, usual_tuning
+from onceforall.job.steps.latency import latency_step
+from onceforall.job.steps.predict import predictor_step
+from onceforall.job.steps.search import search_step
+from onceforall.job.steps.ship import models_step, read_failed
+from onceforall.job.steps.train import train_step
 from onceforall.job.tuned_table import tuned_lines, write_tuned
 from onceforall.measure.comparison import minutes
 from onceforall.report import write_report

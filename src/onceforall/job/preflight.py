@@ -14,7 +14,7 @@ from onceforall.measure.cost_tables import compile_costs
 from onceforall.measure.costs import count_params, peak_activation_bytes
 from onceforall.measure.latency.ssh import SshOrt
 from onceforall.measure.latency.targets import make_target
-from onceforall.measure.onnx_model import import_extra
+from onceforall.measure.onnx.model import import_extra
 from onceforall.search import Problem
 from onceforall.supernets.spec import SupernetSpec
 

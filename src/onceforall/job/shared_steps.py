@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from onceforall.job.context import Run
-from onceforall.job.evaluate import evaluate_step
 from onceforall.job.local_ranks import take_part
-from onceforall.job.train import train_step
+from onceforall.job.steps.evaluate import evaluate_step
+from onceforall.job.steps.train import train_step
 
 SHARED_STEPS: dict[str, Callable[[Run], None]] = {"train": train_step, "evaluate": evaluate_step}
 

@@ -14,16 +14,16 @@ import torch
 from onceforall.artifacts import DataFacts, Request, RunSettings
 from onceforall.errors import ConfigError
 from onceforall.files import check_writable
+from onceforall.job.changed_settings import grow, growth
 from onceforall.job.choose_network import Task
 from onceforall.job.clock import Clock
 from onceforall.job.config import RunConfig, file_settings, resolve
 from onceforall.job.context import Run, Tell
 from onceforall.job.data import image_side, open_data, training_images
-from onceforall.job.factories import network_of, workable_sides
 from onceforall.job.folder import RunFolder
-from onceforall.job.growth import grow, growth
 from onceforall.job.lock import LOCK, sole_writer
 from onceforall.job.machine import default_device, hardware, keep_freed_memory
+from onceforall.job.outside_nets import network_of, workable_sides
 from onceforall.job.planning import Planned, plan_config
 from onceforall.job.preflight import (
     check_buildable,

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from onceforall.artifacts import Progress
+from onceforall.job.changed_settings import continued
 from onceforall.job.folder import RunFolder
-from onceforall.job.growth import continued
 from onceforall.measure.comparison import minutes
 
 State = Literal["not started", "running", "silent", "stopped", "trained"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from onceforall.errors import BlueprintError, CheckpointError, ConfigError
 from onceforall.job.context import Run
 from onceforall.job.data import DataSession
-from onceforall.job.factories import network_of
+from onceforall.job.outside_nets import network_of
 from onceforall.job.transfer import load_start
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.supernets.graphs.supernet import GraphSupernet

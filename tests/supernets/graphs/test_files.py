@@ -16,9 +16,9 @@ from torch import nn
 
 from onceforall.errors import BlueprintError, OnceForAllError
 from onceforall.graph import Node, Ref, graph_from_json, graph_to_json
-from onceforall.measure.graph_onnx import add_graph
-from onceforall.measure.onnx_graph import OnnxGraph
-from onceforall.measure.onnx_model import blueprint_to_onnx, ort_session
+from onceforall.measure.onnx.graph import OnnxGraph
+from onceforall.measure.onnx.model import blueprint_to_onnx, ort_session
+from onceforall.measure.onnx.traced import add_graph
 from onceforall.supernets.graphs.network import GraphNet, build_graph
 from onceforall.supernets.weights import (
     load_plain,

@@ -10,7 +10,7 @@ import torch
 
 import onceforall as ofa
 from onceforall.encoding import Encoding
-from onceforall.job.factories import make_network
+from onceforall.job.outside_nets import make_network
 from onceforall.measure.cost_tables import compile_costs
 from onceforall.supernets.graphs.elasticize import elasticize
 from onceforall.supernets.graphs.exported import in_eval_mode

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from onceforall.errors import MeasurementError
-from onceforall.measure.onnx_model import blueprint_to_onnx, input_channels
+from onceforall.measure.onnx.model import blueprint_to_onnx, input_channels
 from onceforall.supernets.nets import NetPlan, PlainNet
 
 # Runs a candidate once and returns the milliseconds that it took.

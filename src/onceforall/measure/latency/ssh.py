@@ -30,7 +30,7 @@ from onceforall.measure.latency.candidate import (
     input_shape,
 )
 from onceforall.measure.latency.worker import MARK
-from onceforall.measure.onnx_model import import_extra
+from onceforall.measure.onnx.model import import_extra
 
 SSH_PREFIX = "ssh:"
 # Names the ssh program where it is not the one on the PATH.

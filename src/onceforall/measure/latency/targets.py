@@ -29,7 +29,7 @@ from onceforall.measure.latency.candidate import (
 )
 from onceforall.measure.latency.ssh import SSH_PREFIX, SshOrt
 from onceforall.measure.latency.worker import cores, cpu_name, ort_runner
-from onceforall.measure.onnx_model import INPUT_NAME, import_extra
+from onceforall.measure.onnx.model import INPUT_NAME, import_extra
 from onceforall.supernets.nets import build_net
 
 _CUDA = "torch-cuda"

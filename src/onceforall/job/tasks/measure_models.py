@@ -12,7 +12,7 @@ from onceforall.errors import ConfigError
 from onceforall.measure.latency.candidate import Candidate
 from onceforall.measure.latency.repeated import Repeated, measure_repeatedly
 from onceforall.measure.latency.targets import make_target
-from onceforall.measure.onnx_model import import_extra, ort_session
+from onceforall.measure.onnx.model import import_extra, ort_session
 from onceforall.reading import MAX_BINARY_BYTES, named, read_bounded
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from onceforall.errors import BlueprintError
 from onceforall.graph import Graph, Node
-from onceforall.measure import onnx_layers, onnx_shapes
-from onceforall.measure.onnx_graph import OnnxGraph
-from onceforall.measure.onnx_writer import GraphWriter
+from onceforall.measure.onnx import operators, shapes
+from onceforall.measure.onnx.graph import OnnxGraph
+from onceforall.measure.onnx.writer import GraphWriter
 from onceforall.supernets.graphs.network import GraphNet
 
 
@@ -43,24 +43,24 @@ def _simple(op: str, **attributes: Any) -> Callable[[GraphWriter, int, Node], st
 
 
 _WRITERS: dict[str, Callable[[GraphWriter, int, Node], str]] = {
-    **dict.fromkeys(onnx_shapes.BINARY, onnx_shapes.binary),
+    **dict.fromkeys(shapes.BINARY, shapes.binary),
     **dict.fromkeys(
         ("contiguous.default", "clone.default", "dropout.default", "feature_dropout.default"),
-        onnx_shapes.same,
+        shapes.same,
     ),
     **dict.fromkeys(
         ("clamp.default", "clamp_min.default", "clamp_max.default", "hardtanh.default"),
-        onnx_layers.clip,
+        operators.clip,
     ),
-    **dict.fromkeys(("max_pool2d.default", "avg_pool2d.default"), onnx_layers.pool),
+    **dict.fromkeys(("max_pool2d.default", "avg_pool2d.default"), operators.pool),
     **dict.fromkeys(
         ("mean.dim", "sum.dim_IntList", "amax.default", "linalg_vector_norm.default"),
-        onnx_shapes.reduce,
+        shapes.reduce,
     ),
-    **dict.fromkeys(("matmul.default", "bmm.default"), onnx_shapes.matmul),
-    "conv2d.default": onnx_layers.conv,
-    "linear.default": onnx_layers.linear,
-    "batch_norm": onnx_layers.batch_norm,
+    **dict.fromkeys(("matmul.default", "bmm.default"), shapes.matmul),
+    "conv2d.default": operators.conv,
+    "linear.default": operators.linear,
+    "batch_norm": operators.batch_norm,
     "relu.default": _simple("Relu"),
     "relu6.default": lambda to, index, node: to.node(
         "Clip", [to.value(node.args[0]), to.value(0.0), to.value(6.0)]
@@ -75,26 +75,26 @@ _WRITERS: dict[str, Callable[[GraphWriter, int, Node], str]] = {
     "abs.default": _simple("Abs"),
     "erf.default": _simple("Erf"),
     "softplus.default": _simple("Softplus"),
-    "leaky_relu.default": onnx_layers.leaky_relu,
-    "silu.default": onnx_layers.silu,
-    "gelu.default": onnx_layers.gelu,
-    "adaptive_avg_pool2d.default": onnx_layers.adaptive,
-    "softmax.int": onnx_layers.softmax,
-    "layer_norm.default": onnx_layers.layer_norm,
-    "group_norm.default": onnx_layers.group_norm,
-    "to.dtype": onnx_shapes.cast,
-    "addcmul.default": onnx_shapes.addcmul,
-    "reshape": onnx_shapes.reshape,
-    "expand": onnx_shapes.expand,
-    "permute": onnx_shapes.permute,
-    "slice": onnx_shapes.slice_along,
-    "select": onnx_shapes.select,
-    "cat.default": onnx_shapes.cat,
-    "pad.default": onnx_shapes.pad,
-    "roll.default": onnx_shapes.roll,
-    "einsum.default": onnx_shapes.einsum,
-    "scaled_dot_product_attention.default": onnx_layers.attention,
-    "upsample_nearest2d.vec": onnx_shapes.upsample,
-    "prelu.default": onnx_layers.prelu,
-    "masked_fill.Scalar": onnx_shapes.masked_fill,
+    "leaky_relu.default": operators.leaky_relu,
+    "silu.default": operators.silu,
+    "gelu.default": operators.gelu,
+    "adaptive_avg_pool2d.default": operators.adaptive,
+    "softmax.int": operators.softmax,
+    "layer_norm.default": operators.layer_norm,
+    "group_norm.default": operators.group_norm,
+    "to.dtype": shapes.cast,
+    "addcmul.default": shapes.addcmul,
+    "reshape": shapes.reshape,
+    "expand": shapes.expand,
+    "permute": shapes.permute,
+    "slice": shapes.slice_along,
+    "select": shapes.select,
+    "cat.default": shapes.cat,
+    "pad.default": shapes.pad,
+    "roll.default": shapes.roll,
+    "einsum.default": shapes.einsum,
+    "scaled_dot_product_attention.default": operators.attention,
+    "upsample_nearest2d.vec": shapes.upsample,
+    "prelu.default": operators.prelu,
+    "masked_fill.Scalar": shapes.masked_fill,
 }

@@ -21,9 +21,9 @@ import torch
 from onceforall.arch import Arch
 from onceforall.artifacts import BaselineStart, Confirmed, FinetuneSettings, Tuned
 from onceforall.deploy.finetune import finetune_plan
-from onceforall.job.alone import Alone, epochs_of, seconds_of, train_alone_for
 from onceforall.job.context import Run
 from onceforall.job.local_ranks import run_on_all, take_part
+from onceforall.job.steps.alone import Alone, epochs_of, seconds_of, train_alone_for
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.calibrate import recalibrate_bn
@@ -71,7 +71,7 @@ def tune_winners(run: Run, winners: Mapping[str, Confirmed]) -> None:
     if not _begin(run, before, left):
         return
     models: dict[str, PlainNet] = {}
-    with run_on_all(run, "onceforall.job.tune", left) as together:
+    with run_on_all(run, "onceforall.job.steps.tune", left) as together:
         for number, key in enumerate(left, start=1):
             place = {"number": number, "of": len(left), "step": names[key]}
             text = f"trained on alone for {_alone(run, key).budget_s:.0f} s"

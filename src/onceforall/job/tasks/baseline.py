@@ -21,9 +21,9 @@ from torch import nn
 
 from onceforall.artifacts import Baseline, BaselineStart, Card
 from onceforall.errors import ConfigError
-from onceforall.job.alone import Alone, epochs_of, seconds_of, train_alone_for
 from onceforall.job.context import Run
 from onceforall.job.local_ranks import run_on_all, take_part
+from onceforall.job.steps.alone import Alone, epochs_of, seconds_of, train_alone_for
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.measure.comparison import minutes, supernet_seconds
@@ -207,7 +207,7 @@ def take_part_alone(run: Run, names: Sequence[str]) -> None:
 
 def _train_one(run: Run, card: Card, start: BaselineStart) -> Baseline:
     """Train one network to its end and test it just as shipped models are."""
-    with run_on_all(run, "onceforall.job.baseline", [card.name]) as together:
+    with run_on_all(run, "onceforall.job.tasks.baseline", [card.name]) as together:
         model = _train(together, card, start)
     session, arch = run.session(), card.arch
     model = model.to(run.device, memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from onceforall.errors import BlueprintError
 from onceforall.graph import Graph, Ref, Weight
-from onceforall.measure.onnx_graph import OnnxGraph
+from onceforall.measure.onnx.graph import OnnxGraph
 from onceforall.supernets.graphs.network import GraphNet
 
 Shape = tuple[Any, ...]

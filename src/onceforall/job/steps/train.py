@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from onceforall.errors import CheckpointError
+from onceforall.job.changed_settings import continued
 from onceforall.job.context import Event, Run
 from onceforall.job.data import DataSession, calibration_augmentation
-from onceforall.job.growth import continued
-from onceforall.job.more import train_on
-from onceforall.job.phases import read_entry, write_phase
-from onceforall.job.validation import Validation
+from onceforall.job.more_epochs import train_on
+from onceforall.job.steps.training_phases import read_entry, write_phase
+from onceforall.job.steps.validation import Validation
 from onceforall.job.weights import fit_fresh_classifier, load_initial_weights, new_supernet
 from onceforall.supernets.nets import ElasticNet
 from onceforall.supernets.weights import save_supernet

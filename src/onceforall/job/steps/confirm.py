@@ -10,7 +10,7 @@ from onceforall.arch import Arch
 from onceforall.artifacts import Confirmed, ConfirmedFile, FrontPoint
 from onceforall.errors import InfeasibleError
 from onceforall.job.context import Run
-from onceforall.job.search import measured_above
+from onceforall.job.steps.search import measured_above
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.accuracy import Accuracy
 from onceforall.measure.latency.measure import measure_latency

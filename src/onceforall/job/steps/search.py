@@ -13,9 +13,9 @@ from onceforall.artifacts import Answer, FrontFile, FrontPoint
 from onceforall.errors import ConfigError
 from onceforall.files import file_digest
 from onceforall.job.context import Run
-from onceforall.job.devices import check_device_limits, cost_of
-from onceforall.job.latency import cost_table
-from onceforall.job.predict import predict_top1, refine_step, refined_archs
+from onceforall.job.steps.latency import cost_table
+from onceforall.job.steps.predict import predict_top1, refine_step, refined_archs
+from onceforall.job.tasks.latency_models import check_device_limits, cost_of
 from onceforall.pareto import pareto_front
 from onceforall.search import Problem, nsga2
 from onceforall.search.limits import each_limit

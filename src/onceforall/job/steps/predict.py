@@ -15,7 +15,7 @@ from onceforall.encoding import Rows
 from onceforall.errors import CheckpointError
 from onceforall.files import damaged, read_object
 from onceforall.job.context import Run
-from onceforall.job.evaluate import evaluation, evaluations_file
+from onceforall.job.steps.evaluate import evaluation, evaluations_file
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.cost_tables import compile_costs
 from onceforall.predictors.accuracy import AccuracyPredictor, PredictorReport, fit_and_report

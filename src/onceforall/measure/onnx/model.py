@@ -35,8 +35,8 @@ from onceforall.blueprint import (
 from onceforall.errors import BlueprintError, MissingExtraError
 from onceforall.graph import Graph
 from onceforall.measure.graph_costs import graph_at
-from onceforall.measure.graph_onnx import add_graph
-from onceforall.measure.onnx_graph import OnnxGraph
+from onceforall.measure.onnx.graph import OnnxGraph
+from onceforall.measure.onnx.traced import add_graph
 from onceforall.supernets.graphs.network import GraphNet, build_graph
 from onceforall.supernets.static import StaticNet
 from onceforall.supernets.units import (

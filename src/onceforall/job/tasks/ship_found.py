@@ -13,11 +13,11 @@ import numpy as np
 from onceforall.arch import Arch
 from onceforall.artifacts import Answer, Card, Confirmed
 from onceforall.errors import ConfigError, InfeasibleError
-from onceforall.job.confirm import best_keeping, confirm, measuring, noise_of
 from onceforall.job.context import Run
-from onceforall.job.latency import cost_table
-from onceforall.job.search import FoundFront, fronts_under_limits
-from onceforall.job.ship import Wanted, ship_models
+from onceforall.job.steps.confirm import best_keeping, confirm, measuring, noise_of
+from onceforall.job.steps.latency import cost_table
+from onceforall.job.steps.search import FoundFront, fronts_under_limits
+from onceforall.job.steps.ship import Wanted, ship_models
 from onceforall.measure.choice import choose
 
 # Of a front under limits, so many are measured: the best as predicted may not be as measured.
@@ -67,7 +67,8 @@ def ship_found(
 
     Args:
         run: A run whose latency model and predictor are there.
-        limits: Bounds by name, as :func:`~onceforall.job.search.fronts_under_limits` takes them.
+        limits: Bounds by name, as
+            :func:`~onceforall.job.steps.search.fronts_under_limits` takes them.
         caution: Standard deviations taken off predictions.
         devices: Latency models of further devices by name.
         seed: Seed of the search.

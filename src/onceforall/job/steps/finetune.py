@@ -21,7 +21,7 @@ from onceforall.deploy.model_folder import finished_or_removed, read_model
 from onceforall.errors import ConfigError
 from onceforall.job.context import Event, Run
 from onceforall.job.local_ranks import run_on_all, take_part
-from onceforall.job.prove import measure_as_shipped, prove_plain, write_proven
+from onceforall.job.steps.prove import measure_as_shipped, prove_plain, write_proven
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.supernets.nets import PlainNet
@@ -73,7 +73,7 @@ def finetune_model(run: Run, name: str, how: Tuning) -> Card:
     if run.folder.card(tuned.name).is_file():
         return _same_settings(tuned, Card.read(run.folder.card(tuned.name)), how.settings)
     names = [name, json.dumps(dataclasses.asdict(how))]
-    with run_on_all(run, "onceforall.job.finetune", names) as together:
+    with run_on_all(run, "onceforall.job.steps.finetune", names) as together:
         model = _train(together, card, plain, how)
     session = run.session()
     model = model.to(run.device, memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]

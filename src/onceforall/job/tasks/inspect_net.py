@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from onceforall.job.factories import make_network
+from onceforall.job.outside_nets import make_network
 from onceforall.measure.costs import count_macs, count_params
 from onceforall.supernets.graphs.assemble import ElasticChoices
 from onceforall.supernets.graphs.elasticize import graph_spec

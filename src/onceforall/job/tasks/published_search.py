@@ -10,7 +10,7 @@ from pathlib import Path
 from onceforall.artifacts import Answer
 from onceforall.blueprint import Blueprint
 from onceforall.errors import ConfigError, MeasurementError
-from onceforall.job.devices import check_device_limits, cost_of, device_models, spec_of
+from onceforall.job.tasks.latency_models import check_device_limits, cost_of, device_models, spec_of
 from onceforall.measure.cost_tables import CostTable, compile_costs
 from onceforall.measure.latency.published import (
     PublishedLatencyTable,

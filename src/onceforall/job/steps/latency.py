@@ -8,7 +8,7 @@ from pathlib import Path
 from onceforall.errors import CheckpointError, MeasurementError
 from onceforall.files import damaged, read_json, write_json
 from onceforall.job.context import Run
-from onceforall.job.devices import device_models
+from onceforall.job.tasks.latency_models import device_models
 from onceforall.measure.cost_tables import CostTable, compile_costs
 from onceforall.measure.latency.model import (
     LatencyModel,

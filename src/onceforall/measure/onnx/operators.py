@@ -9,7 +9,7 @@ import torch
 
 from onceforall.errors import BlueprintError
 from onceforall.graph import Node
-from onceforall.measure.onnx_writer import GraphWriter, array, pair
+from onceforall.measure.onnx.writer import GraphWriter, array, pair
 
 
 def conv(to: GraphWriter, index: int, node: Node) -> str:

@@ -13,11 +13,11 @@ from onceforall.artifacts import Card, Confirmed, Failed, FailedFile, Rejected
 from onceforall.deploy.model_folder import finished_or_removed, remove_unfinished
 from onceforall.errors import ConfigError, InfeasibleError, VerificationError
 from onceforall.files import write_json
-from onceforall.job.confirm import confirm_step, winners
 from onceforall.job.context import Run
 from onceforall.job.data import DataSession
-from onceforall.job.prove import Proven, measure_as_shipped, prove, prove_plain, write_proven
-from onceforall.job.tune import tune_winners, tuned_net, tuning_settings
+from onceforall.job.steps.confirm import confirm_step, winners
+from onceforall.job.steps.prove import Proven, measure_as_shipped, prove, prove_plain, write_proven
+from onceforall.job.steps.tune import tune_winners, tuned_net, tuning_settings
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.costs import count_macs
 from onceforall.supernets.nets import ElasticNet

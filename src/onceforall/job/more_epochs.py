@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from onceforall.job.context import Event, Run
 from onceforall.job.data import DataSession
-from onceforall.job.validation import Validation
+from onceforall.job.steps.validation import Validation
 from onceforall.job.weights import trained_supernet
 from onceforall.supernets.nets import ElasticNet
 from onceforall.training.engine import train

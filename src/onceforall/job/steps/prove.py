@@ -21,9 +21,9 @@ from onceforall.deploy.model_folder import (
 from onceforall.deploy.ship import as_shipped, latency_facts, measured_facts
 from onceforall.deploy.specialize import specialize
 from onceforall.errors import VerificationError
-from onceforall.job.confirm import REPEATS, target_of
 from onceforall.job.context import Run
 from onceforall.job.data import DataSession
+from onceforall.job.steps.confirm import REPEATS, target_of
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.latency.measure import Latency, measure_latency
 from onceforall.measure.latency.targets import Candidate

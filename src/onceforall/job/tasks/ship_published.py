@@ -14,7 +14,7 @@ from onceforall.data import DataBundle, open_dataset
 from onceforall.deploy.ship import ship
 from onceforall.errors import ConfigError
 from onceforall.files import check_writable
-from onceforall.job.evaluate_any import BatchMaker, EvalRequest
+from onceforall.job.tasks.evaluate_any import BatchMaker, EvalRequest
 from onceforall.supernets.supernet import Supernet
 from onceforall.training.ranks import Ranks
 from onceforall.zoo import load_supernet

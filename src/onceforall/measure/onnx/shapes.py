@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onceforall.errors import BlueprintError
 from onceforall.graph import Batch, DType, Node
-from onceforall.measure.onnx_writer import GraphWriter
+from onceforall.measure.onnx.writer import GraphWriter
 from onceforall.supernets.graphs.rules import reduced_dims
 
 BINARY = {
