@@ -4,6 +4,13 @@ A blueprint is three sequences of layer records: stem, blocks, head. The plain m
 costs, the latency-table keys, the published configuration and the drawing all come from it, and
 the supernet runs the very same records on its elastic layers.
 
+A new kind of layer is a record here (in ``Layer``, blocks in ``Block``), an operator in `ops/`, its
+primitive units in `supernets/units.py`, a plain and an elastic module in `supernets/` (`blocks`,
+`elastic_blocks`; built by `static` and `supernet`, placed by a stage table of `conv_spec`), and a
+case in `measure/costs`, `measure/onnx/model`, `measure/latency/` (`fit`, `table`) and
+`supernets/published/keys`. mypy names each place that is forgotten. A network that is traced
+(`supernets/graphs/`) needs none of it.
+
 Spatial sizes: every strided layer has "same" padding, so an input side ``s`` gives
 ``(s - 1) // stride + 1``.
 """

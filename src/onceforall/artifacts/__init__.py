@@ -1,5 +1,8 @@
 """The files that a run writes and reads, as typed records: one reader, one writer.
 
+A new one is exported here, has its path in `job/folder.py` and its place in `docs/reference.py`.
+Latency models, predictors and journals read themselves.
+
 Keys, types and ranges are checked when a file is read. Keys that a record does not know are left
 out; those that older versions did not write are None.
 """

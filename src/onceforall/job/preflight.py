@@ -10,13 +10,13 @@ from onceforall.errors import ArchError, BlueprintError, ConfigError
 from onceforall.job.config import RunConfig
 from onceforall.job.data import splits_of
 from onceforall.job.sections import LatencyConfig
-from onceforall.measure.cost_tables import compile_costs
+from onceforall.measure.cost_tables import EXACT_COSTS, compile_costs
 from onceforall.measure.costs import count_params, peak_activation_bytes
 from onceforall.measure.latency.ssh import SshOrt
 from onceforall.measure.latency.targets import make_target
-from onceforall.measure.onnx.model import import_extra
+from onceforall.measure.onnx.model import blueprint_to_onnx, import_extra
 from onceforall.search import Problem
-from onceforall.supernets.spec import SupernetSpec
+from onceforall.supernets.spec import GraphSpec, SupernetSpec
 
 # No machine that runs this holds more.
 _MOST_PARAMS = 2 * 10**9
@@ -77,7 +77,7 @@ def check_limits_kept(config: RunConfig, num_classes: int) -> None:
     """Raise InfeasibleError if no subnet keeps the limits on what needs no measurement."""
     spec = config.spec(num_classes)
     limits = config.search.limits
-    exact = {name: bound for name, bound in limits.items() if name != "latency_ms"}
+    exact = {name: bound for name, bound in limits.items() if name in EXACT_COSTS}
     if not exact:
         return
     costs = compile_costs(spec)
@@ -104,6 +104,22 @@ def check_training(config: RunConfig, num_classes: int) -> None:
             f"limit {next(iter(config.search.limits))} has no effect: grid.ship ships the whole "
             "grid, and nothing is searched"
         )
+
+
+def check_exportable(spec: SupernetSpec) -> None:
+    """Refuse a traced network with an operation that has no form in ONNX.
+
+    Raises:
+        ConfigError: Naming the operation.
+        MissingExtraError: If onnx is not installed.
+    """
+    if not isinstance(spec, GraphSpec):
+        return
+    arch = spec.space.smallest
+    try:
+        blueprint_to_onnx(spec.blueprint(arch), resolution=arch.resolution)
+    except BlueprintError as error:
+        raise ConfigError(f"supernet: {error}") from error
 
 
 def check_tools(latency: LatencyConfig) -> None:

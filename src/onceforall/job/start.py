@@ -28,6 +28,7 @@ from onceforall.job.planning import Planned, plan_config
 from onceforall.job.preflight import (
     check_buildable,
     check_data,
+    check_exportable,
     check_limits_kept,
     check_tools,
     check_training,
@@ -101,7 +102,8 @@ def plan_run(
     else:
         config = folder.read_config(saved)
         check_buildable(config, lambda: folder.read_spec(config, saved.data.classes))
-    if is_main and {"latency", "models"} & {*steps} and not folder.latency(config).is_file():
+    exports = {"latency", "models"} & {*steps} and not folder.latency(config).is_file()
+    if is_main and exports:
         check_tools(config.latency)
     # Learned and random policies work on photographs read from files, not on decoded squares.
     side = config.supernet.resolutions[-1] if config.data.policy == "none" else None
@@ -119,6 +121,8 @@ def plan_run(
         clock=Clock(started=started),
         estimate=None,
     )
+    if is_main and exports:
+        check_exportable(run.spec)
     if saved is None:
         run = _start(run, request, side_px)
     else:

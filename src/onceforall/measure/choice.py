@@ -10,11 +10,9 @@ import numpy as np
 from onceforall.artifacts import Card
 from onceforall.errors import ConfigError, InfeasibleError
 from onceforall.measure.comparison import top1_share
+from onceforall.measure.cost_tables import COSTS
 from onceforall.measure.proportion import is_clearly_above
 from onceforall.pareto import pareto_front
-
-# Costs that cards have.
-COSTS = ("latency_ms", "macs", "params", "peak_activation_bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,8 @@ from onceforall.supernets.spec import SupernetSpec
 LayerCost = Callable[[Layer, int], float]
 GraphCost = Callable[[Encoding], Sequence[GraphTerm]]
 EXACT_COSTS = ("macs", "params", "peak_activation_bytes")
+# What a limit may bound: of every shipped model, latency too, which is measured.
+COSTS = ("latency_ms", *EXACT_COSTS)
 
 # Entries of one merged table: 8 bytes each, so that a group's table stays in the nearest caches.
 _MAX_TABLE_ENTRIES = 8192

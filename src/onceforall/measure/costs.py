@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 from torch import nn
@@ -148,7 +149,10 @@ def output_channels(layer: Layer, channels: int) -> int:
             return layer.out_channels
         case Linear():
             return layer.out_features
-    return channels
+        case MaxPool() | GlobalPool() | Identity():
+            return channels
+        case _ as never:
+            assert_never(never)
 
 
 def operations(layer: Layer, size: int, channels: int) -> tuple[Operation, ...]:

@@ -9,16 +9,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 from onceforall.blueprint import (
     Block,
     Blueprint,
+    Bottleneck,
     Conv,
+    FusedMBConv,
     GlobalPool,
+    Identity,
     Layer,
     Linear,
     MaxPool,
     MBConv,
+    Residual,
     output_size,
 )
 from onceforall.graph import Graph
@@ -267,4 +272,9 @@ def _layer_words(layer: Layer) -> str:
             return "mean"
         case Linear():
             return f"linear to {layer.out_features}"
-    return "identity"
+        case Identity():
+            return "identity"
+        case MBConv() | FusedMBConv() | Bottleneck() | Residual():
+            return "block"  # drawn as a box of its stage
+        case _ as never:
+            assert_never(never)

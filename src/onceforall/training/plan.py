@@ -2,7 +2,8 @@
 
 A plan is a tuple of phases; a phase says which part of the search space is open, how the subnets
 of a step are drawn and who teaches them. Progressive shrinking and the one-stage sandwich rule
-are two plans of the same engine.
+are two plans of the same engine. A new one is a function here, its name in `job/sections.py`, and a
+case in `job/config.py`; one of your own needs no code: ``train.phases``.
 """
 
 from __future__ import annotations

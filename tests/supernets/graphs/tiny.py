@@ -173,6 +173,20 @@ def growing(*, pads: bool) -> Body:
     return Body(nn.Sequential(conv(16, 16), *(Growing(a, b, pads=pads) for a, b in sizes)), out=48)
 
 
+class Curves(Body):
+    """Functions that few networks have; those without a value at 0 on the logits, which stay."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(*(nn.Conv2d(16, 16, 1) for _ in range(4))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for layer, curve in zip(self.body, (F.mish, F.elu, F.selu, torch.square), strict=True):
+            x = curve(layer(x))
+        y = 1 + torch.square(self.head(x.mean((2, 3))))
+        return torch.log(y) * torch.rsqrt(y) + torch.reciprocal(y)
+
+
 class Concat(nn.Module):
     """Dense connections."""
 
@@ -235,6 +249,7 @@ def friendly() -> dict[str, nn.Module]:
         "excite": Body(nn.Sequential(Excite(), conv(16, 16))),
         "growing": growing(pads=False),
         "padded": growing(pads=True),
+        "curves": Curves(),
         "concat": Body(Concat(), out=32),
         "reused": Body(Reused()),
         "slopes": Body(Slopes()),

@@ -1,4 +1,8 @@
-"""How training images are varied, as one value for resident and streamed data alike."""
+"""How training images are varied, as one value for resident and streamed data alike.
+
+What is new here is done twice: in `batches/resident.py` for many images at once, and in
+`batches/readers.py` for one from a file; a run's settings become this value in `job/data.py`.
+"""
 
 from __future__ import annotations
 

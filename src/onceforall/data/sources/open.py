@@ -1,4 +1,7 @@
-"""One way to open any data set: a known name, an ``.npz`` file or a folder of class folders."""
+"""One way to open any data set: a known name, an ``.npz`` file or a folder of class folders.
+
+A new source is a function here that returns a :class:`DataBundle`: images in memory, or paths.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """What latency is measured on: one small plugin for each runtime.
 
 A target prepares a candidate once and gives back a function that runs it once and returns the
-milliseconds it took. Adding a runtime is adding one class with the members of ``LocalTarget``.
+milliseconds it took. Adding a runtime of this machine is adding one class here with the members of
+``LocalTarget`` (`candidate.py`), and its name to ``make_target``. Another machine takes samples by
+itself: see ``SshOrt.sample_group`` (`ssh.py`), which `measure.py` asks instead.
 """
 
 from __future__ import annotations

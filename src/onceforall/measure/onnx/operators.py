@@ -103,6 +103,31 @@ def silu(to: GraphWriter, index: int, node: Node) -> str:
     return to.node("Mul", [x, to.node("Sigmoid", [x])])
 
 
+def mish(to: GraphWriter, index: int, node: Node) -> str:
+    """X times the hyperbolic tangent of its softplus."""
+    x = to.value(node.args[0])
+    return to.node("Mul", [x, to.node("Tanh", [to.node("Softplus", [x])])])
+
+
+def elu(to: GraphWriter, index: int, node: Node) -> str:
+    """An exponential for negative values."""
+    x, alpha, *scales = (*node.args, 1.0)[: max(2, len(node.args))]
+    if any(scale != 1 for scale in scales):
+        raise BlueprintError(f"node {node.name}: {node.op} with scales has no form in ONNX")
+    return to.node("Elu", [to.value(x)], alpha=float(alpha))
+
+
+def rsqrt(to: GraphWriter, index: int, node: Node) -> str:
+    """One over the square root."""
+    return to.node("Reciprocal", [to.node("Sqrt", [to.value(node.args[0])])])
+
+
+def square(to: GraphWriter, index: int, node: Node) -> str:
+    """X times itself."""
+    x = to.value(node.args[0])
+    return to.node("Mul", [x, x])
+
+
 def gelu(to: GraphWriter, index: int, node: Node) -> str:
     """X times the normal distribution up to x, exact or by tanh."""
     x = to.value(node.args[0])

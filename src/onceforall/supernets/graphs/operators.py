@@ -1,5 +1,9 @@
 """The operators of traced networks: what kind each is, and how it runs.
 
+An operator that is new needs a rule for channels (`rules.RULES`), its form in ONNX
+(`measure/onnx/traced.py`) and, if it multiplies, its MACs (`measure/graph_costs.py`) and what its
+time depends on (`measure/latency/graphs.py`).
+
 Every operator is one of ATen's that works on tensors, so a network that was read from a file can
 call nothing else: no files, no memory that is not its own.
 """
