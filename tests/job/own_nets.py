@@ -22,5 +22,12 @@ def make_small(num_classes: int = 3) -> nn.Module:
     return Small(num_classes)
 
 
+def make_unwritable(num_classes: int = 3) -> nn.Module:
+    """Return a network that trains, but that has no form in ONNX."""
+    net = Small(num_classes)
+    net.stem.append(nn.Softshrink())
+    return net
+
+
 def make_nothing() -> str:
     return "no network"

@@ -119,6 +119,16 @@ def test_what_is_no_network_is_refused(tmp_path: Path) -> None:
         load_weights(make_small(), other)
 
 
+def test_what_cannot_be_exported_is_refused_before_it_trains(tmp_path: Path) -> None:
+    images, out = write_images(tmp_path / "images.npz"), tmp_path / "run"
+    flags = (*net_flags("tests.job.own_nets:make_unwritable"), "train.epochs=1")
+    request = Request(source=str(images), flags=flags)
+    with pytest.raises(ConfigError, match=r"supernet: node softshrink: .* has no form in ONNX"):
+        plan_run(request, out, tell=lambda event: None, steps=("train", "models"))
+    assert not (out / "run.yaml").exists()
+    plan_run(request, out, tell=lambda event: None, steps=("train",))
+
+
 def test_inspect_says_what_is_elastic() -> None:
     facts = network_facts(NET, resolution=16, num_classes=3)
     assert facts["genes"] == {"width_mult": 1, "depth": 1, "kernel_size": 2, "expand_ratio": 2}
