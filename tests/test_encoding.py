@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onceforall.encoding import Encoding
-from onceforall.features import published_mobilenet_layout
+from onceforall.predictors.published_features import published_mobilenet_layout
 from onceforall.published_archs import arch_from_published
 from onceforall.supernets.families import mobilenet_v3, small_images
 from tests.spaces import SPACES

@@ -22,7 +22,6 @@ LAYERS = [
     ["blueprint", "graph", "arch_files", "grid"],
     ["artifacts"],
     ["encoding", "pareto"],
-    ["features"],
     ["ops"],
     ["supernets", "data"],
     ["measure"],

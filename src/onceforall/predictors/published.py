@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from onceforall.arch import Arch
 from onceforall.encoding import Encoding, Rows
 from onceforall.errors import ArchError, CheckpointError
-from onceforall.features import (
+from onceforall.predictors.accuracy import MOST_TOP1
+from onceforall.predictors.published_features import (
     FeatureLayout,
     published_mobilenet_layout,
     published_resnet_layout,
 )
-from onceforall.predictors.accuracy import MOST_TOP1
 from onceforall.space import SearchSpace
 from onceforall.supernets.published.checkpoint import read_weights
 
