@@ -43,6 +43,16 @@ def test_values_layout_and_gradient(
     assert whole.grad.is_contiguous(memory_format=layout)
 
 
+def test_a_weight_with_its_dimensions_turned_is_cut_right() -> None:
+    whole = torch.randn(4, 5, requires_grad=True)
+    index = torch.tensor([1, 4])
+    part = cut_out(whole.t(), ((0, index), (1, 2)))
+    part.sum().backward()
+    assert torch.equal(part, whole.t()[index][:, :2])
+    assert whole.grad is not None
+    assert whole.grad.nonzero().tolist() == [[0, 1], [0, 4], [1, 1], [1, 4]]
+
+
 def test_nothing_is_remembered_where_no_gradient_is_to_come() -> None:
     whole = torch.randn(5, 4, requires_grad=True)
     with torch.no_grad():

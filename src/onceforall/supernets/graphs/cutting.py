@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,8 +70,8 @@ def taken(tensor: Tensor, dim: int, index: Index) -> Tensor:
 def cut_out(whole: Tensor, cuts: Sequence[Cut]) -> Tensor:
     """Return the part of a tensor at the positions kept, without gaps, in the whole one's layout.
 
-    Its gradient goes back in the order of memory. PyTorch's is added up in zeros of another
-    layout than the tensor's, which takes a quarter of a training step at half width.
+    Its gradient is written once, to where it belongs in memory. PyTorch's goes through zeros for
+    each dimension, in another layout than the tensor's: a quarter of a training step at half width.
     """
     if whole.ndim > 1 and trains_in_eager_mode(whole):
         part: Tensor = _CutOut.apply(whole, cuts)
@@ -86,21 +86,17 @@ class _CutOut(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, whole: Tensor, cuts: Sequence[Cut]) -> Tensor:
         dims = _memory_order(whole)
-        ctx.dims = dims
-        part = whole.permute(dims)
-        ctx.cuts = []
-        for position, dim in enumerate(dims):
-            for index in (index for each, index in cuts if each == dim):
-                ctx.cuts.append((position, index, part.shape))
-                part = _in_order_taken(part, position, index)
-        return part.contiguous().permute(_inverse(dims))
+        in_order = whole.permute(dims)
+        index, sizes = _flat(in_order, {dims.index(dim): kept for dim, kept in cuts})
+        ctx.dims, ctx.shape, ctx.index = dims, in_order.shape, index
+        part = in_order.reshape(-1).index_select(0, index)
+        return part.view(sizes).permute(_inverse(dims))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        part = grad.permute(ctx.dims).contiguous()
-        for dim, index, shape in reversed(ctx.cuts):
-            part = _put_back(part, dim, index, shape)
-        return part.permute(_inverse(ctx.dims)), None
+        whole = grad.new_zeros(math.prod(ctx.shape))
+        whole.scatter_(0, ctx.index, grad.permute(ctx.dims).reshape(-1))
+        return whole.view(ctx.shape).permute(_inverse(ctx.dims)), None
 
 
 def _memory_order(tensor: Tensor) -> tuple[int, ...]:
@@ -114,26 +110,17 @@ def _inverse(dims: Sequence[int]) -> list[int]:
     return [dims.index(dim) for dim in range(len(dims))]
 
 
-def _in_order_taken(x: Tensor, dim: int, index: Index) -> Tensor:
-    """Return positions of a contiguous tensor; element by element along its last dimension."""
-    if not isinstance(index, Tensor) or math.prod(x.shape[dim + 1 :]) > 1:
-        return taken(x, dim, index)
-    rows = x.reshape(-1, x.shape[dim])
-    found = rows.gather(1, index.expand(len(rows), -1))
-    return found.view(*x.shape[:dim], len(index), *x.shape[dim + 1 :])
-
-
-def _put_back(part: Tensor, dim: int, index: Index, shape: torch.Size) -> Tensor:
-    """Return zeros of a shape with a contiguous part of it at its positions."""
-    whole = part.new_zeros(shape)
-    if not isinstance(index, Tensor):
-        whole.narrow(dim, 0, part.shape[dim]).copy_(part)
-    elif math.prod(shape[dim + 1 :]) > 1:
-        whole.index_copy_(dim, index, part)
-    else:
-        rows = whole.view(-1, shape[dim])
-        rows.scatter_(1, index.expand(len(rows), -1), part.view(len(rows), -1))
-    return whole
+def _flat(x: Tensor, cuts: Mapping[int, Index]) -> tuple[Tensor, list[int]]:
+    """Return where the values kept lie in a tensor without gaps, and their shape."""
+    places = torch.zeros(1, dtype=torch.int64, device=x.device)
+    sizes = []
+    for dim, size in enumerate(x.shape):
+        kept = cuts.get(dim)
+        if not isinstance(kept, Tensor):
+            kept = torch.arange(size if kept is None else kept, device=x.device)
+        places = (places[:, None] + kept * math.prod(x.shape[dim + 1 :])).view(-1)
+        sizes.append(len(kept))
+    return places, sizes
 
 
 def put(target: Tensor, index: Index, value: Tensor) -> None:
