@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+from onceforall.supernets.graphs import cutting
 from onceforall.supernets.graphs.cutting import Cut, cut_out, taken
 
 _FIRST: list[tuple[Cut, ...]] = [(), ((0, 3),), ((0, torch.tensor([1, 4])),)]
@@ -16,9 +17,15 @@ _SECOND: list[tuple[Cut, ...]] = [(), ((1, 2),), ((1, torch.tensor([0, 3])),)]
 @pytest.mark.parametrize("cuts", [a + b for a, b in itertools.product(_FIRST, _SECOND)], ids=str)
 @pytest.mark.parametrize("shape", [(5, 4, 3, 3), (5, 4, 1, 1), (5, 4), (5, 4, 2)], ids=str)
 @pytest.mark.parametrize("is_last", [False, True])
+@pytest.mark.parametrize("large", [0, 2**16])
 def test_values_layout_and_gradient(
-    cuts: tuple[Cut, ...], shape: tuple[int, ...], is_last: bool
+    cuts: tuple[Cut, ...],
+    shape: tuple[int, ...],
+    is_last: bool,
+    large: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(cutting, "_LARGE", large)
     torch.manual_seed(0)
     whole = torch.randn(shape)
     if is_last:
@@ -43,7 +50,8 @@ def test_values_layout_and_gradient(
     assert whole.grad.is_contiguous(memory_format=layout)
 
 
-def test_a_weight_with_its_dimensions_turned_is_cut_right() -> None:
+def test_a_weight_with_its_dimensions_turned_is_cut_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting, "_LARGE", 0)
     whole = torch.randn(4, 5, requires_grad=True)
     index = torch.tensor([1, 4])
     part = cut_out(whole.t(), ((0, index), (1, 2)))

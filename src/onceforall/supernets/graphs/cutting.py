@@ -17,6 +17,8 @@ from onceforall.supernets.graphs.spec import GraphSpec
 
 # Positions kept along a dimension: all, the first ones, or these.
 Index = None | int | Tensor
+# Numbers of a kernel above which its own gradient pays.
+_LARGE = 2**16
 # A dimension and the positions that are kept along it.
 Cut = tuple[int, Index]
 
@@ -70,10 +72,12 @@ def taken(tensor: Tensor, dim: int, index: Index) -> Tensor:
 def cut_out(whole: Tensor, cuts: Sequence[Cut]) -> Tensor:
     """Return the part of a tensor at the positions kept, without gaps, in the whole one's layout.
 
-    Its gradient is written once, to where it belongs in memory. PyTorch's goes through zeros for
-    each dimension, in another layout than the tensor's: a quarter of a training step at half width.
+    The gradient of a large kernel under channels_last is written once, to where it belongs in
+    memory. PyTorch's goes through zeros for each dimension, in another layout than the kernel's: a
+    quarter of a training step of a ResNet-18 at half width. It is as fast or faster elsewhere.
     """
-    if whole.ndim > 1 and trains_in_eager_mode(whole):
+    is_large = whole.numel() > _LARGE and not whole.is_contiguous()
+    if is_large and trains_in_eager_mode(whole):
         part: Tensor = _CutOut.apply(whole, cuts)
         return part
     part = whole
