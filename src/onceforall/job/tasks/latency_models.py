@@ -21,8 +21,6 @@ from onceforall.supernets.families import published_spec
 from onceforall.supernets.spec import GraphSpec, SupernetSpec
 
 _LATENCY = "latency_ms"
-# Whole networks that a table is fitted to, if its budget is enough for them.
-_MOST_NETWORKS = 360
 _NAME = re.compile(r"[A-Za-z][\w-]*", re.ASCII)
 
 
@@ -76,7 +74,6 @@ def build_table(
         spec_of(net),
         target=make_target(target, threads=threads),
         budget_s=budget_s,
-        num_networks=_MOST_NETWORKS,
         seed=seed,
         journal=journal,
         progress=progress,
