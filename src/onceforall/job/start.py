@@ -102,7 +102,7 @@ def plan_run(
     else:
         config = folder.read_config(saved)
         check_buildable(config, lambda: folder.read_spec(config, saved.data.classes))
-    exports = {"latency", "models"} & {*steps} and not folder.latency(config).is_file()
+    exports = bool({"latency", "models"} & {*steps}) and not folder.latency(config).is_file()
     if is_main and exports:
         check_tools(config.latency)
     # Learned and random policies work on photographs read from files, not on decoded squares.

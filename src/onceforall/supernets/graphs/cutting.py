@@ -104,10 +104,8 @@ class _CutOut(torch.autograd.Function):
 
 
 def _memory_order(tensor: Tensor) -> tuple[int, ...]:
-    """Return the dimensions of a tensor without gaps, the slowest first."""
-    if tensor.ndim == 4 and not tensor.is_contiguous():
-        return (0, 2, 3, 1)
-    return tuple(range(tensor.ndim))
+    """Return the dimensions of a large kernel as they lie in memory, the slowest first."""
+    return (0, 2, 3, 1) if tensor.ndim == 4 else tuple(range(tensor.ndim))
 
 
 def _inverse(dims: Sequence[int]) -> list[int]:
