@@ -19,6 +19,7 @@ from onceforall.measure.latency.fit import (
     FEATURES,
     _nonnegative_least_squares,
     fit_weights,
+    is_narrow,
     layer_features,
 )
 from onceforall.measure.latency.model import LatencyModel, build_latency_model
@@ -212,6 +213,32 @@ def test_layer_records_survive_json(name: str) -> None:
         assert layer_from_json(json.loads(json.dumps(layer_to_json(layer)))) == layer
     with pytest.raises(MeasurementError, match="has a type other than Conv, MBConv"):
         layer_from_json({"type": "GlobalPool"})
+
+
+def test_narrow_layers_are_told_apart() -> None:
+    """Runtimes lay 16 channels out as one block; images have a kernel of their own."""
+    told = {
+        (reads, gives): is_narrow(Conv(in_channels=reads, out_channels=gives))
+        for reads in (3, 8, 16)
+        for gives in (8, 16)
+    }
+    assert told == {
+        (3, 8): True, (8, 8): True, (16, 8): True, (3, 16): False, (8, 16): True, (16, 16): False,
+    }  # fmt: skip
+    assert not is_narrow(Linear(in_features=8, out_features=8))
+    layer = Conv(in_channels=8, out_channels=16)
+    found = dict(zip(FEATURES, layer_features(layer, 5, 0.25), strict=True))
+    assert found["narrow_ms"] == found["table_ms"] == 0.25
+
+
+def test_a_file_from_before_narrow_layers_says_the_same(model: LatencyModel) -> None:
+    value = model.to_json()
+    older = dict(model.weights) | {"narrow_ms": 0.0}
+    del value["weights"]["narrow_ms"]
+    assert LatencyModel.from_json(value).weights == older
+    del value["weights"]["table_ms"]
+    with pytest.raises(MeasurementError, match="table_ms is missing"):
+        LatencyModel.from_json(value)
 
 
 def test_features_are_counted() -> None:

@@ -44,6 +44,7 @@ Floats = NDArray[np.float64]
 
 FEATURES = (
     "table_ms",  # the layer alone, measured
+    "narrow_ms",  # the same, of layers with few channels: runtimes leave their layout for them
     "pointwise_macs",  # of 1x1 convolutions and fully connected layers
     "depthwise_macs",  # of grouped convolutions
     "spatial_macs",  # of all other convolutions
@@ -55,6 +56,9 @@ FEATURES = (
     "operations",  # convolutions: each has an overhead
     "networks",  # 1 for the classifier: the overhead of a whole network
 )
+# Channels that runtimes lay out as one block; images have fewer, and a kernel of their own.
+_BLOCK = 16
+_IMAGE_CHANNELS = 3
 _CURVED = ("h_swish", "silu", "sigmoid", "tanh", "h_sigmoid")
 # Pull of the prior, for relative errors: 2 % of noise against 30 % of doubt about each weight.
 _RIDGE = 0.005
@@ -89,6 +93,7 @@ def layer_features(layer: Layer, size: int, table_ms: float) -> Floats:
     """Return the features ``(F,)`` of one layer on an input of side ``size`` pixels."""
     values = dict.fromkeys(FEATURES, 0.0)
     values["table_ms"] = table_ms
+    values["narrow_ms"] = table_ms * is_narrow(layer)
     for unit, side in _convolutions(layer, size):
         after = output_size(unit, side)
         weights = unit.in_channels * unit.out_channels * unit.kernel_size**2 // unit.groups
@@ -111,6 +116,14 @@ def layer_features(layer: Layer, size: int, table_ms: float) -> Floats:
         values["pooled_pixels"] = size**2
     values["networks"] = float(isinstance(layer, Linear))
     return np.array(list(values.values()))
+
+
+def is_narrow(layer: Layer) -> bool:
+    """Return whether a layer reads or gives fewer channels than runtimes lay out as one block."""
+    if isinstance(layer, Identity | MaxPool | GlobalPool | Linear):
+        return False
+    reads_images = layer.in_channels == _IMAGE_CHANNELS
+    return layer.out_channels < _BLOCK or (layer.in_channels < _BLOCK and not reads_images)
 
 
 def network_features(table: Table, plan: Blueprint, resolution: int) -> Floats:

@@ -20,7 +20,7 @@ from onceforall.encoding import Encoding
 from onceforall.graph import Batch, Graph, Node, Width
 from onceforall.measure.graph_costs import Sum, node_macs, product, weight_shapes
 from onceforall.measure.graph_tables import GraphTerm, TermCompiler, symbolic_shape
-from onceforall.measure.latency.fit import FEATURES
+from onceforall.measure.latency.fit import FEATURES, is_narrow
 from onceforall.measure.latency.table import Entry, Table, lookup, timing_key
 from onceforall.supernets.graphs.operators import ELEMENTWISE, UNARY
 from onceforall.supernets.graphs.spec import GraphSpec
@@ -167,7 +167,9 @@ def graph_features(table: Table, graph: Graph) -> NDArray[np.float64]:
             totals[name] += number.at(())
         entry = node_layer(index, graph.nodes, shapes)
         if entry is not None:
-            totals["table_ms"] += lookup(table, *entry) or 0.0
+            alone_ms = lookup(table, *entry) or 0.0
+            totals["table_ms"] += alone_ms
+            totals["narrow_ms"] += alone_ms * is_narrow(entry[0])
     return np.array(list(totals.values()))
 
 
@@ -204,8 +206,8 @@ def graph_latency_terms(
                 scaled = Sum({g: weights[name] * n / side**2 for g, n in number.terms.items()})
                 by_side = sums.setdefault(key, {})
                 by_side[r] = by_side.get(r, Sum({})) + scaled
-        if weights["table_ms"]:
-            terms += _table_terms(compiler, index, lists, table, weights["table_ms"])
+        if weights["table_ms"] or weights["narrow_ms"]:
+            terms += _table_terms(compiler, index, lists, table, weights)
     for key, by_side in sums.items():
         totals = [by_side.get(r, Sum({})) for r in range(len(sides))]
         terms += compiler.terms("latency_ms", key, totals)
@@ -217,17 +219,21 @@ def _table_terms(
     index: int,
     lists: Sequence[Sequence[Node]],
     table: Table,
-    weight: float,
+    weights: Mapping[str, float],
 ) -> Iterator[GraphTerm]:
     """Yield the table's share of a node, for every choice that its record depends on."""
     rows = [list(_options(compiler, index, nodes)) for nodes in lists]
     if all(entry is None for row in rows for _, entry in row):
         return
     columns = compiler.columns_of(index)
-    by_side = [
-        np.array([0.0 if e is None else weight * (lookup(table, *e) or 0.0) for _, e in row])
-        for row in rows
-    ]
+
+    def share(entry: Entry | None) -> float:
+        if entry is None:
+            return 0.0
+        weight = weights["table_ms"] + weights["narrow_ms"] * is_narrow(entry[0])
+        return weight * (lookup(table, *entry) or 0.0)
+
+    by_side = [np.array([share(entry) for _, entry in row]) for row in rows]
     yield compiler.dense("latency_ms", index, columns, by_side)
 
 

@@ -63,6 +63,8 @@ _BLOCK_SHARE = 0.4
 _NUM_RESOLUTIONS = 4
 _MIN_NETWORKS = 20
 _FEWEST = 5
+# Features that older files do not have: their weight is 0.
+_ADDED_LATER = ("narrow_ms",)
 
 T = TypeVar("T")
 
@@ -176,7 +178,7 @@ class LatencyModel:
             hardware=file.hardware,
             sentinel_ms=file.sentinel_ms,
             table=_table(file.table),
-            weights={name: file.weights[name] for name in FEATURES},
+            weights={name: file.weights.get(name, 0.0) for name in FEATURES},
             report=file.report,
         )
 
@@ -221,7 +223,7 @@ class _File(BaseModel):
     @field_validator("weights")
     @classmethod
     def _complete(cls, weights: dict[str, float]) -> dict[str, float]:
-        if missing := [name for name in FEATURES if name not in weights]:
+        if missing := [n for n in FEATURES if n not in weights and n not in _ADDED_LATER]:
             raise ValueError(f"{missing[0]} is missing")
         if not any(weights.values()):
             raise ValueError("all are 0: every network would take no time")
