@@ -24,8 +24,9 @@ from onceforall.training.speed import Speed, Stopwatch, faster_precision, measur
 # and images in all. Fewer, and a smaller network ends better, at every latency: of 4,500 images
 # 157 passes gave three points more than 65 of a network four times as large, of 45,000 images 76
 # one point more than 36 of one 1.4 times as large (in the same time; all as estimated here, before
-# the sandwich takes its part): docs/results/pictures.md.
-_ENOUGH_PASSES = 60.0
+# the sandwich takes its part): docs/results/pictures.md. In between nothing is known; the next
+# smaller network of the ladder has about half the weights, which costs more than a few passes.
+_ENOUGH_PASSES = 50.0
 _ENOUGH_IMAGES = 500_000.0
 # Where the ladder is entered: multiply-accumulates that a core trains with.
 _USUAL_MACS_PER_S = 60e9
