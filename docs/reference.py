@@ -115,6 +115,23 @@ def settings() -> Iterator[str]:
         ]
         yield from table(*rows, head=("setting", "what", "type", "default"))
         yield ""
+        for key, each in kind.model_fields.items():
+            for inner in get_args(each.annotation)[:1]:
+                if isinstance(inner, type) and issubclass(inner, BaseModel):
+                    yield from keys_of(f"{name}.{key}", inner)
+
+
+def keys_of(setting: str, kind: type[BaseModel]) -> Iterator[str]:
+    """Yield what each item of a list of records may have."""
+    yield f"### {kind.__name__}, an item of `{setting}`\n"
+    yield summary(kind) + "\n"
+    about = attributes(kind)
+    rows = [
+        (f"`{key}`", about.get(key, ""), kind_of(each.annotation), default_of(each))
+        for key, each in kind.model_fields.items()
+    ]
+    yield from table(*rows, head=("key", "what", "type", "default"))
+    yield ""
 
 
 def kind_of(annotation: Any) -> str:
@@ -140,6 +157,8 @@ def default_of(field: Any) -> str:
     if field.default is PydanticUndefined:
         return "" if field.default_factory else "required"
     value = list(field.default) if isinstance(field.default, tuple) else field.default
+    if isinstance(value, BaseModel):
+        return "all"
     return f"`{json.dumps(value)}`"
 
 
@@ -153,13 +172,17 @@ LAYOUT = """\
       checkpoints/           training state, pace.jsonl (changes of plan, replayed by a resume),
                              supernet.safetensors and supernet.json: the trained supernet,
                              phases/NAME: as each phase left it, best: best grid of a phase,
-                             more-01, ...: training state of more epochs
+                             more-01, ...: training state of more epochs,
+                             winners/: those that train on alone before they ship
       evaluations.jsonl      Evaluation, one a line
+      network.safetensors    network.json: of --net torchvision:..., the traced network as it came
       predictor.safetensors  accuracy predictor; predictor.json says how good it is
       latency/               models of the latency of devices, and their measurements
-      search/front.json      FrontFile; confirmed.json: ConfirmedFile; failed.json: FailedFile
+      search/front.json      FrontFile; confirmed.json: ConfirmedFile; failed.json: FailedFile;
+                             rejected.json: Rejected; journal.jsonl, which a search goes on from
       models/NAME/           card.json: Card; arch.json, model.safetensors, model.onnx
       baselines/NAME.json    Baseline
+      tensorboard/           scalars, with --tensorboard
       finetuned.csv          models before and after fine-tuning
       earlier/01, 02, ...    what a change of settings made out of date
       report.html            one offline page
@@ -193,6 +216,8 @@ def files() -> Iterator[str]:
             (f"`{key}`", about.get(key, ""), kind_of(each.annotation))
             for key, each in kind.model_fields.items()
         ]
+        if not rows:
+            rows = [("name of a model", "", "float")]
         yield from table(*rows, head=("key", "what", "type"))
         yield ""
 
@@ -220,7 +245,10 @@ def names() -> Iterator[str]:
     """Yield the page of what `import onceforall as ofa` gives."""
     yield "# Names in Python\n"
     yield "What `import onceforall as ofa` gives. `help(ofa.run)` says all of it: shapes, units,"
-    yield "ranges, errors, sources. Modules below, `onceforall.supernets.families`, are public too."
+    yield "ranges, errors, sources. Modules are there too: `ofa.search` (`best`, `nsga2`, `Problem`), `ofa.zoo`,"
+    yield "`ofa.errors`; and further down `onceforall.supernets.families` and `.spec` (stage tables),"
+    yield "`onceforall.training.plan` (plans), `onceforall.predictors.accuracy` (`AccuracyPredictor`),"
+    yield "`onceforall.measure.subnet` (`evaluate_arch`), `onceforall.job.start` (`open_run`)."
     for name in onceforall.__all__:
         thing = getattr(onceforall, name)
         if name.startswith("_"):
@@ -232,9 +260,10 @@ def names() -> Iterator[str]:
 
 
 def plain(signature: str) -> str:
-    """Return a signature without modules, quotes and the None of a constructor."""
+    """Return a signature without modules, quotes of types and the None of a constructor."""
     short = re.sub(r"<function .*? at 0x\w+>", "...", signature)
-    short = re.sub(r"(?:\w+\.)+(?=[A-Z])", "", short).replace("'", "")
+    short = re.sub(r"(?:\w+\.)+(?=[A-Z])", "", short)
+    short = re.sub(r"(: |-> )'([^']*)'", r"\1\2", short)
     return short.removesuffix(" -> None")
 
 

@@ -79,11 +79,12 @@ def run_page(page: Path, *, replaced: Mapping[str, str], more: Mapping[str, Sequ
 
 
 def _existing(word: str) -> str:
-    """Return a path whose model is named by its number, ``net01``, by its whole name."""
+    """Return a path whose model is that of a shown run, ``net01-...``, as this run calls it."""
     place = Path(word if "/" in word else f"runs/digits/models/{word}")
-    if not re.fullmatch(r"net\d+", place.name) or not place.parent.is_dir():
+    shown = re.fullmatch(r"(net\d+)-.*", place.name)
+    if shown is None or not place.parent.is_dir():
         return word
-    (found,) = place.parent.glob(f"{place.name}*")
+    (found,) = place.parent.glob(f"{shown[1]}*")
     return str(found) if "/" in word else found.name
 
 

@@ -50,6 +50,7 @@ OF_A_RUN = (
 ALONE = (
     "glossary.md",
     "search.md",
+    "experiments.md",
     "own-network.md",
     "stage-tables.md",
     "coming-from-ofa.md",

@@ -162,6 +162,8 @@ def test_the_processor_is_timed_where_a_gpu_trains(monkeypatch: pytest.MonkeyPat
 def test_cifar_is_an_hour_and_little_data_two_minutes() -> None:
     assert effort_seconds("balanced", num_train=45_000, image_side=32) <= 3600
     assert effort_seconds("balanced", num_train=1400, image_side=8) == pytest.approx(151, rel=0.01)
+    photographs = [effort_seconds("best", num_train=5000, image_side=s) for s in (224, 3000)]
+    assert photographs[0] == photographs[1]  # no network sees more of them
     with pytest.raises(ConfigError, match="effort 'fast' is not one of quick, balanced, best"):
         effort_seconds("fast", num_train=1, image_side=8)
 
@@ -170,6 +172,15 @@ def test_cifar_is_an_hour_and_little_data_two_minutes() -> None:
 def test_too_little_time_is_said_with_the_time_that_would_do() -> None:
     with pytest.raises(ConfigError, match=r"a budget of 20 s leaves .* give it at least \d+ s"):
         plan(task(budget_s=20.0, num_train=1_000_000))
+
+
+@pytest.mark.usefixtures("machine")
+def test_an_effort_takes_as_long_as_the_machine_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "effort_seconds", lambda *_, **__: 20.0)
+    planned = plan(task(budget_s=None, num_train=1_000_000))
+    assert planned.budget_s > 20 and planned.config.train.epochs == pytest.approx(0.5, rel=0.05)
+    asked = plan(task(budget_s=planned.budget_s, num_train=1_000_000))
+    assert asked.config.train.epochs == pytest.approx(planned.config.train.epochs, rel=0.05)
 
 
 def test_only_a_few_networks_are_timed(machine: list[int]) -> None:

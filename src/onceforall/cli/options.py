@@ -168,6 +168,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON value to stan
 def transfer_flags(
     init: str,
     *,
+    weights: str = "",
     reinit_head: bool,
     freeze_backbone: bool,
     head_factor: float | None,
@@ -178,8 +179,8 @@ def transfer_flags(
     Raises:
         ConfigError: If the file is not there, or an option needs one.
     """
-    if not init and (reinit_head or freeze_backbone):
-        raise ConfigError("--reinit-head and --freeze-backbone need --init FILE")
+    if not (init or weights) and (reinit_head or freeze_backbone):
+        raise ConfigError("--reinit-head and --freeze-backbone need --init FILE or --weights")
     if not init and start_at:
         raise ConfigError(
             f"--start-at {start_at!r} needs --init FILE: what the phase before it left"

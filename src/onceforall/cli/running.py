@@ -89,6 +89,7 @@ def run(
     limits = parse_limits(limit)
     transfer = transfer_flags(
         init,
+        weights=weights,
         reinit_head=reinit_head,
         freeze_backbone=freeze_backbone,
         head_factor=head_factor,
@@ -182,6 +183,7 @@ def train(
         raise ConfigError("ofa train needs DATA and --out, or --status RUN")
     transfer = transfer_flags(
         init,
+        weights=weights,
         reinit_head=reinit_head,
         freeze_backbone=freeze_backbone,
         head_factor=head_factor,

@@ -84,7 +84,7 @@ class SupernetConfig(Section):
         family: A stage ``table`` of your own; dense 3x3 convolutions in plain ``residual`` or
             ``fused_mbconv`` blocks; inverted bottlenecks for ``small_images`` (8 to 64 pixels);
             a published family; or any network as a ``graph``, traced and made elastic. The
-            settings of stages are for the three in the middle.
+            settings of stages are for ``residual``, ``fused_mbconv`` and ``small_images``.
         source: Network of family ``graph``: ``torchvision:NAME``, ``timm:NAME`` or
             ``module.path:function``.
         width_ratios: Shares of its channels that a group of a ``graph`` may keep, ascending to 1.
@@ -148,15 +148,10 @@ class OpenedConfig(Section):
 
 
 class PhaseConfig(Section):
-    """One phase of training, as ``train.phases`` lists them; `onceforall.training.plan.Phase`.
+    """One phase of training, as ``train.phases`` lists them: a map with these keys.
 
     Attributes:
         name: Its name, which ``--start-at`` takes.
-        phases: Phases instead of those of ``plan``, whose other settings stay; empty for its own.
-        start_at: Phase to begin with, from the weights ``init`` that the ones before it left;
-            empty for the first.
-        teacher: Supernet that phases with a ``frozen`` teacher learn from; empty for the network
-            after the first phase.
         epochs: Passes over the training images, before they are scaled to ``train.epochs``.
         learning_rate: Peak, for ``train.reference_batch`` images a step.
         warmup_epochs: Epochs of linear warm-up among ``epochs``.
@@ -321,7 +316,8 @@ class LatencyConfig(Section):
 
     Attributes:
         target: ``ort-cpu`` (ONNX Runtime), ``torch-cpu``, ``torch-cuda`` (of several GPUs the one
-            that trains; ``torch-cuda:1`` is the second) or ``openvino``.
+            that trains; ``torch-cuda:1`` is the second), ``openvino``, or ``ssh:USER@HOST``, ONNX
+            Runtime of another machine.
         threads: Threads of a run.
         budget_s: Seconds for profiling blocks and whole subnets.
     """
