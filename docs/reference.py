@@ -245,10 +245,10 @@ def names() -> Iterator[str]:
     """Yield the page of what `import onceforall as ofa` gives."""
     yield "# Names in Python\n"
     yield "What `import onceforall as ofa` gives. `help(ofa.run)` says all of it: shapes, units,"
-    yield "ranges, errors, sources. Modules are there too: `ofa.search` (`best`, `nsga2`, `Problem`), `ofa.zoo`,"
-    yield "`ofa.errors`; and further down `onceforall.supernets.families` and `.spec` (stage tables),"
-    yield "`onceforall.training.plan` (plans), `onceforall.predictors.accuracy` (`AccuracyPredictor`),"
-    yield "`onceforall.measure.subnet` (`evaluate_arch`), `onceforall.job.start` (`open_run`)."
+    yield "ranges, errors, sources. There are modules too: `ofa.search` (`best`, `nsga2`),"
+    yield "`ofa.zoo`, `ofa.errors`; and below, in `onceforall`, `supernets.families` and"
+    yield "`supernets.spec` (stage tables), `training.plan` (plans), `predictors.accuracy`"
+    yield "(`AccuracyPredictor`), `measure.subnet` (`evaluate_arch`), `job.start` (`open_run`)."
     for name in onceforall.__all__:
         thing = getattr(onceforall, name)
         if name.startswith("_"):

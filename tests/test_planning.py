@@ -12,7 +12,14 @@ import torch
 from onceforall.errors import ConfigError
 from onceforall.job import planning
 from onceforall.job.config import RunConfig, resolve
-from onceforall.job.planning import Planned, Task, effort_seconds, plan_config, rest_seconds
+from onceforall.job.planning import (
+    Planned,
+    Task,
+    effort_seconds,
+    evaluation_seconds,
+    plan_config,
+    rest_seconds,
+)
 from onceforall.job.recipes import ladder_for, recipe_for
 from onceforall.measure.costs import count_macs
 from onceforall.training.plan import delayed_plan
@@ -136,6 +143,17 @@ def test_what_ships_is_timed_on_the_processor_whatever_trains() -> None:
     assert rest_seconds(chosen, slow, found, cores=4) == rest_seconds(chosen, slow, found, cores=1)
     host = dataclasses.replace(slow, is_host=True)
     assert rest_seconds(chosen, host, found, cores=4) < rest_seconds(chosen, host, found, cores=1)
+
+
+def test_refining_takes_its_time() -> None:
+    common = {"largest_s": 3e-3, "smallest_s": 1e-3, "middle_s": 2e-3, "forward_s": 1e-3}
+    speed = Speed(**common, host_forward_s=1e-3, autocast=False, is_host=False)
+    one_s = evaluation_seconds(config(), speed, num_valid=task().num_valid)
+    plain, refined = (
+        rest_seconds(config(f"search.refine_evaluations={n}"), speed, task(), cores=1)
+        for n in (0, 200)
+    )
+    assert refined - plain == pytest.approx(200 * one_s)
 
 
 def test_the_processor_is_timed_where_a_gpu_trains(monkeypatch: pytest.MonkeyPatch) -> None:

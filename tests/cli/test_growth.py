@@ -113,6 +113,10 @@ def test_a_limit_that_comes_later_ships_one_model_under_it(
     assert "search.limits" in again("--set", "search.limits={}").err
     assert yaml.safe_load((run / "run.yaml").read_text())["config"]["search"]["limits"] == {}
     assert (run / "earlier" / "02").is_dir()
+    # And be given again.
+    assert "search.limits: {} -> " in again("--limit", f"macs={places['macs']}").err
+    (model,) = (run / "models").glob("net*/card.json")
+    assert json.loads(model.read_text())["macs"] <= float(places["macs"])
 
 
 def test_a_longer_measurement_goes_on_from_the_last(
@@ -151,7 +155,14 @@ def test_a_file_of_settings_may_change_too(
 # -- more epochs ----------------------------------------------------------------------------------
 
 
-def test_more_epochs_train_on_and_the_rest_is_done_again(run: Path, places: dict[str, str]) -> None:
+def test_more_epochs_train_on_and_the_rest_is_done_again(
+    run: Path, places: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: list[dict[str, Any]] = []
+    validation = more.Validation
+    monkeypatch.setattr(
+        more, "Validation", lambda **facts: watched.append(facts) or validation(**facts)
+    )
     before, models = digests(run), {path.name for path in (run / "models").iterdir()}
     answer = ofa("train", run, "--more-epochs", "2")
     assert answer.status == 0, answer.err
@@ -163,6 +174,9 @@ def test_more_epochs_train_on_and_the_rest_is_done_again(run: Path, places: dict
     lines = map(json.loads, (run / "events.jsonl").read_text().splitlines())
     epochs = [event["epochs_done"] for event in lines if event["event"] == "epoch"]
     assert epochs == [1, 2, 3, 4, 5]
+    (validated,) = watched
+    assert validated["epochs_before"] == 3
+    assert validated["facts"].keys() >= {"classes", "mean", "std", "crop_ratio"}
 
     done = ofa("run", places["images"], "--out", run)
     assert done.status == 0, done.err

@@ -29,5 +29,12 @@ def make_unwritable(num_classes: int = 3) -> nn.Module:
     return net
 
 
+def make_deep_unwritable(num_classes: int = 3) -> nn.Module:
+    """Return one of which only a block that may be left out has no form in ONNX."""
+    net = Small(num_classes)
+    net.blocks[1].expand.append(nn.Softshrink())
+    return net
+
+
 def make_nothing() -> str:
     return "no network"

@@ -22,7 +22,7 @@ from onceforall.supernets.families import published_spec
 from onceforall.supernets.supernet import Supernet
 from onceforall.training.plan import sandwich_plan
 from tests.job.tiny_run import SETTINGS, write_images
-from tests.training.tiny import SPEC, tiny_images
+from tests.training.tiny import SPEC, tiny_images, tiny_net
 
 pytest.importorskip("onnxruntime")
 
@@ -171,6 +171,51 @@ def test_arrays_are_written_as_they_are(tmp_path: Path) -> None:
         with pytest.raises(DataError):
             write_own(wrong, tmp_path / "wrong.npz")  # type: ignore[arg-type]
     assert not (tmp_path / "wrong.npz").exists()
+
+
+def test_a_run_goes_on_with_its_own_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onceforall.job import run as jobs
+
+    started: list[np.ndarray] = []
+    monkeypatch.setattr(
+        jobs,
+        "run_all",
+        lambda request, *_, **__: started.append(np.load(request.source)["y_train"]),
+    )
+    images = tiny_images(30)
+    pixels, labels = images.images.permute(0, 2, 3, 1).numpy(), images.labels.numpy()
+    other = (labels + 1) % 3
+    jobs.run((pixels, labels), out=tmp_path / "run")
+    jobs.run((pixels, other), out=tmp_path / "run")  # nothing was begun: they are read again
+    assert not (started[0] == started[1]).all()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.yaml").write_text("")
+    jobs.run((pixels, other), out=tmp_path / "run")
+    with pytest.raises(DataError, match=r"y_train is not that of .*: use another folder"):
+        jobs.run((pixels, labels), out=tmp_path / "run")
+
+
+def test_class_names_that_are_too_few_are_not_written(tmp_path: Path) -> None:
+    from onceforall.data.sources.write_npz import write_own
+
+    class Few(Pictures):
+        classes = ("red", "green")
+
+    with pytest.raises(DataError, match="there are 2 class_names"):
+        write_own(Few(30), tmp_path / "own.npz")
+    assert not (tmp_path / "own.npz").exists()
+
+
+def test_batches_of_one_image_are_shipped(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    net = tiny_net()
+    arch = SPEC.space.smallest
+    model = ofa.specialize(net, arch, calibration=[torch.randn(8, 3, 8, 8)])
+    images = torch.randn(5, 3, 8, 8).split(1)
+    ofa.ship(
+        model, tmp_path / "one", arch=arch, test=[(image, torch.tensor([0])) for image in images]
+    )
+    assert verify_folder(tmp_path / "one")["onnx_relative_error"] <= 1e-4
 
 
 def test_own_table_train_search_specialise_ship_and_load(tmp_path: Path) -> None:

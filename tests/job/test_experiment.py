@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from onceforall.job.pipeline import Done, run_all, steps_of
 from onceforall.job.recipes import named_recipe
 from onceforall.job.run import run as run_job
 from onceforall.job.status import read_status, status_lines
-from onceforall.job.steps.finetune import finetune_all, usual_tuning
+from onceforall.job.steps.finetune import Tuning, finetune_all, usual_tuning
+from onceforall.job.steps.finetune import _begin as begin
 from onceforall.measure.costs import count_macs, count_params
 from onceforall.supernets.families import ofanet
 from onceforall.supernets.weights import load_saved_supernet
@@ -143,6 +145,34 @@ def test_fine_tuning_all_again_does_nothing(done: Done) -> None:
     assert before == {n: run.folder.card(n).stat().st_mtime_ns for n in before}
     with pytest.raises(ConfigError, match=r"fine-tuned with learning_rate 0\.02, not 0\.5"):
         finetune_all(run, usual_tuning(run, epochs=1, learning_rate=0.5, distill=True))
+
+
+def test_another_rate_of_fine_tuning_is_done_anew(done: Done, images: Path, tmp_path: Path) -> None:
+    shutil.copytree(done.run.folder.path, tmp_path / "run")
+    again = do(images, tmp_path / "run", "grid.finetune_rate=0.05")
+    tuned = {card.name: card for card in again.cards if card.finetuned_from}
+    assert set(tuned) == {f"{name}-finetune1" for name in GRID}
+    for name, card in tuned.items():
+        assert card.finetune_settings is not None
+        assert card.finetune_settings.learning_rate == 0.05
+        assert (tmp_path / "run" / "earlier" / "01" / "models" / name / "card.json").is_file()
+    assert not list((tmp_path / "run" / "checkpoints").glob("*-finetune*"))
+
+
+def test_what_other_fine_tuning_left_is_dropped(done: Done, tmp_path: Path) -> None:
+    card, how = done.cards[0], Tuning(epochs=1, learning_rate=0.1, distill=False)
+    folder = tmp_path / "left"
+    begin(folder, card, how)
+    (folder / "step.pt").write_bytes(b"x")
+    begin(folder, card, how)
+    assert (folder / "step.pt").is_file(), "the same goes on"
+    for other in (
+        (card, Tuning(epochs=1, learning_rate=0.2, distill=False)),
+        (done.cards[1], how),
+    ):
+        begin(folder, *other)
+        assert not (folder / "step.pt").is_file()
+        (folder / "step.pt").write_bytes(b"x")
 
 
 def test_wrong_requests_are_refused_before_anything_is_written(

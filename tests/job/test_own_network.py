@@ -127,6 +127,13 @@ def test_what_cannot_be_exported_is_refused_before_it_trains(tmp_path: Path) -> 
         plan_run(request, out, tell=lambda event: None, steps=("train", "models"))
     assert not (out / "run.yaml").exists()
     plan_run(request, out, tell=lambda event: None, steps=("train",))
+    # Also where the smallest subnet does without it.
+    deep = Request(
+        source=str(images),
+        flags=(*net_flags("tests.job.own_nets:make_deep_unwritable"), "train.epochs=1"),
+    )
+    with pytest.raises(ConfigError, match=r"supernet: node softshrink: .* has no form in ONNX"):
+        plan_run(deep, tmp_path / "deep", tell=lambda event: None, steps=("train", "models"))
 
 
 def test_inspect_says_what_is_elastic() -> None:

@@ -29,6 +29,14 @@ def test_population_statistics_do_not_depend_on_how_images_are_batched() -> None
         torch.testing.assert_close(model[0].running_var, expected_var)
 
 
+def test_population_statistics_survive_a_large_mean() -> None:
+    images = (50 + 0.01 * IMAGES).float()
+    model = nn.Sequential(nn.BatchNorm2d(3))
+    recalibrate_bn(model, images.split(7), estimator="population")
+    expected = images.double().var(dim=(0, 2, 3), unbiased=False).float()
+    torch.testing.assert_close(model[0].running_var, expected, rtol=0.05, atol=0)
+
+
 def test_published_statistics_average_within_batches() -> None:
     batches = (IMAGES[:10], 2 * IMAGES[10:, :, :4, :4] + 1)
     model = one_norm()

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torch import nn
 
 from onceforall.arch import Arch
 from onceforall.artifacts import Confirmed
@@ -25,7 +26,7 @@ from onceforall.files import append_jsonl, read_json, write_json
 from onceforall.measure.costs import count_macs, count_params
 from onceforall.measure.proportion import Share
 from onceforall.report import build_report, numbers
-from onceforall.report.drawing import draw, shared_frame
+from onceforall.report.drawing import Frame, _graph_rows, draw, shared_frame
 from onceforall.report.labels import place_labels
 from onceforall.report.plot import Axes, short
 from onceforall.report.records import MAX_RELATIVE_ERROR, Model, read_model, read_subnet
@@ -35,6 +36,7 @@ from onceforall.supernets.families import mobilenet_v3, small_images
 from tests.cards import card, card_facts
 from tests.report.make_run import Story, evaluation, make_run
 from tests.report.parsing import Page
+from tests.supernets.graphs.tiny import SIDE, Block, Body, conv, elastic
 from tests.training.tiny import SPEC, tiny_net
 
 STYLE = Path(numbers.__file__).with_name("style.css").read_text()
@@ -227,6 +229,19 @@ def test_the_page_draws_what_the_drawing_says(finished: Path) -> None:
         assert ("block switched off" in net) == (num_off > 0)
         shares = [int(s) for s in re.findall(r">(\d+)\u00a0%<", net)]
         assert 96 <= sum(shares) <= 104
+
+
+def test_what_multiplies_between_two_stages_is_drawn() -> None:
+    """Every multiplication of a traced network is in some row."""
+    blocks = [Block(16, 32), Block(16, 32)]
+    net = elastic(
+        Body(nn.Sequential(*blocks, conv(16, 32, 3, 2), Block(32, 64), Block(32, 64)), out=32)
+    )
+    graph = net.blueprint(net.space.largest)
+    frame = Frame(depths=tuple(stage.depths[-1] for stage in net.space.stages), max_ratio=1.0)
+    rows = list(_graph_rows(graph, frame))
+    assert [row.name for row in rows] == ["Stem", "Stage 1", "Between", "Stage 2", "Head"]
+    assert sum(row.macs for row in rows) == count_macs(graph, resolution=SIDE)
 
 
 def test_a_leading_fixed_block_is_a_row_of_its_own(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from onceforall.encoding import Encoding, Rows
 from onceforall.errors import ConfigError, InfeasibleError
 from onceforall.genes import StageChoices
 from onceforall.pareto import pareto_front
+from onceforall.search.moves import Moves
 from onceforall.search.nsga2 import Front, nsga2
+from onceforall.search.polish import _feasible_front, _walks
 from onceforall.search.problem import Problem
 from onceforall.space import SearchSpace
 
@@ -146,3 +148,20 @@ def test_the_front_holds_what_it_began_with(tmp_path: Path) -> None:
     assert nsga2(problem(), **tiny, start=best, journal=journal) == front
     with pytest.raises(ConfigError, match="is of another search: its start is"):
         nsga2(problem(), **tiny, start=best[:3], journal=journal)
+
+
+def test_points_whose_cost_is_summed_in_another_order_are_walked_from() -> None:
+    """A sum over several archs and over one may differ in the last bit: both are the same cost."""
+
+    def trembling(rows: Rows) -> np.ndarray:
+        return np.nextafter(cost(rows), np.inf) if len(rows) == 1 else cost(rows)
+
+    shaky = Problem(
+        encoding=ENCODING,
+        objectives={"error": error, "cost": trembling},
+        costs={"cost": trembling, "error": error},
+        limits={},
+    )
+    front, scores = _feasible_front(shaky, everything()[::7])
+    reached, _ = _walks(shaky, Moves(ENCODING), front, scores, seed=0)
+    assert len(reached) >= min(len(front), 8)

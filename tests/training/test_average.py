@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from onceforall.training import engine
+from onceforall.training.optimizer import averaged_weights, parameters_copy
 from onceforall.training.plan import Plan, sandwich_plan
 from tests.training.test_engine import run_straight
 from tests.training.tiny import tiny_net
@@ -44,3 +45,14 @@ def test_an_average_of_weights_that_stay_is_those_weights(tmp_path: Path) -> Non
     after, before = run_straight(plan, tmp_path), tiny_net()
     for a, b in zip(after.parameters(), before.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_averaged_weights_are_there_for_a_while() -> None:
+    net = tiny_net()
+    before = parameters_copy(net)
+    average = {name: tensor + 1 for name, tensor in before.items()}
+    with averaged_weights(net, average):
+        assert all(torch.equal(p, average[n]) for n, p in net.named_parameters())
+    assert all(torch.equal(p, before[n]) for n, p in net.named_parameters())
+    with averaged_weights(net, {}):
+        assert all(torch.equal(p, before[n]) for n, p in net.named_parameters())

@@ -13,6 +13,7 @@ from onceforall.errors import CheckpointError, Interrupted, TrainingError
 from onceforall.measure.subnet import evaluate_arch
 from onceforall.supernets.supernet import Supernet
 from onceforall.training import engine
+from onceforall.training.checkpoint import load_newest, save_checkpoint
 from onceforall.training.engine import train
 from onceforall.training.plan import Opened, Phase, Plan, sandwich_plan
 from onceforall.training.settings import Callbacks, TrainOptions
@@ -262,6 +263,88 @@ def test_a_smaller_subnet_without_a_finite_loss_rolls_back(tmp_path: Path, monke
     )
     (rollback,) = [event for event in events if event["event"] == "rollback"]
     assert "the loss is inf" in str(rollback["reason"])
+
+
+LONG = sandwich_plan(epochs=40, learning_rate=0.1, reference_batch=16, subnets_per_step=2)
+
+
+def test_a_collapse_is_never_kept_and_never_forgotten(tmp_path: Path) -> None:
+    """From a step on labels mean nothing: each rollback goes to before it, and is seen again."""
+    events: list[dict[str, object]] = []
+    at = 100
+
+    def collapse(images: torch.Tensor, labels: torch.Tensor, step: int):
+        return (images * 0, (labels * 0 + step) % 3) if step >= at else (images, labels)
+
+    with pytest.raises(TrainingError, match=r"diverged 4 times.*back at chance"):
+        train(
+            tiny_net(),
+            LONG,
+            tiny_batches(),
+            folder=tmp_path,
+            options=TrainOptions(seed=0),
+            callbacks=Callbacks(on_event=events.append, change_batch=collapse),
+        )
+    rollbacks = [event for event in events if event["event"] == "rollback"]
+    assert len(rollbacks) == 3
+    assert all(at - 6 <= int(str(event["step"])) <= at + 6 for event in rollbacks)
+
+
+def test_a_checkpoint_of_no_numbers_is_not_written(tmp_path: Path) -> None:
+    """An update spoils the weights after the last step of an epoch; its loss was a number."""
+    events: list[dict[str, object]] = []
+    net = tiny_net()
+    calls = iter(range(10_000))
+
+    def spoil(images: torch.Tensor, labels: torch.Tensor, step: int):
+        if next(calls) == 5:
+            weight = next(net.parameters())
+            handle = weight.register_hook(lambda grad: grad * float("nan"))
+            handles.append(handle)
+        elif handles:
+            handles.pop().remove()
+        return images, labels
+
+    handles: list[torch.utils.hooks.RemovableHandle] = []
+    train(
+        net,
+        SANDWICH,
+        tiny_batches(),
+        folder=tmp_path,
+        options=TrainOptions(seed=0),
+        callbacks=Callbacks(on_event=events.append, change_batch=spoil),
+    )
+    (rollback,) = [event for event in events if event["event"] == "rollback"]
+    assert rollback["step"] == 0 and "nan" in str(rollback["reason"])
+    assert all(torch.isfinite(t).all() for t in net.state_dict().values())
+
+
+def test_a_rollback_leaves_two_checkpoints(tmp_path: Path) -> None:
+    for step, value in ((1, 0.0), (2, 1.0), (3, 2.0), (2, 3.0)):
+        save_checkpoint(tmp_path, {"value": value}, step=step)
+    steps = sorted(path.name.split(".")[0] for path in tmp_path.glob("step-*.pt"))
+    assert steps == ["step-00000002"]  # 1 had gone when 3 came
+    save_checkpoint(tmp_path, {"value": 4.0}, step=4)
+    save_checkpoint(tmp_path, {"value": 5.0}, step=4)
+    steps = sorted(path.name.split(".")[0] for path in tmp_path.glob("step-*.pt"))
+    assert steps == ["step-00000002", "step-00000004"]
+    found = load_newest(tmp_path, device="cpu", on_damaged=lambda path: None)
+    assert found is not None and found.state["value"] == 5.0
+
+
+def test_short_epochs_tell_their_steps_too(tmp_path: Path) -> None:
+    events: list[dict[str, object]] = []
+    plan = dataclasses.replace(LONG, phases=(dataclasses.replace(LONG.phases[0], epochs=8),))
+    train(
+        tiny_net(),
+        plan,
+        tiny_batches(batch_size=96),  # an epoch is one step
+        folder=tmp_path,
+        options=TrainOptions(seed=0, log_every_s=1e-3),
+        callbacks=Callbacks(on_event=events.append),
+    )
+    steps = [event["step"] for event in events if event["event"] == "step"]
+    assert len(steps) >= 4
 
 
 def test_training_that_keeps_diverging_gives_up(tmp_path: Path) -> None:

@@ -276,6 +276,36 @@ def test_attentive_sampling_takes_the_extreme_loss_and_changes_nothing(attentive
         assert taken == extreme
 
 
+def test_of_two_subnets_the_random_one_is_chosen_attentively() -> None:
+    net = tiny_net().train()
+    phase = Phase(
+        name="p", epochs=1, learning_rate=0.1, draw="sandwich", subnets_per_step=2,
+        attentive="best", attentive_candidates=8,
+    )  # fmt: skip
+    plan = Plan(name="one", phases=(phase,), reference_batch=16)
+    context = StepContext(plan=plan, phase=phase, ranks=Ranks())
+    _, batch = next(iter(tiny_batches().iterate(0, resolution_of=lambda step: 8)))
+    others = set()
+    for step in range(8):
+        archs = draw_archs(phase, SPEC.space, at(step), resolution=8)
+        chosen = choose_attentively(net, batch, archs, context, space=SPEC.space, seed=str(step))
+        assert chosen[0] == archs[0] and len(chosen) == 2
+        if step % 2 == 0:  # the smallest
+            assert chosen == archs
+        else:
+            others.add(chosen[1] == archs[1])
+    assert False in others, "candidates were looked at"
+
+
+def test_a_rigid_space_has_all_epochs_at_once() -> None:
+    rigid = small_images(
+        num_classes=3, resolutions=(8,), widths=(8, 16), width_mults=(), depths=(1,),
+        kernel_sizes=(3,), expand_ratios=(2,), stem_width=8, expand_width=16,
+    )  # fmt: skip
+    plan = progressive_plan(rigid.space, epochs=90, learning_rate=0.1, reference_batch=64)
+    assert [phase.epochs for phase in plan.phases] == [90]
+
+
 def test_wrong_plans_are_refused() -> None:
     with pytest.raises(ConfigError, match="has no phase"):
         Plan(name="empty", phases=(), reference_batch=64)

@@ -54,6 +54,17 @@ def test_a_watch_that_was_saved_goes_on_as_before() -> None:
     assert told[10:] == [second.verdict(loss) for loss in losses[10:]]
 
 
+def test_doubt_comes_within_ten_steps_and_goes() -> None:
+    watch = LossWatch(num_classes=2)
+    doubts = []
+    for loss in [CHANCE] * 30 + [0.2] * 60 + [CHANCE] * 10 + [0.2] * 5:
+        watch.verdict(loss)
+        doubts.append(watch.is_doubtful)
+    assert not any(doubts[:90]), "it has not learned yet, or nothing is wrong"
+    assert doubts[99] and not doubts[-1]
+    assert LossWatch(2, *watch.state()).recent == watch.recent
+
+
 @pytest.mark.parametrize("teacher", ["none", "in_place", "frozen"])
 def test_a_step_tells_the_label_loss_of_its_leading_subnet(teacher: str) -> None:
     phase = Phase(

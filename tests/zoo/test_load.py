@@ -113,7 +113,7 @@ def test_a_specialised_network_without_weights() -> None:
     assert (net.id, net.resolution) == (NOTE10, 160)
     assert net.arch == find_entry(NOTE10).arch
     assert net.published.top1 == 0.714
-    assert net.preprocessing == Preprocessing(resolution=160, resize=183)
+    assert net.preprocessing == Preprocessing(resolution=160, crop_ratio=0.875)
     assert not net.model.training
     with torch.no_grad():
         assert net.model(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
@@ -249,3 +249,8 @@ def test_released_configurations_load_from_their_folder(tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "copy")
     torch.save(net.model.published_state_dict(), tmp_path / "copy" / "init")
     assert same(load_specialized(NOTE10, tmp_path / "copy").model, net.model)
+
+
+@pytest.mark.parametrize(("side", "resize"), [(192, 220), (128, 147), (224, 256), (120, 138)])
+def test_images_are_resized_as_a_run_does(side: int, resize: int) -> None:
+    assert Preprocessing(resolution=side, crop_ratio=0.875).resize == resize

@@ -13,6 +13,7 @@ from onceforall.artifacts.cards import (
     Card,
     DeviceFacts,
     FinetuneSettings,
+    FinetuneStart,
     ShippedFile,
     Tuned,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "Failed",
     "FailedFile",
     "FinetuneSettings",
+    "FinetuneStart",
     "Found",
     "FrontFile",
     "FrontPoint",

@@ -158,6 +158,18 @@ class Tuned(Record):
         return self.valid_top1 > self.valid_top1_before
 
 
+class FinetuneStart(Record):
+    """A model whose fine-tuning was begun.
+
+    Attributes:
+        weights: Digest of the weights that it starts from, in hexadecimal.
+        finetune_settings: How.
+    """
+
+    weights: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    finetune_settings: FinetuneSettings
+
+
 class BaselineStart(Record):
     """An architecture whose training alone was begun.
 

@@ -185,7 +185,7 @@ class FailedFile(Record):
 
 
 class Rejected(Record):
-    """Contents of ``search/rejected.json``: models that broke the limit, and their latency in ms."""
+    """Contents of ``search/rejected.json``: the latency in ms of models that broke the limit."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Milliseconds] = Field(init=False)

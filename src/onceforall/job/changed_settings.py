@@ -226,14 +226,23 @@ def _changes(
 
 def _together(before: Request, asked: Request, news: Sequence[str]) -> Request:
     """Return one request for both: of each setting, the flag that was given last."""
-    keys = {each.partition("=")[0] for each in news}
-    kept = [each for each in before.flags if each.partition("=")[0] not in keys]
+    keys = [each.partition("=")[0] for each in news]
+    kept = [
+        each
+        for each in before.flags
+        if not any(_is_under(each.partition("=")[0], key) for key in keys)
+    ]
     return before.model_copy(
         update={
             "flags": (*kept, *news),
             "config_text": asked.config_text or before.config_text,
         }
     )
+
+
+def _is_under(key: str, changed: str) -> bool:
+    """Return whether a setting is another, or a part of it: ``search.limits.macs``."""
+    return key == changed or key.startswith(f"{changed}.")
 
 
 def _stale(folder: RunFolder, before: RunConfig, found: Growth) -> list[Path]:
@@ -252,7 +261,15 @@ def _stale(folder: RunFolder, before: RunConfig, found: Growth) -> list[Path]:
         stale.append(folder.confirmed)
     if "models" in found.redone:
         stale += [folder.rejected, folder.failed, *_models(folder, found.redone)]
-    return [path for path in stale if path.exists()]
+    if "finetune" in found.redone:
+        stale += _tuned(folder, before.finetune_epochs)
+    return [path for path in dict.fromkeys(stale) if path.exists()]
+
+
+def _tuned(folder: RunFolder, epochs: int) -> list[Path]:
+    """Return the models that the run fine-tuned; those of other lengths are the user's own."""
+    cards = [card for card in folder.read_cards() if card.finetuned_from is not None]
+    return [folder.card(card.name).parent for card in cards if card.finetune_epochs == epochs]
 
 
 def _models(folder: RunFolder, redone: frozenset[str]) -> list[Path]:

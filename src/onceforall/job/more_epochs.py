@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from onceforall.job.context import Event, Run
 from onceforall.job.data import DataSession
@@ -19,7 +20,7 @@ _RATE = 0.3
 _COUNTS = ("epoch", "epochs", "epochs_done")
 
 
-def train_on(run: Run, session: DataSession, number: int) -> ElasticNet:
+def train_on(run: Run, session: DataSession, number: int, facts: Mapping[str, Any]) -> ElasticNet:
     """Return the run's supernet, trained on as in the last phase of its plan, from a lower rate.
 
     Interrupted, the same call goes on from its own checkpoints; the supernet of the run stays what
@@ -29,6 +30,7 @@ def train_on(run: Run, session: DataSession, number: int) -> ElasticNet:
         run: A run with a trained supernet.
         session: Its data.
         number: How often it was trained on before.
+        facts: What is written beside the best state.
     """
     net, plan, config = trained_supernet(run), run.config.plan(run.spec), run.config
     phase = replace(
@@ -43,7 +45,7 @@ def train_on(run: Run, session: DataSession, number: int) -> ElasticNet:
     )
     # It learns from what it was.
     teacher = trained_supernet(run).requires_grad_(False) if phase.teacher == "frozen" else None
-    before = plan.epochs + sum(map(math.ceil, config.train.more_epochs[:number]))
+    before = _epochs_before(run, phase.name)
 
     def tell(event: Event) -> None:
         counted = {key: event[key] + before for key in _COUNTS if key in event}
@@ -62,10 +64,16 @@ def train_on(run: Run, session: DataSession, number: int) -> ElasticNet:
         callbacks=Callbacks(
             on_event=tell,
             should_stop=run.should_stop,
-            after_epoch=Validation(run=run, session=session, facts={}),
+            after_epoch=Validation(run=run, session=session, facts=facts, epochs_before=before),
             change_batch=session.change_batch,
         ),
         ranks=run.ranks,
         teacher=teacher,
     )
     return net
+
+
+def _epochs_before(run: Run, phase: str) -> int:
+    """Return the epochs that were done before a phase; a time to keep changes what was planned."""
+    told = [event for event in run.folder.read_events("epoch") if event["phase"] != phase]
+    return int(told[-1]["epochs_done"]) if told else 0

@@ -314,7 +314,7 @@ def rest_seconds(config: RunConfig, speed: Speed, task: Task, *, cores: int) -> 
     timed_s = max(0.1, _TIMING_RUNS * speed.host_forward_s / 2)
     compared_s = 0.5 + _COMPARED_IMAGES * speed.host_forward_s
     fixed_s = 5.0  # predictor, search, report
-    images_s = confirmed * one_s + shipped * tested_s
+    images_s = (confirmed + config.search.refine_evaluations) * one_s + shipped * tested_s
     files_s = (confirmed + shipped) * timed_s + shipped * compared_s
     return fixed_s + latency_s + images_s / gain + files_s
 

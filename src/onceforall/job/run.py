@@ -11,12 +11,13 @@ import torch
 
 from onceforall.artifacts import Request
 from onceforall.data import DataBundle
-from onceforall.data.sources.write_npz import Own, write_own
+from onceforall.data.sources.write_npz import Own, check_own, write_own
 from onceforall.errors import ConfigError
 from onceforall.job.clock import parse_time
 from onceforall.job.config import flag
 from onceforall.job.context import Tell
 from onceforall.job.data import DataSession, image_side, open_source, start_session
+from onceforall.job.folder import RunFolder
 from onceforall.job.nets import network_flags
 from onceforall.job.pipeline import Done, run_all
 from onceforall.job.recipes import recipe_for
@@ -80,7 +81,9 @@ def run(
     started, out = time.monotonic(), Path(out)
     if not isinstance(data, str | Path):
         images = out.with_name(f"{out.name}.npz")
-        if not images.is_file():
+        if images.is_file() and RunFolder(path=out).settings.is_file():
+            check_own(data, images)
+        else:
             write_own(data, images)
         data = images
     flags = network_flags(net, static, weights)

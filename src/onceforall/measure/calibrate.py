@@ -139,6 +139,8 @@ class _Sums:
         self.values += seen.values
         self.image_mean = self.image_mean + seen.images * mean_C
         self.image_var = self.image_var + seen.images * var_C
+        # In float64: what is taken off at the end may be nearly all of it.
+        mean_C, var_C = mean_C.double(), var_C.double()
         self.value_mean = self.value_mean + seen.values * mean_C
         self.value_square = self.value_square + seen.values * (var_C + mean_C * mean_C)
 
@@ -147,7 +149,7 @@ class _Sums:
             mean, var = self.image_mean / self.images, self.image_var / self.images
         else:
             mean = self.value_mean / self.values
-            var = self.value_square / self.values - mean * mean
+            var = torch.as_tensor(self.value_square / self.values - mean * mean).clamp(min=0)
         return torch.as_tensor(mean), torch.as_tensor(var)
 
 

@@ -236,10 +236,11 @@ class TermCompiler:
         names: list[int] = [] if resolution is None else [resolution]
         values = values[0] if resolution is None else values
         for (stage, flags), column in zip(depths, outer, strict=True):
-            if column is None:
-                continue
             offset = self.encoding.space.stages[stage].depths
             keep = [float(flags[d - self.spec.min_depths[stage]]) for d in offset]
+            if column is None:  # one depth
+                values = keep[0] * values
+                continue
             values = np.multiply.outer(np.array(keep), values)
             names = [column, *names]
         order = np.argsort([*names, *columns])

@@ -189,8 +189,8 @@ def _graph_rows(graph: Graph, frame: Frame) -> Iterator[Row]:
     for position, stage in enumerate(dict.fromkeys(block.stage for block in graph.blocks)):
         blocks = [block for block in graph.blocks if block.stage == stage]
         first, last = min(b.first for b in blocks), max(b.last for b in blocks)
-        if position == 0 and first > start:
-            yield _rest("Stem", graph, macs, start, first)
+        if first > start and (position == 0 or any(macs[start:first])):
+            yield _rest("Between" if position else "Stem", graph, macs, start, first)
         name, shape = f"Stage {stage + 1}", graph.nodes[last].sizes
         is_map = len(shape) == 4
         yield Row(

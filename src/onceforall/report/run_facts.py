@@ -11,7 +11,7 @@ from onceforall.artifacts import Card
 from onceforall.measure.comparison import worth_it
 from onceforall.measure.latency.model import LatencyModel
 from onceforall.report import numbers
-from onceforall.report.records import MAX_RELATIVE_ERROR, Check, Model
+from onceforall.report.records import Check, Model
 from onceforall.report.run_folder import Run
 
 _CHECKS = {
@@ -83,7 +83,7 @@ def check_words(check: Check) -> str:
     if isinstance(check.value, bool):
         return words
     if check.key in _CHECKS:
-        allowed = f"allowed {MAX_RELATIVE_ERROR:.0e}"
+        allowed = f"allowed {check.allowed:.0e}"
         return f"{words} (relative error {check.value:.1e}, {allowed})"
     return f"{words} ({check.value:.2g})"
 

@@ -132,7 +132,9 @@ def _depth_moves(encoding: Encoding, unit: int, column: int) -> Iterator[_Move]:
     for g, gene in enumerate(encoding.genes):
         if gene.stage == stage and encoding.switch[g] == column:
             axes.setdefault(gene.axis, []).append(g)
-    sizes = [len(encoding.genes[columns[0]].choices) for columns in axes.values()]
+    # Blocks of a traced stage may differ in their options; those with fewer take their largest.
+    last = [len(gene.choices) - 1 for gene in encoding.genes]
+    sizes = [1 + max(last[g] for g in columns) for columns in axes.values()]
     joint = list(itertools.product(*map(range, sizes)))
     if len(joint) > _MAX_JOINT_OPTIONS:
         joint = [tuple(0 for _ in sizes), tuple(size - 1 for size in sizes)]
@@ -142,7 +144,7 @@ def _depth_moves(encoding: Encoding, unit: int, column: int) -> Iterator[_Move]:
                 unit=unit,
                 always={column: depth},
                 if_new={
-                    g: option
+                    g: min(option, last[g])
                     for columns, option in zip(axes.values(), options, strict=True)
                     for g in columns
                 },

@@ -62,7 +62,9 @@ def _walks(
     along = np.argsort(scores[:, -1], kind="stable")
     picked = np.unique(np.linspace(0, len(along) - 1, _NUM_ANCHORS).round().astype(int))
     for i in along[picked]:
-        bounds = dict(zip(others, scores[i, 1:].tolist(), strict=True))
+        # A cost summed in another order may differ in its last digit.
+        own = scores[i, 1:] + 1e-12 * np.abs(scores[i, 1:])
+        bounds = dict(zip(others, own.tolist(), strict=True))
         # Where an objective is a cost with a limit of its own, the tighter bound counts.
         limits = {**problem.limits, **bounds}
         for name in bounds.keys() & problem.limits.keys():

@@ -10,6 +10,7 @@ Source: Wang et al., *AttentiveNAS*, CVPR 2021, section 3, with the mini-batch l
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -49,7 +50,6 @@ def choose_attentively(
         seed: Names the step.
     """
     phase = context.phase
-    kept = 2 if phase.draw == "sandwich" else 0
     if phase.draw == "largest" or isinstance(net, SingleArchNet):
         return list(archs)
     spec = net.spec
@@ -57,19 +57,32 @@ def choose_attentively(
     def macs_of(arch: Arch) -> int:
         return count_macs(spec.blueprint(arch), resolution=arch.resolution)
 
+    at_size = space.restrict(resolution=(archs[0].resolution,))
+    ends = (at_size.largest, at_size.smallest) if phase.draw == "sandwich" else ()
+    numbers = itertools.count()
     groups = [
-        draw_candidates(
-            arch, space, macs_of, count=phase.attentive_candidates, seed=f"{seed}/candidates/{i}"
+        [arch]
+        if arch in ends
+        else draw_candidates(
+            arch,
+            space,
+            macs_of,
+            count=phase.attentive_candidates,
+            seed=f"{seed}/candidates/{next(numbers)}",
         )
-        for i, arch in enumerate(archs[kept:])
+        for arch in archs
     ]
-    losses = [_loss(net, batch, arch, context) for group in groups for arch in group]
+    open_groups = [group for group in groups if len(group) > 1]
+    losses = [_loss(net, batch, arch, context) for group in open_groups for arch in group]
     if not losses:
         return list(archs)
     summed = sum_over_ranks(torch.stack(losses), context.ranks).tolist()
     sign = 1 if phase.attentive == "best" else -1
-    chosen = list(archs[:kept])
+    chosen = []
     for group in groups:
+        if len(group) == 1:
+            chosen += group
+            continue
         mine, summed = summed[: len(group)], summed[len(group) :]
         chosen.append(group[min(range(len(group)), key=lambda i: sign * mine[i])])
     return chosen

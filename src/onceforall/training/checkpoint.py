@@ -56,7 +56,8 @@ def save_checkpoint(folder: Path, state: State, *, step: int, keep: int = 2) -> 
     remove_partial_files(folder)  # of a process that was killed while it wrote
     write_bytes(path, data)
     others = [old for old in _by_age(folder) if old != path]
-    for old in [o for o in others if _step_of(o) >= step] + others[keep - 1 :]:
+    earlier = [old for old in others if _step_of(old) < step]  # the rest was taken back
+    for old in set(others) - set(earlier[: keep - 1]):
         old.unlink(missing_ok=True)
     return path
 

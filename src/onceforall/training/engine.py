@@ -35,6 +35,7 @@ from onceforall.training.standing import (
     restore,
     roll_back,
     save,
+    save_if_sound,
     start_phase,
     tell,
 )
@@ -101,6 +102,11 @@ def train(
         ranks=ranks or Ranks(),
         position=Position(phase=plan.index(start_at)),
         watch=LossWatch(num_classes=net.spec.num_classes),
+        timer=Timer(
+            log_every_s=options.log_every_s,
+            checkpoint_every_s=options.checkpoint_every_s,
+            checkpoint_every_steps=options.checkpoint_every_steps,
+        ),
         optimizer=new_optimizer(net, plan),
         average=_first_average(net, average or {}) if plan.ema_decay else {},
         teacher=teacher,
@@ -146,12 +152,8 @@ def _run_epoch(run: Standing) -> None:
     phase = run.plan.phases[run.position.phase]
     space = phase.opened.restrict(run.net.space)
     epoch = run.global_epoch
-    options = run.options
-    timer = Timer(
-        log_every_s=options.log_every_s,
-        checkpoint_every_s=options.checkpoint_every_s,
-        checkpoint_every_steps=options.checkpoint_every_steps,
-    )
+    timer = run.timer
+    timer.start_epoch()
     pacer = _pacer(run)
     run.net.train()
     batches = run.data.iterate(
@@ -195,17 +197,17 @@ def _run_epoch(run: Standing) -> None:
         is_last = _is_last_of_epoch(run)
         if not is_last and (stop or is_due):
             with _aside(run):
-                save(run)
+                save_if_sound(run)
         if stop:
             if is_last:
-                _end_epoch(run, phase, sums, timer)
+                _end_epoch(run, phase, sums)
             raise Interrupted(f"stopped at step {run.global_step}; the same command goes on")
         if is_last:
             break
         if upcoming is None:  # this was to be the last step, but there is more time than thought
             upcoming = next(batches, None)
     with _aside(run):
-        _end_epoch(run, phase, sums, timer)
+        _end_epoch(run, phase, sums)
 
 
 def _aside(run: Standing) -> contextlib.AbstractContextManager[None]:
@@ -246,8 +248,8 @@ def _keep_pace(run: Standing, pacer: Pacer | None) -> None:
         tell(run, {"event": "pace", "step": run.global_step, "epochs": run.plan.epochs})
 
 
-def _end_epoch(run: Standing, phase: Phase, sums: EpochSums, timer: Timer) -> None:
-    run.position.seconds += timer.lap()
+def _end_epoch(run: Standing, phase: Phase, sums: EpochSums) -> None:
+    run.position.seconds += run.timer.lap()
     means = sums.means()  # of the epoch, without the time of what follows
     run.position.step = 0
     run.position.epoch += 1
@@ -280,7 +282,7 @@ def _end_epoch(run: Standing, phase: Phase, sums: EpochSums, timer: Timer) -> No
         **facts,
     }
     tell(run, event)
-    save(run)
+    save_if_sound(run)
 
 
 def _queue_step(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -81,3 +84,23 @@ def update_average(average: dict[str, Tensor], net: nn.Module, decay: float) -> 
 def parameters_copy(net: nn.Module) -> dict[str, Tensor]:
     """Return a copy of every parameter by name."""
     return {name: p.detach().clone() for name, p in net.named_parameters()}
+
+
+@contextlib.contextmanager
+def averaged_weights(net: nn.Module, average: Mapping[str, Tensor]) -> Iterator[None]:
+    """Give a network its averaged weights for a while; without any, leave it as it is."""
+    if not average:
+        yield
+        return
+    kept = parameters_copy(net)
+    try:
+        _copy_weights(net, average)
+        yield
+    finally:
+        _copy_weights(net, kept)
+
+
+@torch.no_grad()
+def _copy_weights(net: nn.Module, values: Mapping[str, Tensor]) -> None:
+    for name, parameter in net.named_parameters():
+        parameter.copy_(values[name])

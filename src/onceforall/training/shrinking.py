@@ -42,7 +42,7 @@ def progressive_plan(
     """
     steps = _shrinking_steps(space)
     weights = [120 if step.is_last else 25 for step in steps]
-    left = max(len(steps), round(epochs * (1 - full_share)))
+    left = max(len(steps), round(epochs * (1 - full_share))) if steps else 0
     full = max(1.0, epochs - left)
     lengths = [max(1, round(left * weight / sum(weights))) for weight in weights]
     phases = [

@@ -21,6 +21,7 @@ from onceforall.training.plan import Plan
 from onceforall.training.ranks import Ranks, gather_numbers, wait_for_all
 from onceforall.training.settings import Callbacks, Event, TrainOptions
 from onceforall.training.step import Trainable
+from onceforall.training.timer import Timer
 from onceforall.training.watch import LossWatch
 
 
@@ -53,6 +54,7 @@ class Standing:
     ranks: Ranks
     position: Position
     watch: LossWatch
+    timer: Timer
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]
     learning: list[nn.Parameter]  # what may learn at all; a phase may let less of it
@@ -165,6 +167,18 @@ def save(run: Standing) -> None:
     wait_for_all(run.ranks)
 
 
+def save_if_sound(run: Standing) -> None:
+    """Write a checkpoint, unless a rollback would rather have the one before."""
+    if run.watch.is_doubtful or not _is_finite(run.net):
+        return
+    save(run)
+
+
+@torch.no_grad()
+def _is_finite(net: Trainable) -> bool:
+    return all(bool(torch.isfinite(parameter).all()) for parameter in net.parameters())
+
+
 def _kept_teacher(run: Standing) -> dict[str, Tensor]:
     if run.teacher is None or run.has_own_teacher:
         return {}
@@ -258,7 +272,8 @@ def roll_back(run: Standing, problem: str) -> None:
         )
     wait_for_all(run.ranks)
     run.position.rollbacks, run.position.learning_rate_factor = rollbacks, factor
-    run.watch = LossWatch(num_classes=run.net.spec.num_classes)
+    # What was learned by then is known: weights that had collapsed already are noticed again.
+    run.watch = LossWatch(num_classes=run.net.spec.num_classes, best=run.watch.best)
     tell(
         run,
         {

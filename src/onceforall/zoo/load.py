@@ -35,20 +35,25 @@ class Preprocessing:
 
     Attributes:
         resolution: Side of the centre crop, in pixels.
-        resize: Length of the short side before the crop, in pixels.
+        crop_ratio: Side of the crop over the resized short side, in (0, 1].
         mean: Mean of each of red, green, blue, on a scale of 0 to 1.
         std: Standard deviation, likewise.
     """
 
     resolution: int
-    resize: int
+    crop_ratio: float = _CROP_FRACTION
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+
+    @property
+    def resize(self) -> int:
+        """Return the length of the short side before the crop, in pixels."""
+        return math.ceil(self.resolution / self.crop_ratio)
 
     @classmethod
     def published(cls, resolution: int) -> Preprocessing:
         """Return the published evaluation: crop 0.875 of the resized image, ImageNet's moments."""
-        return cls(resolution=resolution, resize=math.ceil(resolution / _CROP_FRACTION))
+        return cls(resolution=resolution)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +221,7 @@ def load_config_net(
     if (ratio := content.get("crop_ratio")) is not None:  # our own exports say it
         if not is_number(ratio, 0.01, 1):
             raise ConfigError(f"crop_ratio {ratio!r} is not from 0.01 to 1")
-        preprocessing = replace(preprocessing, resize=round(size / ratio))
+        preprocessing = replace(preprocessing, crop_ratio=float(ratio))
     mean = mean or _triple("mean", content.get("mean"), -_LARGEST)
     std = std or _triple("std", content.get("std"), 1e-6)
     return ZooNet(

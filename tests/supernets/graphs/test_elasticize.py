@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onceforall.arch import Arch
+from onceforall.encoding import Encoding
 from onceforall.errors import ArchError, BlueprintError
+from onceforall.search.moves import _listed
 from onceforall.supernets.graphs.elasticize import ElasticChoices, elasticize
 from onceforall.supernets.graphs.supernet import GraphSupernet
 from tests.supernets.graphs.tiny import (
@@ -183,3 +186,32 @@ def test_an_arch_outside_is_refused() -> None:
     other = elastic(Body(nn.Sequential(Block(16, 32), Block(16, 32))))
     with pytest.raises(ArchError, match="stages"):
         net(images(), other.space.largest)
+
+
+def test_a_map_of_one_size_is_known_to_be() -> None:
+    assert not elastic(friendly()["flat"]).spec.any_resolution
+    assert elastic(friendly()["blocks"]).spec.any_resolution
+    pooled = Body(nn.Sequential(conv(16, 16), nn.AvgPool2d(8)))
+    assert not elastic(pooled).spec.any_resolution
+
+
+def test_moves_of_a_search_have_options_that_exist() -> None:
+    net = elastic(friendly()["blocks"])
+    encoding = Encoding(net.space)
+    sizes = [len(gene.choices) for gene in encoding.genes]
+    assert len(set(sizes)) > 1, "blocks differ in their kernels"
+    for move in _listed(encoding):
+        for column, option in {**move.always, **move.if_new}.items():
+            assert 0 <= option < sizes[column]
+
+
+def test_channels_are_dropped_as_a_whole() -> None:
+    model = Body(nn.Sequential(conv(16, 16), nn.Dropout2d(0.5)))
+    net = elasticize(model, torch.zeros(1, 3, SIDE, SIDE))
+    seen: list[Tensor] = []
+    drop = torch.feature_dropout
+    with mock.patch("torch.feature_dropout", lambda *a: seen.append(drop(*a)) or seen[-1]):
+        net.train()(torch.randn(4, 3, SIDE, SIDE), net.space.largest)
+    (dropped,) = seen
+    per_channel = (dropped == 0).flatten(2).float().mean(2)
+    assert 0.2 < float((per_channel == 1).float().mean()) < 0.9

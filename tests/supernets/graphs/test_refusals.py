@@ -148,3 +148,40 @@ def test_an_operator_without_a_rule_is_rigid_or_refused() -> None:
 def test_choices_are_checked(values: dict[str, object]) -> None:
     with pytest.raises(BlueprintError):
         ElasticChoices(**values)  # type: ignore[arg-type]
+
+
+def test_weights_made_of_the_images_are_refused() -> None:
+    def for_each_image(net: Function, x: Tensor) -> Tensor:
+        kernels = x.mean((2, 3)).reshape(-1, 1, 1, 1).expand(-1, 1, 3, 3)
+        merged = x.reshape(1, -1, *x.shape[2:])
+        y = F.conv2d(merged, kernels, padding=1, groups=merged.shape[1])
+        return net.logits(y.reshape(x.shape))
+
+    with pytest.raises(BlueprintError, match=r"depend on the images|cannot be traced"):
+        elasticize(Function(for_each_image), torch.zeros(1, 3, SIDE, SIDE))
+
+    def of_all_images(net: Function, x: Tensor) -> Tensor:
+        kernel = x.mean((0, 2, 3)).reshape(16, 1, 1, 1).expand(16, 16, 1, 1)
+        return net.logits(F.conv2d(x, kernel))
+
+    with pytest.raises(BlueprintError, match=r"weights of conv2d\.default depend on the images"):
+        elasticize(Function(of_all_images), torch.zeros(1, 3, SIDE, SIDE))
+
+
+class Ruled(nn.Module):
+    """A ramp over the columns, scaled by a parameter: another constant at another side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.net = Body(nn.Sequential(conv(16, 16), conv(16, 16)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x + self.scale * torch.linspace(0, 1, x.shape[-1]))
+
+
+def test_what_is_computed_for_a_side_keeps_to_it() -> None:
+    two = ElasticChoices(resolutions=(SIDE, 2 * SIDE))
+    with pytest.raises(BlueprintError, match="choose one resolution"):
+        elasticize(Ruled(), torch.zeros(1, 3, SIDE, SIDE), choices=two)
+    assert elasticize(Ruled(), torch.zeros(1, 3, SIDE, SIDE)).space.resolutions == (SIDE,)

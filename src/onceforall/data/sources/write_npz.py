@@ -42,17 +42,48 @@ def write_own(data: Own, path: Path) -> None:
     Raises:
         DataError: If images are of several sizes, or arrays are of the wrong kind.
     """
+    arrays = _by_name(data)
+    names = getattr(data[0] if isinstance(data, tuple) else data, "classes", None)
+    classes = None if names is None else [str(name) for name in names]
+    bundle_from_arrays(arrays, name=path.stem, class_names=classes)  # else it is not written
+    if classes is not None:
+        arrays["class_names"] = np.array(classes)
+    with atomic_writer(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def check_own(data: Own, path: Path) -> None:
+    """Check that arrays are those of a file that was written of them.
+
+    A data set is not read again: it may draw its images anew.
+
+    Raises:
+        DataError: If they are others, or the file is damaged.
+    """
+    if not (isinstance(data, tuple) and _is_array(_first(data))):
+        return
+    arrays = _by_name(data)
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            differ = [name for name in arrays if not np.array_equal(arrays[name], saved[name])]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: not what was written of the arrays: {error}") from error
+    if differ:
+        raise DataError(f"{differ[0]} is not that of {path}: use another folder for other data")
+
+
+def _first(data: tuple[Any, Any]) -> Any:
+    """Return the first thing of a pair of arrays, or of a pair of such pairs."""
+    return data[0][0] if isinstance(data[0], tuple) else data[0]
+
+
+def _by_name(data: Own) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a file; without a test part, a stratified fifth is held out."""
     train, test = _parts(data)
     if test is None:
         kept, held_out = split_test(torch.from_numpy(train[1].astype(np.int64)))
         train, test = _rows(train, kept), _rows(train, held_out)
-    arrays = {"x_train": train[0], "y_train": train[1], "x_test": test[0], "y_test": test[1]}
-    names = getattr(data[0] if isinstance(data, tuple) else data, "classes", None)
-    if names is not None:
-        arrays["class_names"] = np.array([str(name) for name in names])
-    bundle_from_arrays(arrays, name=path.stem)  # what cannot be opened is not written
-    with atomic_writer(path) as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    return {"x_train": train[0], "y_train": train[1], "x_test": test[0], "y_test": test[1]}
 
 
 def _parts(data: Own) -> tuple[Arrays, Arrays | None]:

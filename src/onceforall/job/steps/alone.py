@@ -89,6 +89,11 @@ def train_alone_for(
     model.eval()
 
 
+def begin_alone(run: Run, kind: str, name: str) -> None:
+    """Write down that a training begins anew: what an earlier one of this name told is over."""
+    run.emit({"event": f"{kind}_begun", "model": name})
+
+
 def seconds_of(run: Run, what: Alone) -> float:
     """Return the seconds of a training so far, those before interruptions included."""
     told = _events(run, what, "epoch", "checkpoint")
@@ -108,5 +113,7 @@ def _tell(run: Run, what: Alone, event: Event) -> None:
 
 
 def _events(run: Run, what: Alone, *kinds: str) -> list[Event]:
-    names = [f"{what.kind}_{kind}" for kind in kinds]
-    return [event for event in run.folder.read_events(*names) if event["model"] == what.name]
+    begun, names = f"{what.kind}_begun", [f"{what.kind}_{kind}" for kind in kinds]
+    told = [e for e in run.folder.read_events(begun, *names) if e["model"] == what.name]
+    first = max((i + 1 for i, event in enumerate(told) if event["event"] == begun), default=0)
+    return told[first:]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from onceforall.artifacts import Card, FinetuneSettings
+from onceforall.artifacts import Card, FinetuneSettings, FinetuneStart
 from onceforall.deploy.finetune import finetune, finetune_plan
 from onceforall.deploy.model_folder import finished_or_removed, read_model
 from onceforall.errors import ConfigError
@@ -73,6 +74,7 @@ def finetune_model(run: Run, name: str, how: Tuning) -> Card:
     if run.folder.card(tuned.name).is_file():
         return _same_settings(tuned, Card.read(run.folder.card(tuned.name)), how.settings)
     names = [name, json.dumps(dataclasses.asdict(how))]
+    _begin(_checkpoints(run, tuned), card, how)
     with run_on_all(run, "onceforall.job.steps.finetune", names) as together:
         model = _train(together, card, plain, how)
     session = run.session()
@@ -81,7 +83,7 @@ def finetune_model(run: Run, name: str, how: Tuning) -> Card:
     with finished_or_removed(tuned):
         proven = prove_plain(run, session, model.cpu(), tuned, card.arch)
         (latency,) = measure_as_shipped(run, [proven])
-        return write_proven(
+        done = write_proven(
             tuned,
             proven,
             latency,
@@ -89,6 +91,8 @@ def finetune_model(run: Run, name: str, how: Tuning) -> Card:
             finetune_epochs=how.epochs,
             finetune_settings=how.settings,
         )
+    shutil.rmtree(_checkpoints(run, tuned), ignore_errors=True)
+    return done
 
 
 def finetune_all(run: Run, how: Tuning) -> list[Card]:
@@ -132,6 +136,22 @@ def usual_tuning(
     return Tuning(epochs=epochs, learning_rate=rate, distill=distill)
 
 
+def _checkpoints(run: Run, tuned: Path) -> Path:
+    return run.folder.checkpoints / tuned.name
+
+
+def _begin(folder: Path, card: Card, how: Tuning) -> None:
+    """Drop what another training of this name left: of other weights, or with other settings."""
+    start = FinetuneStart(
+        weights=card.files["model.safetensors"].sha256, finetune_settings=how.settings
+    )
+    path = folder / "started.json"
+    if path.is_file() and FinetuneStart.read(path) == start:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    start.write(path)
+
+
 def _train(run: Run, card: Card, plain: PlainNet, how: Tuning) -> PlainNet:
     """Train a model as one of the run's ranks."""
     tuned = tuned_folder(run, card.name, how)
@@ -153,7 +173,7 @@ def _train(run: Run, card: Card, plain: PlainNet, how: Tuning) -> PlainNet:
         session.train,
         resolution=card.resolution,
         num_classes=run.bundle.num_classes,
-        folder=run.folder.checkpoints / tuned.name,
+        folder=_checkpoints(run, tuned),
         options=TrainOptions(
             seed=run.config.seed,
             autocast=bool(train.autocast),

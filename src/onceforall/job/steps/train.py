@@ -40,7 +40,7 @@ def train_step(run: Run) -> None:
             _train(run, session, net)
         _save(run, net, [])
     for number in range(len(done or []), len(run.config.train.more_epochs)):
-        net = train_on(run, session, number)
+        net = train_on(run, session, number, _facts(run))
         _save(run, net, run.config.train.more_epochs[: number + 1])
 
 

@@ -23,7 +23,7 @@ from onceforall.artifacts import BaselineStart, Confirmed, FinetuneSettings, Tun
 from onceforall.deploy.finetune import finetune_plan
 from onceforall.job.context import Run
 from onceforall.job.local_ranks import run_on_all, take_part
-from onceforall.job.steps.alone import Alone, epochs_of, seconds_of, train_alone_for
+from onceforall.job.steps.alone import Alone, begin_alone, epochs_of, seconds_of, train_alone_for
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.calibrate import recalibrate_bn
@@ -141,6 +141,7 @@ def _begin(run: Run, winners: Mapping[str, Confirmed], left: Sequence[str]) -> b
     if fresh and each_s < _LEAST_S:
         return False
     for key in fresh:
+        begin_alone(run, "winner", key)
         start = BaselineStart(arch=winners[key].arch, budget_s=round(each_s, 3))
         start.write(_started(run, key))
     return bool(left)

@@ -17,6 +17,7 @@ from onceforall.job.data import DataSession
 from onceforall.measure.subnet import evaluate_arch
 from onceforall.supernets.nets import ElasticNet
 from onceforall.supernets.weights import save_supernet
+from onceforall.training.optimizer import averaged_weights
 from onceforall.training.plan import Phase
 from onceforall.training.ranks import agree, sum_over_ranks
 from onceforall.training.settings import EpochEnd
@@ -34,6 +35,7 @@ class Validation:
         run: The run that trains.
         session: Its data.
         facts: What is written beside the best state.
+        epochs_before: Epochs of the training that this one goes on from.
         started: When training started here.
         spent_s: Seconds spent on the three.
     """
@@ -41,6 +43,7 @@ class Validation:
     run: Run
     session: DataSession
     facts: Mapping[str, Any]
+    epochs_before: int = 0
     started: float = field(default_factory=time.monotonic)
     spent_s: float = 0.0
 
@@ -48,7 +51,8 @@ class Validation:
         """Return ``probes`` and ``grid`` for the epoch's event: validation top-1 by name."""
         if not isinstance(end.net, ElasticNet):
             return {}
-        return {**self._probes(end.net, end.is_last), **self._grid(end.net, end)}
+        with averaged_weights(end.net, end.average):  # those that training ends with
+            return {**self._probes(end.net, end.is_last), **self._grid(end.net, end)}
 
     def _probes(self, net: ElasticNet, is_last: bool) -> Event:
         run, started = self.run, time.monotonic()
@@ -72,7 +76,7 @@ class Validation:
         found = self._top1(net, self._opened(end.phase))
         mean = sum(found.values()) / len(found)
         if self.run.ranks.is_main and mean > self._best_so_far(end.phase):
-            notes = {"phase": end.phase.name, "epochs_done": end.epochs_done}
+            notes = {"phase": end.phase.name, "epochs_done": self.epochs_before + end.epochs_done}
             facts = {**self.facts, **notes, "grid": found, "mean_top1": mean}
             save_supernet(net, self.run.folder.best, facts=facts)
         return {"grid": found, "grid_mean": round(mean, 5)}

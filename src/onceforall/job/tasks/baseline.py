@@ -23,7 +23,7 @@ from onceforall.artifacts import Baseline, BaselineStart, Card
 from onceforall.errors import ConfigError
 from onceforall.job.context import Run
 from onceforall.job.local_ranks import run_on_all, take_part
-from onceforall.job.steps.alone import Alone, epochs_of, seconds_of, train_alone_for
+from onceforall.job.steps.alone import Alone, begin_alone, epochs_of, seconds_of, train_alone_for
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.measure.comparison import minutes, supernet_seconds
@@ -154,6 +154,7 @@ def _start(run: Run, card: Card, budget_s: float) -> BaselineStart:
     path = _started(run, card)
     if not _is_of(BaselineStart, path, card):
         shutil.rmtree(path.parent, ignore_errors=True)
+        begin_alone(run, "baseline", card.name)
         BaselineStart(arch=card.arch, budget_s=budget_s).write(path)
     return BaselineStart.read(path)
 

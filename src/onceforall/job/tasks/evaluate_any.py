@@ -224,8 +224,7 @@ def _subject(request: EvalRequest) -> _Subject:
 def _own(facts: dict[str, Any], resolution: int) -> Preprocessing:
     (r, g, b), std = facts["mean"], facts["std"]
     mean, std = (r, g, b), (std[0], std[1], std[2])
-    resize = round(resolution / facts["crop_ratio"])
-    return Preprocessing(resolution=resolution, resize=resize, mean=mean, std=std)
+    return Preprocessing(resolution=resolution, crop_ratio=facts["crop_ratio"], mean=mean, std=std)
 
 
 def _arch(request: EvalRequest, net: PlainNet | ElasticNet, ranks: Ranks) -> Arch | None:
@@ -326,23 +325,22 @@ class BatchMaker:
         """Return batches of ``images`` on the device."""
         own, bundle = self.own, self.bundle
         mean, std = self._normalization()
+        crop_ratio = own.crop_ratio if own else bundle.eval_crop_ratio
         if isinstance(images, ImageArrays):
             return ResidentEvalBatches(
                 images,
                 mean=mean,
                 std=std,
                 batch_size=batch_size,
-                crop_ratio=own.resolution / own.resize if own else bundle.eval_crop_ratio,
+                crop_ratio=crop_ratio,
                 device=self.device,
             )
-        # The short side is resized to ceil(resolution / ratio): half a pixel keeps that exact.
-        ratio = own.resolution / (own.resize - 0.5) if own else bundle.eval_crop_ratio
         return StreamedEvalBatches(
             images,
             mean=mean,
             std=std,
             batch_size=batch_size,
-            crop_ratio=min(ratio, 1.0),
+            crop_ratio=crop_ratio,
             device=self.device,
             num_workers=self._num_workers(),
             on_bad_image=self.on_bad_image,

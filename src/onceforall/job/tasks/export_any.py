@@ -51,12 +51,10 @@ def export_any(net: str, out: Path, *, form: str, weights: str = "") -> float | 
         raise ConfigError(f"--weights {weights!r} is neither a file nor official")
     check_writable(out)
     found = load_config_net(path, weights) if is_config else load_static(net, weights or "official")
-    said = dataclasses.asdict(found.preprocessing)
-    resize = said.pop("resize")
     original = Original(
         name=found.id,
         model=found.model,
         images=random_images(found.model.plan, resolution=found.resolution, name=found.id, most=2),
-        inputs={**said, "crop_ratio": found.resolution / resize},
+        inputs=dataclasses.asdict(found.preprocessing),
     )
     return export_net(original, out, form=form)

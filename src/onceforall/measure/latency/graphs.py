@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from onceforall.blueprint import Activation, Conv, Linear
 from onceforall.encoding import Encoding
+from onceforall.errors import MeasurementError
 from onceforall.graph import Batch, Graph, Node, Width
 from onceforall.measure.graph_costs import Sum, node_macs, product, weight_shapes
 from onceforall.measure.graph_tables import GraphTerm, TermCompiler, symbolic_shape
@@ -231,7 +232,13 @@ def _table_terms(
         if entry is None:
             return 0.0
         weight = weights["table_ms"] + weights["narrow_ms"] * is_narrow(entry[0])
-        return weight * (lookup(table, *entry) or 0.0)
+        alone_ms = lookup(table, *entry)
+        if alone_ms is None:
+            layer, size = entry
+            raise MeasurementError(
+                f"no entry {layer} at {size} px: the table is of another network, or of other sizes"
+            )
+        return weight * alone_ms
 
     by_side = [np.array([share(entry) for _, entry in row]) for row in rows]
     yield compiler.dense("latency_ms", index, columns, by_side)

@@ -31,7 +31,7 @@ from onceforall.measure.latency.candidate import (
 )
 from onceforall.measure.latency.ssh import SSH_PREFIX, SshOrt
 from onceforall.measure.latency.worker import cores, cpu_name, ort_runner
-from onceforall.measure.onnx.model import INPUT_NAME, import_extra
+from onceforall.measure.onnx.model import import_extra
 from onceforall.supernets.nets import build_net
 
 _CUDA = "torch-cuda"
@@ -231,7 +231,7 @@ class OpenVino:
         }
         model = core.read_model(candidate_onnx(candidate, batch_size), b"")
         request = core.compile_model(model, "CPU", settings).create_infer_request()
-        feed = {INPUT_NAME: _images(candidate, batch_size)}
+        feed = {0: _images(candidate, batch_size)}  # files of others call their input otherwise
         request.infer(feed)  # the input tensor stays set
 
         def run() -> float:

@@ -13,8 +13,8 @@ from onceforall.graph import Computed, Node, Ref, Weight, WeightInfo, Width
 from onceforall.supernets.graphs.blocks import Block, common_path
 from onceforall.supernets.graphs.groups import Groups, constant_cuts
 from onceforall.supernets.graphs.operands import Channels
+from onceforall.supernets.graphs.operators import convolution_groups
 from onceforall.supernets.graphs.parts import ChannelGroup, GraphStageBlock, WeightCut
-from onceforall.supernets.graphs.rules import convolution_groups
 from onceforall.supernets.graphs.shapes import padded_dims
 from onceforall.supernets.graphs.spec import GraphSpec
 from onceforall.supernets.graphs.trace import Program
@@ -365,4 +365,16 @@ def _has_spatial_literal(program: Program) -> bool:
             isinstance(size, int) and size > 1 for size in node.args[1][2:]
         ):
             return True
+        if node.inputs and _swallows(program.nodes[node.inputs[0]], node):
+            return True
     return False
+
+
+def _swallows(before: Node, node: Node) -> bool:
+    """Return whether a node turns a map of just its size into one vector a channel, or an image."""
+    if len(before.shape) != 4 or max(before.sizes[2:]) == 1:
+        return False
+    if node.op == "reshape":
+        return len(node.shape) == 2
+    is_window = node.op.startswith(("conv2d", "avg_pool2d", "max_pool2d"))
+    return is_window and len(node.shape) == 4 and max(node.sizes[2:]) == 1

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from onceforall.errors import BlueprintError
-from onceforall.graph import Graph
+from onceforall.graph import Computed, Graph, Node, Weight
 from onceforall.supernets.graphs.assemble import ElasticChoices, assembled, kernel_sites
 from onceforall.supernets.graphs.blocks import find_stages
 from onceforall.supernets.graphs.channels import analysed, constant_shapes
@@ -173,11 +173,16 @@ def _check_same(other: Program, program: Program) -> None:
             f"{len(program.nodes)} at {program.side} px: choose one resolution"
         )
     for a, b in zip(other.nodes, program.nodes, strict=True):
-        if (a.op, a.inputs) != (b.op, b.inputs):
+        if (a.op, a.inputs, _constants(a)) != (b.op, b.inputs, _constants(b)):
             raise BlueprintError(
                 f"node {b.name} is {a.op} at {other.side} px and {b.op} at {program.side} px: "
                 "choose one resolution"
             )
+    if [*map(_calls, other.computed)] != [*map(_calls, program.computed)]:
+        raise BlueprintError(
+            f"what the network computes from its weights is not the same at {other.side} px as at "
+            f"{program.side} px: choose one resolution"
+        )
     for name, tensor in program.tensors.items():
         theirs = other.tensors.get(name)
         if theirs is None or theirs.shape != tensor.shape or not torch.equal(theirs, tensor):
@@ -185,3 +190,11 @@ def _check_same(other: Program, program: Program) -> None:
                 f"constant {name} is another one at {other.side} px than at {program.side} px: "
                 "choose one resolution"
             )
+
+
+def _calls(node: Node) -> tuple[Any, ...]:
+    return node.op, node.args, node.kwargs, node.shape
+
+
+def _constants(node: Node) -> list[Weight | Computed]:
+    return [part for part in node.parts() if isinstance(part, Weight | Computed)]

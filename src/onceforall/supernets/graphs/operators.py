@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from onceforall.errors import BlueprintError
-from onceforall.graph import Computed, DType, Node, Weight
+from onceforall.graph import Computed, DType, Node, Ref, Weight
 
 # The result is the operand itself.
 SAME = frozenset(
@@ -181,3 +181,27 @@ def run_constant(node: Node, tensors: Mapping[str, Tensor], computed: Sequence[T
     kwargs = {key: value(part) for key, part in node.kwargs if key not in skip}
     result: Tensor = function_of(node.op)(*(value(arg) for arg in node.args), **kwargs)
     return result
+
+
+def layer_weight(node: Node) -> Weight | Computed:
+    """Return the weight of a convolution or linear layer.
+
+    Raises:
+        BlueprintError: If it is made of the images: such a layer is another one for each of them.
+    """
+    weight: Weight | Computed | Ref = node.args[1]
+    if isinstance(weight, Ref):
+        raise BlueprintError(f"node {node.name}: the weights of {node.op} depend on the images")
+    return weight
+
+
+def convolution_groups(node: Node) -> int:
+    """Return the groups of a convolution.
+
+    Raises:
+        BlueprintError: If they are as many as the images: each has weights of its own.
+    """
+    groups = node.args[6]
+    if not isinstance(groups, int):
+        raise BlueprintError(f"node {node.name}: the weights of {node.op} depend on the images")
+    return groups

@@ -20,6 +20,8 @@ from onceforall.supernets.graphs.operators import (
     REDUCTIONS,
     SPATIAL,
     UNARY,
+    convolution_groups,
+    layer_weight,
 )
 from onceforall.supernets.graphs.shapes import padded_dims
 from onceforall.supernets.graphs.units import (
@@ -63,13 +65,10 @@ def elementwise(o: Operands, node: Node) -> Ids:
 
 def convolution(o: Operands, node: Node) -> Ids:
     """Make new channels; depthwise convolutions pass them on, grouped ones tie groups."""
-    _, weight, bias = node.args[:3]
+    weight, bias = layer_weight(node), node.args[2]
     inputs = o.channels_of(node)
     groups = convolution_groups(node)
     outputs, ndim = size_of(node.shape[1]), len(node.shape)
-    if not isinstance(weight, Weight | Computed):
-        unknown(o, node)
-        return rigid(ndim)
     if groups == 1:
         o.cut(weight, 1, inputs)
         made = o.make(outputs)
@@ -87,8 +86,8 @@ def convolution(o: Operands, node: Node) -> Ids:
 
 def linear(o: Operands, node: Node) -> Ids:
     """Make new channels from those of the last dimension."""
-    x, weight, bias = (*node.args, None)[:3]
-    return product_with(o, node, x, weight, bias, in_dim=1)
+    x, _, bias = (*node.args, None)[:3]
+    return product_with(o, node, x, layer_weight(node), bias, in_dim=1)
 
 
 def product_with(o: Operands, node: Node, x: Any, weight: Any, bias: Any, *, in_dim: int) -> Ids:
@@ -351,11 +350,6 @@ def attention(o: Operands, node: Node) -> Ids:
 def scores_shape(o: Operands, query: Any, key: Any) -> Shape:
     """Return the sizes of attention scores."""
     return (*o.shape(query)[:-1], o.shape(key)[-2])
-
-
-def convolution_groups(node: Node) -> int:
-    """Return the groups of a convolution."""
-    return int(node.args[6])
 
 
 def reduced_dims(node: Node, ndim: int) -> tuple[list[int], bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -120,7 +121,8 @@ def _function(node: Node, normalise: Normalise, module: nn.Module) -> Callable[.
         return lambda x: normalise(name, x)
     if node.op in ("dropout.default", "feature_dropout.default"):
         rate = float(node.args[1])
-        return lambda x, *_: F.dropout(x, rate, module.training)
+        drop = torch.dropout if node.op == "dropout.default" else torch.feature_dropout
+        return lambda x, *_: drop(x, rate, module.training)
     return OWN.get(node.op) or function_of(node.op)
 
 
