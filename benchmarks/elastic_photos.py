@@ -68,6 +68,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--released", action="store_true", help="start from ImageNet weights")
     arguments = parser.parse_args()
+    # The command runs in the folder of this file, where it finds the networks.
+    arguments.data, arguments.out = str(Path(arguments.data).resolve()), arguments.out.resolve()
     arguments.out.mkdir(parents=True, exist_ok=True)
     name = "proxyless" if arguments.released else "resnet18"
     weights, run = arguments.out / f"{name}.pth", arguments.out / f"{name}-run"
@@ -98,6 +100,8 @@ def _images(data: str, part: str, side: int) -> tuple[Tensor, Tensor]:
     bundle = ofa.open_dataset(data, image_size=side)
     source: Any = bundle.train if part == "train" else bundle.test
     images = source.images.float() / 255
+    if images.shape[-1] != side:  # small photographs come as they are
+        images = F.interpolate(images, side, mode="bilinear", antialias=True)
     return (images - 0.5) / STD, source.labels
 
 
@@ -148,7 +152,9 @@ def _report(model: nn.Module, data: str, run: Path, side: int, seconds: float) -
     latency = _latency(start, [original, *(card.arch for card in cards)])
     print(f"original: top-1 {_top1(model, data, side):.4f}, {latency[0]:.2f} ms at {side} px")
     start.sort_channels()
-    calibration = _images(data, "train", largest.resolution)[0][:512]
+    everything, _ = _images(data, "train", largest.resolution)  # class by class
+    drawn = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0))[:512]
+    calibration = everything[drawn]
     for card, ms in zip(cards, latency[1:], strict=True):
         cut = start.extract(card.arch)
         images = F.interpolate(calibration, card.resolution, mode="bilinear", antialias=True)
@@ -159,9 +165,9 @@ def _report(model: nn.Module, data: str, run: Path, side: int, seconds: float) -
         )
     half = min(zip(latency[1:], cards, strict=True), key=lambda p: abs(p[0] / latency[0] - 0.5))[1]
     alone = start.extract(half.arch)
-    _train(alone, data, side, seconds, rate=0.02)
-    recalibrate_bn(alone.eval(), calibration.split(BATCH))
-    print(f"{half.name} cut and fine-tuned alone: top-1 {_top1(alone, data, side):.4f}")
+    _train(alone, data, half.resolution, seconds, rate=0.02)
+    alone_top1 = _top1(alone.eval(), data, half.resolution)
+    print(f"{half.name} cut and fine-tuned alone: top-1 {alone_top1:.4f}")
     print(json.dumps({"params": sum(p.numel() for p in whole.parameters())}))
 
 

@@ -118,6 +118,7 @@ BENCHMARKS = {
         claim="searches with published files reach their bars with every seed",
         script="search_published.py",
         arguments="--data {data}/published",
+        short="--data {data}/published --seeds 1",
         minutes=3,
         needs="published/acc_predictor.pth",
     ),

@@ -56,9 +56,9 @@ def main() -> None:
             budget_s=budget_s,
         )
         best = search_published(request)
-        seconds = sum(line["seconds"] for line in best)
+        seconds = sum(line.seconds for line in best)
         longest_s = max(longest_s, seconds)
-        found.append([line["predicted_top1"] for line in best])
+        found.append([line.predicted_top1 for line in best])
         print(f"seed {seed:3d}  " + "  ".join(f"{x:.5f}" for x in found[-1]) + f"  {seconds:.1f} s",
               flush=True)  # fmt: skip
 

@@ -75,6 +75,17 @@ def test_published_round_trip(name: str, seed: int) -> None:
     json.dumps(published)
 
 
+def test_published_numbers_may_be_floats() -> None:
+    """As ``json.dumps(array.tolist())`` writes them."""
+    space = SPACES["mbv3"]
+    whole = {"ks": [5] * 20, "e": [4] * 20, "d": [3] * 5}
+    floats = {name: [float(value) for value in values] for name, values in whole.items()}
+    arch = arch_from_published(space, floats, resolution=224)
+    assert arch == arch_from_published(space, whole, resolution=224)
+    assert json.dumps(arch.to_json()) == json.dumps(Arch.from_json(arch.to_json()).to_json())
+    assert all(type(kernel) is int for stage in arch.kernel_size for kernel in stage)
+
+
 def test_a_short_name_shows_fractions_widths_and_stem() -> None:
     arch = SPACES["resnet"].smallest
     assert str(arch).startswith("128px k33.33.3333.33 e0.2,0.2.0.2,0.2")

@@ -147,7 +147,10 @@ def _broadcast(name: str, value: Any, count: int) -> list[Any]:
 
 
 def _split(name: str, value: Any, counts: Sequence[int]) -> tuple[tuple[Any, ...], ...]:
-    flat = _broadcast(name, value, sum(counts))
+    flat = [
+        int(each) if each == int(each) else float(each)
+        for each in _broadcast(name, value, sum(counts))
+    ]
     stages, start = [], 0
     for count in counts:
         stages.append(tuple(flat[start : start + count]))

@@ -206,12 +206,18 @@ class SearchSpace:
 
     # -- drawing archs --------------------------------------------------------------------------
 
-    def sample(self, rng: random.Random) -> Arch:
+    def sample(
+        self, rng: random.Random, given: Mapping[str, Sequence[Choice]] | None = None
+    ) -> Arch:
         """Draw an arch, each choice uniform and independent.
 
         The order of draws is the published one (kernel sizes, expand ratios, stem, depths,
         widths), so that a generator seeded with 0 gives the published sample; resolution is last.
         Choices with one option draw nothing.
+
+        Args:
+            rng: Generator of the draws.
+            given: Options of some axes instead of all of them; of one option, too, a draw is made.
         """
         order: tuple[Axis, ...] = (
             "kernel_size", "expand_ratio", "stem_depth", "depth", "width_mult", "resolution",
@@ -223,7 +229,7 @@ class SearchSpace:
                 if gene.axis == axis:
                     # The published stem choice lists its options largest first.
                     choices = gene.choices[::-1] if axis == "stem_depth" else gene.choices
-                    picked[gene.place] = rng.choice(choices)
+                    picked[gene.place] = rng.choice((given or {}).get(axis, choices))
         return self._build(picked)
 
     def mutate(self, arch: Arch, rng: random.Random, *, probability: float = 0.1) -> Arch:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onceforall.artifacts import Request
 from onceforall.cli.options import (
     parse_budget,
     parse_limits,
@@ -19,6 +20,9 @@ from onceforall.cli.options import (
 )
 from onceforall.errors import ConfigError
 from onceforall.job.clock import Clock, parse_time
+from onceforall.job.config import resolve
+from onceforall.job.recipes import recipe_for
+from tests.cli.command import ofa
 
 
 @pytest.mark.parametrize(
@@ -34,6 +38,25 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^--budget .* is not a time such as 90s, 5m or 2h"):
         parse_budget(text)
     assert parse_budget(None) is None
+
+
+def test_paths_beyond_the_first_plane_are_settings_too(tmp_path: Path) -> None:
+    path = tmp_path / "\U0001f4f7.safetensors"
+    path.write_bytes(b"")
+    flags = transfer_flags(
+        str(path), reinit_head=False, freeze_backbone=False, head_factor=None, start_at="\U0001f4f7"
+    )
+    request = Request(source="x", root=str(path), flags=tuple(flags))
+    recipe = recipe_for("x", image_side=32, num_train=5000, num_classes=10)
+    found = resolve(recipe, flags=request.settings)
+    assert found.train.init == found.data.root == str(path)
+    assert found.train.start_at == "\U0001f4f7"
+
+
+@pytest.mark.parametrize("words", [(), ("zoo",), ("latency",), ("predictor",)])
+def test_a_verb_that_lacks_one_shows_its_help(words: tuple[str, ...]) -> None:
+    answer = ofa(*words)
+    assert answer.status == 2 and answer.err.count("\n") > 5 and "Usage: ofa" in answer.err
 
 
 def test_a_clock_counts_what_earlier_processes_took() -> None:

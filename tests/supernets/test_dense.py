@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from onceforall.measure.onnx.model import blueprint_to_onnx, ort_session
 from onceforall.supernets.families import dense_images
 from onceforall.supernets.spec import MBConvStage
 from onceforall.supernets.static import build_layer
+from onceforall.supernets.static_spec import StaticSpec
 from onceforall.supernets.supernet import Supernet
 
 
@@ -115,3 +118,27 @@ def test_dense_stages_have_one_kernel() -> None:
 def test_an_identity_shortcut_keeps_its_shape() -> None:
     with pytest.raises(BlueprintError, match="identity shortcut keeps its shape"):
         Residual(in_channels=8, mid_channels=8, out_channels=16)
+
+
+def test_ratios_that_round_to_one_width_are_sorted_as_ratios() -> None:
+    """The one trained so far keeps its channels, also where a smaller ratio has other ones."""
+    spec = dense_images(
+        block="residual", num_classes=3, resolutions=(8,), widths=(16,), width_mults=(), depths=(1,),
+        expand_ratios=(0.25, 0.75, 1.0), stem_width=8, divisor=8,
+    )  # fmt: skip
+    net = Supernet(spec)
+    (block,) = (layer for layer in net.layers if hasattr(layer, "sort_channels"))
+    with mock.patch.object(type(block), "sort_channels") as sort:
+        net.sort_channels(num_opened=1)
+    assert sort.call_args.args == ([16, 16, 8], 1)
+
+
+def test_a_classifier_without_a_bias_has_no_elastic_form() -> None:
+    layer = Residual(in_channels=8, mid_channels=8, out_channels=8)
+    plan = plan_of(layer)
+    head = (*plan.head[:-1], dataclasses.replace(plan.head[-1], bias=False))
+    spec = StaticSpec(
+        name="one", plan=dataclasses.replace(plan, head=head), num_classes=10, resolutions=(8,)
+    )
+    with pytest.raises(BlueprintError, match="no elastic form of Linear"):
+        Supernet(spec)

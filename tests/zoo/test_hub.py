@@ -280,6 +280,16 @@ def test_random_subnets_keep_constraints(mobilenet: HubSupernet) -> None:
     drawn = [mobilenet.sample_active_subnet() for _ in range(20)]
     assert {depth for each in drawn for depth in each["d"]} == {2, 3}
     assert {kernel for each in drawn for kernel in each["ks"]} == {3, 5}
+    assert all(len(each["ks"]) == len(each["e"]) == 20 for each in drawn), "all blocks are drawn"
+    # One draw for each of the 20 kernels, 20 ratios and 5 depths, also where there is no choice.
+    mobilenet.set_constraint([6], "expand_ratio")
+    random.seed(5)
+    found = mobilenet.sample_active_subnet()
+    random.seed(5)
+    kernels = [random.choice([3, 5]) for _ in range(20)]
+    ratios = [random.choice([6]) for _ in range(20)]
+    depths = [random.choice([2, 3]) for _ in range(5)]
+    assert found == {"ks": kernels, "e": ratios, "d": depths}
     with pytest.raises(ArchError, match="kernel_size 9 is not one of"):
         mobilenet.set_constraint([9], "kernel_size")
     with pytest.raises(ArchError, match="'width' is not one of depth, expand_ratio, kernel_size"):

@@ -52,7 +52,11 @@ class Request(Record):
             "data.on_bad_image": self.on_bad_image,
             "seed": self.seed,
         }
-        given = [f"{key}={json.dumps(value)}" for key, value in said.items() if value is not None]
+        given = [
+            f"{key}={json.dumps(value, ensure_ascii=False)}"
+            for key, value in said.items()
+            if value is not None
+        ]
         return (*given, *self.flags)
 
 

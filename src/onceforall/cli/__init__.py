@@ -51,6 +51,9 @@ def _status() -> int:
         return _say(str(error), 130)
     except _UsageError as error:
         context = getattr(error, "ctx", None)
+        if type(error).__name__ == "NoArgsIsHelpError":  # Click's, or Typer's copy of it
+            print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
+            return 2
         verb = context.command_path if context else "ofa"
         return _say(f"{_message(error)}; see  {verb} --help", 2)
     except (OnceForAllError, OSError) as error:

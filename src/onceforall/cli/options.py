@@ -187,8 +187,9 @@ def transfer_flags(
         )
     if init and not Path(init).is_file():
         raise ConfigError(f"--init {init!r} is not a file")
-    flags = [f"train.init={json.dumps(init)}"] if init else []
-    flags += [f"train.start_at={json.dumps(start_at)}"] if start_at else []
+    # YAML does not read what JSON escapes beyond its first plane.
+    flags = [f"train.init={json.dumps(init, ensure_ascii=False)}"] if init else []
+    flags += [f"train.start_at={json.dumps(start_at, ensure_ascii=False)}"] if start_at else []
     flags += ["train.reinit_head=true"] if reinit_head else []
     flags += ["train.freeze_backbone=true"] if freeze_backbone else []
     return flags + ([] if head_factor is None else [f"train.head_factor={head_factor}"])

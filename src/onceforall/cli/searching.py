@@ -204,7 +204,7 @@ def _ship_of_run(
     lines = [line for each in shipped for line in (_line(each.answer), f"  {each.line}")]
     cards = {each.card.name: each.card for each in shipped}
     lines += ["", *model_table(list(cards.values())), ""]
-    lines += [f"next:    ofa verify {run / 'models' / name}" for name in cards]
+    lines += [f"next:    ofa verify {shlex.quote(str(run / 'models' / name))}" for name in cards]
     return _Shown([each.to_json() for each in shipped], lines)
 
 
@@ -227,12 +227,15 @@ def _of_published(
     found = search_published(request, progress=shown_progress(screen, should_stop, "search"))
     lines = [*map(_line, found), f"scale of predicted top-1: {found[0].scale}"]
     answers = [best.to_json() for best in found]
+    if yard is None and len(found) > 1:  # one ships at a time
+        return _Shown(answers, lines)
     if yard is None:
         return _Shown(answers, [*lines, _next("--weights official --data DATA --out MODEL")])
     show = shown_progress(screen, should_stop, "test")
     card = ship_published(yard, found[0].arch, progress=show, report=screen.line)
     answers[0] |= {"new": True, "model": card.to_json()}
-    return _Shown(answers, [*lines, "", *model_table([card]), "", f"next:    ofa verify {out}"])
+    verify = f"next:    ofa verify {shlex.quote(str(out))}"
+    return _Shown(answers, [*lines, "", *model_table([card]), "", verify])
 
 
 def _next(more: str = "") -> str:

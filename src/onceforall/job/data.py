@@ -186,6 +186,7 @@ def augmentation_of(data: DataConfig, bundle: DataBundle) -> Augmentation:
         usual,
         crop=data.crop or usual.crop,
         padding=data.padding,
+        padding_mode=data.padding_mode,
         flip=usual.flip if data.flip is None else data.flip,
         color=usual.color if data.color is None else data.color,
         min_scale=data.min_scale,

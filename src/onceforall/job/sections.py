@@ -44,6 +44,7 @@ class DataConfig(Section):
         crop: ``pad`` shifts whole images (by ``padding``), ``resized`` cuts out parts (of at least
             ``min_scale``); null leaves it to the data set.
         padding: Largest random shift, as a fraction of the side.
+        padding_mode: What a shift brings in: black (``zero``) or the mirrored image (``reflect``).
         flip: Mirror images at random; null leaves it to the data set.
         color: Colour distortion ``none``, ``tf`` or ``torch``; null leaves it to the data set.
         min_scale: Smallest share of an image's area that a ``resized`` crop shows.
@@ -65,6 +66,7 @@ class DataConfig(Section):
     num_calibration: int = Field(ge=1, le=10**8)
     crop: Literal["none", "pad", "resized"] | None = None
     padding: float = Field(0.125, ge=0, le=0.5)
+    padding_mode: Literal["zero", "reflect"] = "zero"
     flip: bool | None = None
     color: Literal["none", "tf", "torch"] | None = None
     min_scale: float = Field(0.08, ge=1e-4, le=1)

@@ -132,7 +132,18 @@ def shared_frame(run: Run) -> Frame:
         for stage, depth in enumerate(arch.depth):
             depths[stage] = max(depths[stage], depth)
             ratios += arch.expand_ratio[stage][:depth]
+    for model in run.models:
+        if _is_static(model):
+            blueprint = model.card.blueprint
+            depths = list(blueprint.stage_sizes)
+            ratios += [_ratio(layer) for layer in blueprint.layers if isinstance(layer, Block)]
     return Frame(depths=tuple(depths), max_ratio=max(ratios, default=1.0))
+
+
+def _is_static(model: Model) -> bool:
+    """Return whether an arch says nothing of the blocks: a network that was trained alone."""
+    plan, arch = model.card.blueprint, model.card.arch
+    return isinstance(plan, Blueprint) and len(plan.stage_sizes) - len(arch.depth) not in (0, 1)
 
 
 def draw(model: Model, frame: Frame) -> Drawing:
@@ -157,8 +168,9 @@ def _rows(plan: Blueprint, model: Model, frame: Frame) -> Iterator[Row]:
     arch = model.card.arch
     sized = list(sized_layers(plan, model.card.resolution))
     # Blocks before the first elastic stage are stages of their own.
-    num_fixed = len(plan.stage_sizes) - len(arch.depth)
-    names = [f"Stage {i + 1}" if i >= 0 else "First" for i in range(-num_fixed, len(arch.depth))]
+    num_fixed = 0 if _is_static(model) else len(plan.stage_sizes) - len(arch.depth)
+    numbers_of = range(-num_fixed, len(plan.stage_sizes) - num_fixed)
+    names = [f"Stage {i + 1}" if i >= 0 else "First" for i in numbers_of]
     sizes = [len(plan.stem), *plan.stage_sizes, len(plan.head)]
     start = 0
     for position, (name, size) in enumerate(zip(["Stem", *names, "Head"], sizes, strict=True)):
@@ -239,8 +251,12 @@ def _most(name: str, stage: int, frame: Frame) -> int:
     return frame.depths[stage] if is_elastic else 0
 
 
+def _ratio(block: Block) -> float:
+    return 1.0 if isinstance(block, MBConv) and not block.has_expansion else block.expand_ratio
+
+
 def _bar(block: Block, frame: Frame) -> Bar:
-    ratio = 1.0 if isinstance(block, MBConv) and not block.has_expansion else block.expand_ratio
+    ratio = _ratio(block)
     return Bar(
         kernel_size=block.kernel_size,
         expand_ratio=ratio,

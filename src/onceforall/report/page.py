@@ -178,5 +178,4 @@ def _fills(model: Model, run: Path) -> dict[str, str]:
         "name": model.card.name,
         "shell": shlex.quote(path),
         "python": repr(path),
-        "side": str(model.card.resolution),
     }

@@ -180,13 +180,13 @@ class Supernet(nn.Module):
         for slot, module in zip(self.spec.slots, self.layers, strict=True):
             if not isinstance(module, ElasticBlock):
                 continue
-            widths: set[int] = set()
+            widths: list[int] = []  # one for each ratio, equal ones too
             for key in slot.genes:
                 if key[0] == "expand_ratio":
                     for ratio in self.space.stages[key[1]].expand_ratios:
                         layer = slot.layer({**values, key: ratio})
                         if isinstance(layer, Block):
-                            widths.add(layer.mid_channels)
+                            widths.append(layer.mid_channels)
             module.sort_channels(sorted(widths, reverse=True), num_opened)
 
     def published_state_dict(self) -> dict[str, Tensor]:
@@ -233,7 +233,7 @@ def _elastic_layer(
             return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.kernel_size // 2)
         case GlobalPool():
             return GlobalMean()
-        case Linear():
+        case Linear() if layer.bias:
             return ElasticClassifier(layer)
         case Identity():
             return nn.Identity()

@@ -106,8 +106,9 @@ def _check_facts(facts: Mapping[str, Any]) -> None:
         ConfigError: Naming the first.
     """
     for name in ("mean", "std"):
-        values = tuple(facts.get(name) or ())
-        if name in facts and not fits(values, tuple[float, float, float]):
+        values = facts.get(name)
+        is_list = isinstance(values, list | tuple)
+        if name in facts and not (is_list and fits(tuple(values), tuple[float, float, float])):
             raise ConfigError(f"{name} {facts[name]!r} is not three numbers")
     if "std" in facts and not all(value > 0 for value in facts["std"]):
         raise ConfigError(f"std {facts['std']!r} is not above 0")

@@ -147,12 +147,14 @@ class HubSupernet(nn.Module):
         Draws are the published ones from Python's global generator: after ``random.seed(0)``
         both give the same subnet. The lists hold the draws of blocks that do not run, too.
         """
-        space = self._drawn_from(self.constraints)
-        self.arch = space.sample(random)  # type: ignore[arg-type]  # the module has the methods
+        space = self._drawn_from({})  # blocks that no constraint lets run are drawn as well
+        self.arch = space.sample(random, self.constraints)  # type: ignore[arg-type]  # the module
         options = max((stage.depths for stage in space.stages), key=len)
         for stage in space.stages:
             if len(stage.depths) == 1 < len(options):
-                random.choice(options)  # the published code draws a rigid stage's depth as well
+                random.choice(
+                    self.constraints.get("depth", options)
+                )  # the published code draws a rigid stage's depth as well
         return self._published()
 
     def get_active_subnet(self, preserve_weight: bool = True) -> StaticNet:

@@ -275,7 +275,7 @@ def _weights_path(
 ) -> Path | None:
     if weights is None:
         return None
-    if weights == OFFICIAL:
+    if str(weights) == OFFICIAL:
         return fetch(entry.file("weights"), progress=progress)
     path = Path(weights)
     return path / "init" if path.is_dir() else path
@@ -287,7 +287,7 @@ def _from_config(
     """Return the entry with what its configuration files say, and the network."""
     names = {"config": "net.config", "run_config": "run.config"}
     paths: dict[str, Path | None]
-    if weights == OFFICIAL:
+    if str(weights) == OFFICIAL:
         paths = {name: fetch(entry.file(name), progress=progress) for name in names}
     elif weights is not None and Path(weights).is_dir():
         paths = {name: Path(weights) / file for name, file in names.items()}
