@@ -123,7 +123,7 @@ def test_an_identity_shortcut_keeps_its_shape() -> None:
 def test_ratios_that_round_to_one_width_are_sorted_as_ratios() -> None:
     """The one trained so far keeps its channels, also where a smaller ratio has other ones."""
     spec = dense_images(
-        block="residual", num_classes=3, resolutions=(8,), widths=(16,), width_mults=(), depths=(1,),
+        num_classes=3, resolutions=(8,), widths=(16,), strides=(1,), depths=(1,),
         expand_ratios=(0.25, 0.75, 1.0), stem_width=8, divisor=8,
     )  # fmt: skip
     net = Supernet(spec)
