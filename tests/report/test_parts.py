@@ -233,10 +233,9 @@ def test_the_page_draws_what_the_drawing_says(finished: Path) -> None:
 
 def test_what_multiplies_between_two_stages_is_drawn() -> None:
     """Every multiplication of a traced network is in some row."""
-    blocks = [Block(16, 32), Block(16, 32)]
-    net = elastic(
-        Body(nn.Sequential(*blocks, conv(16, 32, 3, 2), Block(32, 64), Block(32, 64)), out=32)
-    )
+    first = nn.Sequential(Block(16, 32), Block(16, 32))
+    second = nn.Sequential(Block(32, 64), Block(32, 64))
+    net = elastic(Body(nn.Sequential(first, conv(16, 32, 3, 2), second), out=32))
     graph = net.blueprint(net.space.largest)
     frame = Frame(depths=tuple(stage.depths[-1] for stage in net.space.stages), max_ratio=1.0)
     rows = list(_graph_rows(graph, frame))

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
+from onceforall.arch import Arch
 from onceforall.blueprint import (
     Block,
     Blueprint,
@@ -133,17 +134,16 @@ def shared_frame(run: Run) -> Frame:
             depths[stage] = max(depths[stage], depth)
             ratios += arch.expand_ratio[stage][:depth]
     for model in run.models:
-        if _is_static(model):
-            blueprint = model.card.blueprint
-            depths = list(blueprint.stage_sizes)
-            ratios += [_ratio(layer) for layer in blueprint.layers if isinstance(layer, Block)]
+        plan = model.card.blueprint
+        if isinstance(plan, Blueprint) and _is_static(plan, model.card.arch):
+            depths = list(plan.stage_sizes)
+            ratios += [_ratio(layer) for layer in plan.layers if isinstance(layer, Block)]
     return Frame(depths=tuple(depths), max_ratio=max(ratios, default=1.0))
 
 
-def _is_static(model: Model) -> bool:
-    """Return whether an arch says nothing of the blocks: a network that was trained alone."""
-    plan, arch = model.card.blueprint, model.card.arch
-    return isinstance(plan, Blueprint) and len(plan.stage_sizes) - len(arch.depth) not in (0, 1)
+def _is_static(plan: Blueprint, arch: Arch) -> bool:
+    """Return whether an arch says nothing of the blocks: of a network that was trained alone."""
+    return len(plan.stage_sizes) - len(arch.depth) not in (0, 1)
 
 
 def draw(model: Model, frame: Frame) -> Drawing:
@@ -168,7 +168,7 @@ def _rows(plan: Blueprint, model: Model, frame: Frame) -> Iterator[Row]:
     arch = model.card.arch
     sized = list(sized_layers(plan, model.card.resolution))
     # Blocks before the first elastic stage are stages of their own.
-    num_fixed = 0 if _is_static(model) else len(plan.stage_sizes) - len(arch.depth)
+    num_fixed = 0 if _is_static(plan, arch) else len(plan.stage_sizes) - len(arch.depth)
     numbers_of = range(-num_fixed, len(plan.stage_sizes) - num_fixed)
     names = [f"Stage {i + 1}" if i >= 0 else "First" for i in numbers_of]
     sizes = [len(plan.stem), *plan.stage_sizes, len(plan.head)]

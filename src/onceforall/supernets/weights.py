@@ -107,8 +107,8 @@ def _check_facts(facts: Mapping[str, Any]) -> None:
     """
     for name in ("mean", "std"):
         values = facts.get(name)
-        is_list = isinstance(values, list | tuple)
-        if name in facts and not (is_list and fits(tuple(values), tuple[float, float, float])):
+        as_tuple = tuple(values) if isinstance(values, list | tuple) else values
+        if name in facts and not fits(as_tuple, tuple[float, float, float]):
             raise ConfigError(f"{name} {facts[name]!r} is not three numbers")
     if "std" in facts and not all(value > 0 for value in facts["std"]):
         raise ConfigError(f"std {facts['std']!r} is not above 0")
