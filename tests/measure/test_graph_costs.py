@@ -12,8 +12,10 @@ from torch import nn
 
 import onceforall as ofa
 from onceforall.encoding import Encoding
-from onceforall.errors import BlueprintError
+from onceforall.errors import BlueprintError, MeasurementError
 from onceforall.measure.cost_tables import compile_costs
+from onceforall.measure.latency.fit import FEATURES
+from onceforall.measure.latency.graphs import graph_latency_terms
 from onceforall.supernets.families import small_images
 from onceforall.supernets.graphs.elasticize import ElasticChoices, elasticize
 from tests.supernets.graphs.tiny import Attention, Block, Body, elastic, friendly
@@ -93,3 +95,10 @@ def test_peak_of_a_chain_is_its_largest_pair() -> None:
     )  # fmt: skip
     numbers = 8 * 256 + 4 * 256  # the second convolution's input and result
     assert ofa.peak_activation_bytes(model, resolution=16) == 4 * max(numbers, (3 + 8) * 256)
+
+
+def test_a_latency_table_of_another_network_is_refused() -> None:
+    net = elastic(friendly()["blocks"])
+    weights = dict.fromkeys(FEATURES, 1.0)
+    with pytest.raises(MeasurementError, match=r"no entry Conv.* at \d+ px: the table is of"):
+        graph_latency_terms(net.spec, Encoding(net.space), {}, weights)
