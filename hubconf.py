@@ -8,13 +8,13 @@ Works from a checkout, installed or not. The published ids are entry points as w
 import functools
 import importlib.util
 import sys
-from pathlib import Path
-from typing import Any
+from pathlib import Path as _Path  # torch.hub lists what has no underscore
+from typing import Any as _Any
 
 dependencies = ["torch", "numpy", "safetensors"]
 
 if importlib.util.find_spec("onceforall") is None:
-    sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
+    sys.path.insert(0, str(_Path(__file__).resolve().parent / "src"))
 
 from onceforall.zoo import hub as _hub  # noqa: E402
 from onceforall.zoo.entries import zoo_entries as _zoo_entries  # noqa: E402
@@ -80,7 +80,7 @@ def resnet50D_MAC_0_6B(pretrained: bool = True) -> _hub.HubSpecialized:
     return _hub.ofa_specialized("resnet50D_MAC@0.6B_top1@75.0_finetune@25", pretrained)
 
 
-def ofa_specialized_get() -> Any:
+def ofa_specialized_get() -> _Any:
     """Return the function ``ofa_specialized(net_id, pretrained=True)``."""
     return _hub.ofa_specialized
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,6 +75,25 @@ def test_published_round_trip(name: str, seed: int) -> None:
     published = arch.to_published()
     assert arch_from_published(space, published, resolution=arch.resolution) == arch
     json.dumps(published)
+
+
+def test_equal_archs_are_the_same_text_whatever_their_numbers_are() -> None:
+    whole = Arch(resolution=24, depth=(1,), kernel_size=((3,),), expand_ratio=((2,),))
+    others = (
+        Arch(resolution=24.0, depth=[1.0], kernel_size=[[3.0]], expand_ratio=[(2.0,)]),  # type: ignore[arg-type]
+        Arch(
+            resolution=np.int64(24),  # type: ignore[arg-type]
+            depth=(np.int64(1),),  # type: ignore[arg-type]
+            kernel_size=((np.uint8(3),),),  # type: ignore[arg-type]
+            expand_ratio=((np.float32(2),),),  # type: ignore[arg-type]
+        ),
+    )
+    for other in others:
+        assert other == whole and hash(other) == hash(whole)
+        assert json.dumps(other.to_json()) == json.dumps(whole.to_json())
+    for wrong in ({"depth": (1.5,)}, {"expand_ratio": ((math.nan,),)}, {"stem_depth": "x"}):
+        with pytest.raises(ArchError, match=r"is not a (whole )?number"):
+            replace(whole, **wrong)  # type: ignore[arg-type]
 
 
 def test_published_numbers_may_be_floats() -> None:

@@ -202,6 +202,45 @@ def test_an_effort_takes_as_long_as_the_machine_needs(monkeypatch: pytest.Monkey
     assert total == pytest.approx(planned.budget_s, rel=0.05)
 
 
+def test_a_network_that_the_memory_does_not_hold_is_passed_over(
+    machine: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = largest_macs(plan(task()))
+    timed = Stopwatch.training_s
+    held = expected - 1
+
+    def training_s(watch: Stopwatch, arch: object, *, autocast: bool) -> float:
+        seconds = timed(watch, arch, autocast=autocast)  # type: ignore[arg-type]
+        if machine[-1] > held:
+            raise torch.cuda.OutOfMemoryError("none left")
+        return seconds
+
+    monkeypatch.setattr(Stopwatch, "training_s", training_s)
+    assert 0 < largest_macs(plan(task())) < expected
+    held = 0
+    with pytest.raises(ConfigError, match=r"memory does not hold residual .*train\.batch_size="):
+        plan(task())
+
+
+@pytest.mark.usefixtures("machine")
+def test_ranks_of_a_launcher_are_timed_with_batches_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+    make = Stopwatch.of
+
+    def of(spec: object, *, device: torch.device, batch_size: int) -> Stopwatch:
+        sizes.append(batch_size)
+        return make(spec, device=device, batch_size=batch_size)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Stopwatch, "of", of)
+    plan(task(world_size=4), "train.batch_size=64")
+    assert set(sizes) == {64}
+    sizes.clear()
+    plan(task(), "train.batch_size=64")
+    assert set(sizes) == {32}, "those that a run starts itself share a batch"
+
+
 def test_only_a_few_networks_are_timed(machine: list[int]) -> None:
     plan(task())
     assert len(set(machine)) <= 3 * 3  # largest, smallest, middle of at most three

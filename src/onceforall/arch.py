@@ -57,6 +57,17 @@ class Arch:
     stem_depth: int | None = None
 
     def __post_init__(self) -> None:
+        # Equal archs are the same text: lists become tuples, whole numbers int.
+        values = {
+            "resolution": _whole("resolution", self.resolution),
+            "depth": _each("depth", self.depth, _whole),
+            "kernel_size": _stages("kernel_size", self.kernel_size, _whole),
+            "expand_ratio": _stages("expand_ratio", self.expand_ratio, _number),
+            "width_mult": tuple(map(float, _each("width_mult", self.width_mult, _number))),
+            "stem_depth": self.stem_depth and _whole("stem_depth", self.stem_depth),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
         if not 1 <= self.resolution <= MAX_RESOLUTION:
             raise ArchError(
                 f"resolution {self.resolution} is not a number of pixels from 1 to {MAX_RESOLUTION}"
@@ -134,16 +145,12 @@ class Arch:
             problem = f"unknown field {unknown[0]!r}" if unknown else f"no field {missing[0]!r}"
             raise ArchError(f"arch: {problem}; the fields are {', '.join(_FIELDS)}")
         return cls(
-            resolution=_whole("resolution", value["resolution"]),
-            depth=_each("depth", value["depth"], _whole),
-            kernel_size=_stages("kernel_size", value["kernel_size"], _whole),
-            expand_ratio=_stages("expand_ratio", value["expand_ratio"], _number),
-            width_mult=tuple(map(float, _each("width_mult", value.get("width_mult", []), _number))),
-            stem_depth=(
-                None
-                if value.get("stem_depth") is None
-                else _whole("stem_depth", value["stem_depth"])
-            ),
+            resolution=value["resolution"],
+            depth=value["depth"],
+            kernel_size=value["kernel_size"],
+            expand_ratio=value["expand_ratio"],
+            width_mult=value.get("width_mult", ()),
+            stem_depth=value.get("stem_depth"),
         )
 
     def to_published(self) -> dict[str, Any]:
@@ -169,8 +176,14 @@ class Arch:
         return {
             "d": [most * (self.stem_depth or 0), *extra],
             "e": expands,
-            "w": [PUBLISHED_WIDTH_MULTS.index(w) for w in self.width_mult],
+            "w": [_published_width(w) for w in self.width_mult],
         }
+
+
+def _published_width(width_mult: float) -> int:
+    if width_mult not in PUBLISHED_WIDTH_MULTS:
+        raise ArchError(f"width_mult {width_mult:g} is not one of {PUBLISHED_WIDTH_MULTS}")
+    return PUBLISHED_WIDTH_MULTS.index(width_mult)
 
 
 def _join_ratios(ratios: Sequence[float]) -> str:
@@ -197,6 +210,7 @@ def _whole(name: str, value: Any) -> int:
 
 def _number(name: str, value: Any) -> float:
     """Keep whole expand ratios as ``int``, so that JSON text is the same whatever came in."""
+    value = value.item() if hasattr(value, "item") else value  # of numpy or PyTorch
     if not is_number(value, -_LARGEST, _LARGEST):
         raise ArchError(f"arch: {name} {value!r} is not a number")
     return int(value) if float(value).is_integer() else float(value)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -157,6 +161,34 @@ def test_another_rate_of_fine_tuning_is_done_anew(done: Done, images: Path, tmp_
         assert card.finetune_settings.learning_rate == 0.05
         assert (tmp_path / "run" / "earlier" / "01" / "models" / name / "card.json").is_file()
     assert not list((tmp_path / "run" / "checkpoints").glob("*-finetune*"))
+
+
+def test_what_follows_training_is_done_by_the_first_of_a_launchers_ranks(
+    images: Path, tmp_path: Path
+) -> None:
+    """Fine-tuning is a training too: alone, for the others have ended."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = [word for each in FLAGS for word in ("--set", each)]
+    command = [sys.executable, "-m", "onceforall", "run", str(images), "--out", tmp_path / "run"]
+    processes = [
+        subprocess.Popen(
+            [*command, *flags],
+            env=os.environ
+            | {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+            | {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            stdout=subprocess.DEVNULL,
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [process.wait(timeout=240) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    for name in GRID:
+        assert (tmp_path / "run" / "models" / f"{name}-finetune1" / "card.json").is_file()
 
 
 def test_what_other_fine_tuning_left_is_dropped(done: Done, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ def joined_processes(device: str = "") -> Iterator[tuple[Ranks, torch.device]]:
         ConfigError: If there is no such device.
         TrainingError: If the others do not come in time.
     """
+    from onceforall.errors import Interrupted
     from onceforall.job.machine import default_device, named_device
     from onceforall.training.ranks import (
         ranks_from_environment,
@@ -36,5 +37,8 @@ def joined_processes(device: str = "") -> Iterator[tuple[Ranks, torch.device]]:
     start_process_group(ranks, where)
     try:
         yield ranks, where
-    finally:
+    except Interrupted:  # on all ranks, at one step
         stop_process_group(ranks)
+        raise
+    # Not after an error: it would wait for ranks that wait for this one, and never be told.
+    stop_process_group(ranks)

@@ -45,6 +45,8 @@ class LoadedModel:
         Raises:
             DataError: If a file cannot be read.
         """
+        if not images:
+            return []
         best = self.net(self.read(*images)).softmax(dim=1).max(dim=1)
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [(self.card.classes[index], probability) for index, probability in pairs]

@@ -77,7 +77,10 @@ def ship(
         seen.append(batch)  # of a single image nobody can tell whether logits depend on it
     compared = torch.cat([images for images, _ in seen])[:_CHECK_IMAGES].cpu()
     host = copy.deepcopy(model).cpu()
-    names = classes or [str(i) for i in range(model.plan.num_classes)]
+    count = model.plan.num_classes
+    names = [str(name) for name in (range(count) if classes is None else classes)]
+    if len(names) != count:
+        raise ConfigError(f"{len(names)} classes are named, the network has {count}")
     with finished_or_removed(folder):
         export_files(folder, host, model.plan, arch)
         checks = check_plain_files(folder, host, images=compared)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from onceforall.errors import ConfigError
 from onceforall.job.config import RunConfig
 from onceforall.job.sections import SupernetConfig
 from onceforall.measure.costs import count_macs, count_params
@@ -80,6 +81,9 @@ def choose_network(
 
     Returns:
         The network, its speed, and one line that says what was chosen and why.
+
+    Raises:
+        ConfigError: If the memory of the device does not hold the smallest.
     """
     specs = [
         config.model_copy(update={"supernet": network}).spec(task.num_classes) for network in ladder
@@ -93,28 +97,54 @@ def choose_network(
     most_s /= config.train.side**2  # networks are timed at their own resolution
     # From where a usual processor would be, up or down to where this one is.
     at = max([0, *(i for i, m in enumerate(macs) if 3 * m / _USUAL_MACS_PER_S <= most_s)])
-    batch_size = max(2, config.train.batch_size // num_processes)
-    timed: dict[int, tuple[Stopwatch, bool, float]] = {}
+    # Processes that a run starts itself share its batch; those of a launcher have one each.
+    shares = num_processes if config.train.ranks == 0 and task.world_size == 1 else 1
+    batch_size = max(2, config.train.batch_size // shares)
+    timed: dict[int, tuple[bool, float]] = {}  # the faster precision, and its seconds
+    watch: Stopwatch | None = None
     while True:
         if at not in timed:
-            watch = Stopwatch.of(specs[at], device=device, batch_size=batch_size)
-            timed[at] = (watch, *faster_precision(watch, config.train.autocast))
-        is_enough = timed[at][2] <= most_s
+            watch = None  # before there is another: a GPU has room for one
+            watch, *timed[at] = _timed(specs[at], config, device=device, batch_size=batch_size)
+            last = at
+        is_enough = timed[at][1] <= most_s
         after = at + 1 if is_enough else at - 1
         if not 0 <= after < len(ladder) or after in timed:
             break
         # A step up that could not do is not even timed.
-        if is_enough and timed[at][2] * (macs[after] / macs[at]) ** 0.5 > most_s:
+        if is_enough and timed[at][1] * (macs[after] / macs[at]) ** 0.5 > most_s:
             break
         at = after
-    chosen = max([0, *(i for i, (_, _, s) in timed.items() if s <= most_s)])
+    chosen = max([0, *(i for i, (_, s) in timed.items() if s <= most_s)])
     if chosen not in timed:
         chosen = min(timed)
-    watch, autocast, largest_s = timed[chosen]
+    autocast, largest_s = timed[chosen]
+    if math.isinf(largest_s):
+        raise ConfigError(
+            f"the GPU's memory does not hold {_name(ladder[chosen])} and {batch_size} images: "
+            f"--set train.batch_size={max(1, config.train.batch_size // 2)}"
+        )
+    if watch is None or chosen != last:
+        watch = Stopwatch.of(specs[chosen], device=device, batch_size=batch_size)
     speed = measure_speed(watch, autocast=autocast, largest_s=largest_s)
     passes = seen / (task.num_train * largest_s * config.train.side**2)
     why = _why(specs[chosen], ladder[chosen], speed, passes, num_processes)
     return ladder[chosen], speed, why
+
+
+def _timed(
+    spec: SupernetSpec, config: RunConfig, *, device: torch.device, batch_size: int
+) -> tuple[Stopwatch | None, bool, float]:
+    """Return the stopwatch of a network, its faster precision, and the seconds of an image.
+
+    What the memory does not hold takes for ever.
+    """
+    try:
+        watch = Stopwatch.of(spec, device=device, batch_size=batch_size)
+        return (watch, *faster_precision(watch, config.train.autocast))
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None, False, math.inf
 
 
 def _why(

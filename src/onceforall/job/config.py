@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, assert_never
 
+import numpy as np
 import pydantic
 from pydantic import Field
 
@@ -297,7 +299,8 @@ def flag(key: str, value: object) -> str:
 
     JSON would not do: YAML takes its ``1e-05`` for a string.
     """
-    text = dump_yaml_line({"": value})
+    value = value.item() if isinstance(value, np.generic) else value
+    text = dump_yaml_line({"": str(value) if isinstance(value, Path) else value})
     return f"{key}={text.removeprefix('{').removesuffix('}').partition(':')[2].strip()}"
 
 

@@ -22,7 +22,7 @@ import torch
 from onceforall.errors import Interrupted, OnceForAllError, TrainingError
 from onceforall.job.clock import Clock
 from onceforall.job.context import Run
-from onceforall.job.machine import default_device
+from onceforall.job.machine import named_device
 from onceforall.job.start import open_run
 from onceforall.training.ranks import Ranks, join_store, open_store, stop_process_group
 
@@ -35,7 +35,13 @@ Work = Callable[[Run, Sequence[str]], None]
 
 @contextlib.contextmanager
 def local_ranks(
-    folder: Path, count: int, module: str, names: Sequence[str], clock: Clock
+    folder: Path,
+    count: int,
+    module: str,
+    names: Sequence[str],
+    *,
+    clock: Clock,
+    device: torch.device,
 ) -> Iterator[Ranks]:
     """Start ``count - 1`` further processes for a run and give the ranks of this one.
 
@@ -45,6 +51,7 @@ def local_ranks(
         module: Module that the processes run; it calls :func:`take_part`.
         names: What it is told to do.
         clock: The run's, which all of them keep.
+        device: Where this process trains; the others do on the same kind.
 
     Raises:
         TrainingError: If one of them ends before all have come together.
@@ -52,7 +59,7 @@ def local_ranks(
     ranks = Ranks(rank=0, world_size=count, local_rank=0)
     store, port = open_store(count)
     processes = [
-        _start(module, folder, names, Ranks(rank=rank, world_size=count), port, clock)
+        _start(module, folder, names, Ranks(rank=rank, world_size=count), port, clock, device)
         for rank in range(1, count)
     ]
     try:
@@ -92,18 +99,26 @@ def run_on_all(run: Run, module: str, names: Sequence[str]) -> Iterator[Run]:
         return
     try:
         torch.set_num_threads(max(1, run.config.train.threads))
-        with local_ranks(run.folder.path, count, module, names, run.clock) as ranks:
+        with local_ranks(
+            run.folder.path, count, module, names, clock=run.clock, device=run.device
+        ) as ranks:
             yield replace(run, ranks=ranks)
     finally:
         torch.set_num_threads(threads)
 
 
 def _start(
-    module: str, folder: Path, names: Sequence[str], ranks: Ranks, port: int, clock: Clock
+    module: str,
+    folder: Path,
+    names: Sequence[str],
+    ranks: Ranks,
+    port: int,
+    clock: Clock,
+    device: torch.device,
 ) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", module, str(folder), *names]
     command += [f"--rank={ranks.rank}", f"--world-size={ranks.world_size}", f"--port={port}"]
-    command += [f"--parent={os.getpid()}"]
+    command += [f"--parent={os.getpid()}", f"--device={device.type}"]
     command += [f"--began={time.time() - clock.elapsed_s()!r}"]
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -133,6 +148,7 @@ def take_part(work: Work) -> int:
         parser.add_argument(name, type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--began", type=float, required=True)
+    parser.add_argument("--device", required=True)
     given = parser.parse_args()
     # Ctrl-C and batch systems reach every process: rank 0 says when to stop, at the same step.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -146,7 +162,7 @@ def take_part(work: Work) -> int:
             # When rank 0 is gone, so is the reason for this process.
             should_stop=lambda: os.getppid() != given.parent,
             ranks=ranks,
-            device=default_device(ranks),
+            device=named_device(given.device, ranks),
         )
         gone_s = time.time() - given.began
         clock = replace(run.clock, before_s=gone_s, started=time.monotonic())

@@ -27,13 +27,19 @@ def default_device(ranks: Ranks | None = None) -> torch.device:
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    local_rank, count = 0 if ranks is None else ranks.local_rank, torch.cuda.device_count()
+    local_rank, count = _own_gpu(ranks or Ranks()), torch.cuda.device_count()
     if local_rank >= count:
         raise ConfigError(
             f"rank {local_rank} of this machine has no GPU of its own: there are {count}; start "
             f"at most {count} processes on it"
         )
     return torch.device("cuda", local_rank)
+
+
+def _own_gpu(ranks: Ranks) -> int:
+    """Return the number of a rank's GPU; Slurm may show each task its own one only."""
+    is_bound = "SLURM_STEP_ID" in os.environ and torch.cuda.device_count() == 1
+    return 0 if is_bound else ranks.local_rank
 
 
 def named_device(name: str, ranks: Ranks) -> torch.device:
@@ -50,7 +56,7 @@ def named_device(name: str, ranks: Ranks) -> torch.device:
         raise ConfigError(f"--device {name!r} is not one of cpu, cuda, cuda:N")
     if colon and ranks.world_size > 1:
         raise ConfigError(f"--device {name} is one GPU for several processes: say cuda")
-    index = int(number) if colon else ranks.local_rank
+    index = int(number) if colon else _own_gpu(ranks)
     if index >= torch.cuda.device_count():
         raise ConfigError(
             f"--device {name}: there are {torch.cuda.device_count()} GPUs, none with number {index}"

@@ -42,7 +42,7 @@ from onceforall.job.tuned_table import tuned_lines, write_tuned
 from onceforall.measure.comparison import minutes
 from onceforall.report import write_report
 from onceforall.terminal import printable
-from onceforall.training.ranks import Ranks, wait_for_all
+from onceforall.training.ranks import Ranks, stop_process_group, wait_for_all
 
 # The steps between plan and report: what does the work, and what is said of it before.
 _WORK: dict[str, tuple[Callable[[Run], None], Callable[[Run], str]]] = {
@@ -186,10 +186,16 @@ def _run_all(
     with _all_ranks(run, shared) as together:
         for step in shared:
             _do(together, steps, step)
+    alone = [step for step in steps[1:] if step in _WORK and step not in shared]
+    if alone and ranks.world_size > 1:
+        # The others are done. What follows is one process's work, on every core, and trains alone.
+        wait_for_all(ranks)
+        stop_process_group(ranks)
+        run = replace(run, ranks=Ranks())
+        torch.set_num_threads(usable_cores())
     if ranks.is_main:
-        for step in steps[1:]:
-            if step in _WORK and step not in shared:
-                _do(run, steps, step)
+        for step in alone:
+            _do(run, steps, step)
     report = None
     if "report" in steps and ranks.is_main:
         _announce(run, steps, "report", "one offline HTML file")
@@ -254,7 +260,12 @@ def _all_ranks(run: Run, steps: Sequence[str]) -> Iterator[Run]:
         torch.set_num_threads(usable_cores())
         return
     with local_ranks(
-        run.folder.path, run.config.train.ranks, "onceforall.job.shared_steps", steps, run.clock
+        run.folder.path,
+        run.config.train.ranks,
+        "onceforall.job.shared_steps",
+        steps,
+        clock=run.clock,
+        device=run.device,
     ) as ranks:
         yield replace(run, ranks=ranks)
     # What is left is one process's work, on every core.

@@ -18,6 +18,7 @@ from onceforall.job.config import flag
 from onceforall.job.context import Tell
 from onceforall.job.data import DataSession, image_side, open_source, start_session
 from onceforall.job.folder import RunFolder
+from onceforall.job.machine import named_device
 from onceforall.job.nets import network_flags
 from onceforall.job.pipeline import Done, run_all
 from onceforall.job.recipes import recipe_for
@@ -25,6 +26,7 @@ from onceforall.supernets.nets import ElasticNet
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.training.engine import train as train_by_plan
 from onceforall.training.plan import Plan
+from onceforall.training.ranks import Ranks
 from onceforall.training.settings import Callbacks, TrainOptions
 
 
@@ -80,9 +82,10 @@ def run(
     """
     started, out = time.monotonic(), Path(out)
     if not isinstance(data, str | Path):
-        images = out.with_name(f"{out.name}.npz")
-        if images.is_file() and RunFolder(path=out).settings.is_file():
-            check_own(data, images)
+        place = out if out.name else out.resolve()
+        images = place.with_name(f"{place.name}.npz")
+        if images.is_file():
+            check_own(data, images, is_begun=RunFolder(path=out).settings.is_file())
         else:
             write_own(data, images)
         data = images
@@ -94,12 +97,12 @@ def run(
     request = Request(
         source=str(data),
         flags=tuple(flags),
-        budget_s=parse_time(budget) if isinstance(budget, str) else budget,
+        budget_s=None if budget is None else parse_time(str(budget)),
         effort=effort,
         seed=seed,
         recipe=recipe,
     )
-    where = None if device is None else torch.device(device)
+    where = None if device is None else named_device(str(device), Ranks())
     return run_all(request, out, tell=tell, device=where, started=started)
 
 
@@ -127,13 +130,15 @@ def train(
         data: Data set, or what `onceforall.open_dataset` takes.
         folder: Folder of checkpoints.
         batch_size: Images a step.
-        num_valid: Images held out of training; None for a tenth, at most 5,000.
+        num_valid: Images held out of training, at least 1; None for a tenth, from 400 to 5,000
+            and at most a quarter. A data set with a validation part of its own keeps that.
         seed: Seed of everything that is drawn.
         autocast: Forward passes in bfloat16.
         callbacks: Whom to tell and ask.
 
     Raises:
-        ConfigError: If the network has other classes than the data.
+        ConfigError: If the network has other classes than the data, or ``num_valid`` is below 1.
+        CheckpointError: If ``folder`` holds another training.
         DataError: If there are no training images.
         Interrupted: If a callback asked to stop; a checkpoint is there.
         TrainingError: If training diverged again and again.
@@ -144,6 +149,8 @@ def train(
         raise ConfigError(
             f"the network has {net.spec.num_classes} classes, {bundle.name} {bundle.num_classes}"
         )
+    if num_valid is not None and num_valid < 1:
+        raise ConfigError(f"num_valid {num_valid} is not at least 1")
     recipe = recipe_for(
         bundle.name,
         image_side=image_side(bundle.test),

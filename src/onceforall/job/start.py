@@ -95,6 +95,8 @@ def plan_run(
     started = time.monotonic() if started is None else started
     keep_freed_memory()
     where = device or default_device(ranks)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)  # what asks for no GPU by name means this one
     side_px = 0
     is_main = ranks is None or ranks.is_main
     if saved is None:
@@ -278,7 +280,7 @@ def _planned(run: Run, request: Request, side: int) -> Planned:
 
 
 def open_run(
-    out: Path,
+    out: str | Path,
     *,
     tell: Tell,
     should_stop: Callable[[], bool] = lambda: False,
@@ -290,6 +292,7 @@ def open_run(
     Raises:
         ConfigError: If there is none.
     """
+    out = Path(out)
     request = RunFolder(path=out).read_settings().request
     return plan_run(request, out, tell=tell, should_stop=should_stop, ranks=ranks, device=device)
 

@@ -13,13 +13,13 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from onceforall.arch import Arch
-from onceforall.errors import MeasurementError
+from onceforall.errors import ConfigError, MeasurementError
 from onceforall.ops.norm import ElasticBatchNorm2d
 from onceforall.supernets.graphs.supernet import GraphSupernet
 from onceforall.supernets.static import StaticNet
@@ -62,20 +62,27 @@ def recalibrate_bn(
             what one process would find, to the bit.
 
     Raises:
-        MeasurementError: If there is no batch, or none with two values per channel. Whatever is
-            raised, the model is as it was.
+        ConfigError: If there is no such estimator.
+        MeasurementError: If there is no batch, none with two values per channel, or a supernet and
+            no arch. Whatever is raised, the model is as it was.
 
     Source: Yu and Huang, *Universally Slimmable Networks*, ICCV 2019, section 3; the population
     estimator is Wu and Johnson, *Rethinking "Batch" in BatchNorm*, 2021, section 3.
     """
+    if estimator not in get_args(Estimator):
+        known = ", ".join(get_args(Estimator))
+        raise ConfigError(f"estimator {estimator!r} is not one of {known}")
+    if isinstance(model, GraphSupernet | Supernet) and arch is None:
+        raise MeasurementError("BN recalibration of a supernet needs an arch")
     if isinstance(model, GraphSupernet):
-        if arch is None:
-            raise MeasurementError("BN recalibration of a supernet needs an arch")
+        assert arch is not None
         plain = model.extract(arch)
         recalibrate_bn(plain, batches, estimator=estimator, gather=gather)
         model.set_statistics(arch, plain)
         return
     norms = [m for m in model.modules() if isinstance(m, Norm)]
+    if not norms:
+        return
     forward = _forward_of(model, arch)
     collected: dict[Norm, _Sums] = {}
     mine: list[dict[Norm, _Seen]] = []
@@ -160,7 +167,7 @@ def _to_rows(norms: Sequence[Norm], batches: Sequence[Mapping[Norm, _Seen]]) -> 
     """
     widths = [len(_running(norm)[0]) for norm in norms]
     rows = torch.zeros(len(batches), sum(3 + 2 * width for width in widths), dtype=torch.float64)
-    rows = rows.to(_running(norms[0])[0].device) if norms else rows
+    rows = rows.to(_running(norms[0])[0].device)
     for row, seen in zip(rows, batches, strict=True):
         start = 0
         for norm, width in zip(norms, widths, strict=True):

@@ -146,7 +146,8 @@ def compile_costs(
     """
     same = {name: _at_any(cost) for name, cost in (layer_costs or {}).items()}
     further = same | dict(layer_costs_at or {})
-    if taken := sorted(set(further) & set(EXACT_COSTS) | set(same) & set(layer_costs_at or {})):
+    named = {*further, *(graph_costs or {})}
+    if taken := sorted(named & set(EXACT_COSTS) | set(same) & set(layer_costs_at or {})):
         raise ConfigError(f"cost name {taken[0]!r} is taken; {', '.join(EXACT_COSTS)} are built in")
     encoding = Encoding(space or spec.space)
     if isinstance(spec, GraphSpec):

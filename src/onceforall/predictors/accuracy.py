@@ -268,6 +268,8 @@ class AccuracyPredictor:
                 f"features have shape {x_NF.shape}, the predictor needs (N, "
                 f"{len(self.feature_mean)})"
             )
+        if not np.isfinite(x_NF).all():
+            raise ConfigError("features must be finite numbers")
         scaled: Floats = (x_NF - self.feature_mean) / self.feature_scale
         return scaled
 
@@ -332,6 +334,10 @@ def _checked(features: ArrayLike, accuracies: ArrayLike) -> tuple[Floats, Floats
         raise ConfigError(f"{len(y_N)} measured archs are too few: at least {MIN_SAMPLES}")
     if not (np.isfinite(x_NF).all() and np.isfinite(y_N).all()):
         raise ConfigError("features and accuracies must be finite numbers")
+    if np.abs(y_N).max() > MOST_TOP1:
+        raise ConfigError(
+            f"accuracy {np.abs(y_N).max():g} is no share of images: fractions, not percent"
+        )
     return x_NF, y_N
 
 

@@ -250,7 +250,7 @@ def elastic(spec: TableSpec, *, seed: int | None = None) -> Supernet:
     if seed is None:
         return _channels_last(Supernet(spec))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # of this generator alone, not of any GPU's
         return _channels_last(Supernet(spec))
 
 

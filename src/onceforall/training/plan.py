@@ -9,9 +9,10 @@ case in `job/config.py`; one of your own needs no code: ``train.phases``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from onceforall.errors import ConfigError
 from onceforall.space import SearchSpace
@@ -21,6 +22,12 @@ Draw = Literal["largest", "random", "sandwich"]
 Teacher = Literal["none", "in_place", "frozen"]
 Distillation = Literal["soft_targets", "alpha"]
 Attentive = Literal["none", "best", "worst"]
+
+
+def check_one_of(name: str, value: object, kind: Any) -> None:
+    """Raise ConfigError unless a value is one of those that a Literal lists."""
+    if value not in get_args(kind):
+        raise ConfigError(f"{name} {value!r} is not one of {', '.join(get_args(kind))}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +43,13 @@ class Opened:
     width_mult: int | tuple[float, ...] | None = None
     stem_depth: int | tuple[int, ...] | None = None
     resolution: int | tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and not isinstance(value, int | tuple):
+                whole = tuple(value) if isinstance(value, Iterable) else operator.index(value)
+                object.__setattr__(self, field.name, whole)
 
     def restrict(self, space: SearchSpace) -> SearchSpace:
         """Return the open part of ``space``.
@@ -98,6 +112,16 @@ class Phase:
     attentive_candidates: int = 3
 
     def __post_init__(self) -> None:
+        for name, kind in (
+            ("draw", Draw), ("teacher", Teacher), ("trainable", Part), ("attentive", Attentive)
+        ):  # fmt: skip
+            check_one_of(f"phase {self.name}: {name}", getattr(self, name), kind)
+        start, end = self.cosine_part
+        if not (0 <= self.ramp <= 1 and 0 <= start <= end <= 1):
+            raise ConfigError(
+                f"phase {self.name}: ramp {self.ramp} and cosine_part {self.cosine_part} are "
+                "shares, 0 to 1"
+            )
         if not self.epochs > 0:
             raise ConfigError(f"phase {self.name}: epochs {self.epochs} is not above 0")
         if not 0 <= self.warmup_epochs < self.epochs:
@@ -176,6 +200,17 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.phases:
             raise ConfigError(f"plan {self.name} has no phase")
+        check_one_of(f"plan {self.name}: distillation", self.distillation, Distillation)
+        if self.reference_batch < 1:
+            raise ConfigError(
+                f"plan {self.name}: reference_batch {self.reference_batch} is below 1"
+            )
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(
+                f"plan {self.name}: label_smoothing {self.label_smoothing} is not in [0, 1)"
+            )
+        if not 0 < self.train_side <= 1:
+            raise ConfigError(f"plan {self.name}: train_side {self.train_side} is not in (0, 1]")
         names = [phase.name for phase in self.phases]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ConfigError(f"plan {self.name} has two phases called {twice[0]!r}")

@@ -153,6 +153,7 @@ def _host_forward_s(watch: Stopwatch, largest_s: float) -> float:
         return largest_s / _FORWARDS_PER_STEP
     # One image, as latency is measured; a GPU says nothing about it.
     host = Stopwatch.of(watch.net.spec, device=torch.device("cpu"), batch_size=1)
+    host.net.eval()  # in training, a map of one pixel of one image has no variance
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

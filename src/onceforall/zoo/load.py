@@ -210,7 +210,8 @@ def load_config_net(
     """
     path = None if isinstance(config, Mapping) else Path(config)
     content = config if isinstance(config, Mapping) else _read_object(Path(config))
-    size = resolution or content.get("resolution") or _run_config_size(path)
+    size = content.get("resolution") if resolution is None else resolution
+    size = _run_config_size(path) if size is None else size
     if size is None:
         raise ConfigError("the configuration says no resolution; give one (pixels)")
     size = _pixels("resolution", size)
@@ -222,8 +223,8 @@ def load_config_net(
         if not is_number(ratio, 0.01, 1):
             raise ConfigError(f"crop_ratio {ratio!r} is not from 0.01 to 1")
         preprocessing = replace(preprocessing, crop_ratio=float(ratio))
-    mean = mean or _triple("mean", content.get("mean"), -_LARGEST)
-    std = std or _triple("std", content.get("std"), 1e-6)
+    mean = _triple("mean", content.get("mean") if mean is None else mean, -_LARGEST)
+    std = _triple("std", content.get("std") if std is None else std, 1e-6)
     return ZooNet(
         id=str(content["name"]) if path is None else path.stem,
         model=model.eval(),

@@ -51,7 +51,9 @@ def home_of(
     if device.type != "cuda":
         return device
     if max_device_bytes is None:
-        max_device_bytes = int(_DEVICE_SHARE * torch.cuda.mem_get_info(device)[0])
+        # What PyTorch keeps for itself is free as well.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        max_device_bytes = int(_DEVICE_SHARE * (torch.cuda.mem_get_info(device)[0] + kept))
     return device if num_bytes <= max_device_bytes else torch.device("cpu")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
+from typing import get_args
 
 from onceforall.data.bundle import DataBundle
 from onceforall.data.sources.arrays import open_npz
@@ -19,7 +20,7 @@ MAX_RESIDENT_BYTES = 2 * 2**30
 
 
 def open_dataset(
-    spec: str,
+    spec: str | Path,
     *,
     root: Path | None = None,
     on_bad_image: OnBadImage = "refuse",
@@ -49,6 +50,9 @@ def open_dataset(
         >>> bundle.num_train + bundle.num_test, bundle.num_classes
         (1797, 10)
     """
+    spec = str(spec)
+    if on_bad_image not in get_args(OnBadImage):
+        raise ConfigError(f"on_bad_image {on_bad_image!r} is not refuse or skip")
     if image_size is not None and image_size < 1:
         raise ConfigError(f"image_size {image_size} is not at least 1")
     if root is not None and spec not in DOWNLOADED_NAMES:

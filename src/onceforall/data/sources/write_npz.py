@@ -14,7 +14,7 @@ from PIL import Image
 from onceforall.data.sources.arrays import bundle_from_arrays
 from onceforall.data.sources.folder import split_test
 from onceforall.errors import DataError
-from onceforall.files import atomic_writer
+from onceforall.files import atomic_writer, reason_of
 
 Arrays = tuple[NDArray[Any], NDArray[Any]]
 
@@ -52,24 +52,30 @@ def write_own(data: Own, path: Path) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def check_own(data: Own, path: Path) -> None:
-    """Check that arrays are those of a file that was written of them.
+def check_own(data: Own, path: Path, *, is_begun: bool) -> None:
+    """Check that a file that is there holds these images: it is never written over.
 
-    A data set is not read again: it may draw its images anew.
+    Args:
+        data: As for :func:`write_own`.
+        path: The file.
+        is_begun: Whether a run uses it already; a data set, which may draw its images anew, is not
+            read again then.
 
     Raises:
-        DataError: If they are others, or the file is damaged.
+        DataError: If it holds others, or is damaged.
     """
-    if not (isinstance(data, tuple) and _is_array(_first(data))):
+    if is_begun and not (isinstance(data, tuple) and _is_array(_first(data))):
         return
     arrays = _by_name(data)
     try:
         with np.load(path, allow_pickle=False) as saved:
             differ = [name for name in arrays if not np.array_equal(arrays[name], saved[name])]
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: not what was written of the arrays: {error}") from error
+        raise DataError(f"{path} is there and holds something else: {reason_of(error)}") from error
     if differ:
-        raise DataError(f"{differ[0]} is not that of {path}: use another folder for other data")
+        raise DataError(
+            f"{path} is there with another {differ[0]}: use another folder for other data"
+        )
 
 
 def _first(data: tuple[Any, Any]) -> Any:
@@ -80,6 +86,8 @@ def _first(data: tuple[Any, Any]) -> Any:
 def _by_name(data: Own) -> dict[str, NDArray[Any]]:
     """Return the arrays of a file; without a test part, a stratified fifth is held out."""
     train, test = _parts(data)
+    if train[1].size and train[1].min() < 0:
+        raise DataError(f"y_train: label {train[1].min()} is below 0")
     if test is None:
         kept, held_out = split_test(torch.from_numpy(train[1].astype(np.int64)))
         train, test = _rows(train, kept), _rows(train, held_out)

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from onceforall.blueprint import Blueprint, Conv, MBConv
-from onceforall.errors import MeasurementError
+from onceforall.errors import ConfigError, MeasurementError, OnceForAllError
 from onceforall.measure.latency.candidate import Candidate, Hardware, LocalTarget, Samples
 from onceforall.measure.latency.ssh import SshOrt
 from onceforall.measure.latency.targets import OrtCpu, Target
@@ -149,9 +149,17 @@ def measure_latency(
         One record for each candidate, in the same order.
 
     Raises:
+        ConfigError: If a number is not above 0.
         MeasurementError: If a candidate cannot be loaded or run on the target.
         MissingExtraError: If the target's runtime is not installed.
     """
+    for name, count in (("batch_size", batch_size), ("repeats", repeats)):
+        if count < 1:
+            raise ConfigError(f"{name} {count} is not at least 1")
+    if sentinel_ms is not None and not sentinel_ms > 0:
+        raise ConfigError(f"sentinel_ms {sentinel_ms} is not above 0")
+    if not candidates:
+        return []
     target, order = target or OrtCpu(), random.Random(seed)
     sampler = target if isinstance(target, SshOrt) else _Here(target)
     measured: list[Samples] = []
@@ -217,8 +225,10 @@ class _Here:
         try:
             subject = Subject(run=self.target.prepare(candidate, batch_size))
             subject.warm_up()
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+        except OnceForAllError:
+            raise
+        except Exception as error:  # runtimes have kinds of their own, which share no root
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise MeasurementError(
                 f"{self.target.name} cannot run {candidate.name!r}: {reason}"
             ) from error

@@ -9,6 +9,7 @@ itself: see ``SshOrt.sample_group`` (`ssh.py`), which `measure.py` asks instead.
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.metadata
 import platform
 import time
@@ -282,9 +283,12 @@ def make_target(name: str, *, threads: int = 1) -> Target:
 
 
 def _module(candidate: Candidate) -> torch.nn.Module:
-    return (
-        build_net(candidate.known_plan).eval() if candidate.weights is None else candidate.weights
-    )
+    """Return a copy of the network in eval mode, with the same random weights where it has none."""
+    if candidate.weights is not None:
+        return copy.deepcopy(candidate.weights).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return build_net(candidate.known_plan).eval()
 
 
 def _images(candidate: Candidate, batch_size: int) -> np.ndarray[Any, np.dtype[np.float32]]:

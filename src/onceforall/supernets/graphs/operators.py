@@ -179,6 +179,8 @@ def run_constant(node: Node, tensors: Mapping[str, Tensor], computed: Sequence[T
 
     skip = ("device", "layout", "pin_memory", "memory_format")
     kwargs = {key: value(part) for key, part in node.kwargs if key not in skip}
+    if node.op.partition(".")[0] in _MAKERS:  # they have no operand to be beside
+        kwargs["device"] = next((tensor.device for tensor in tensors.values()), None)
     result: Tensor = function_of(node.op)(*(value(arg) for arg in node.args), **kwargs)
     return result
 
