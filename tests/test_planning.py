@@ -15,6 +15,7 @@ from onceforall.job.config import RunConfig, resolve
 from onceforall.job.planning import (
     Planned,
     Task,
+    _with_readers,
     effort_seconds,
     evaluation_seconds,
     plan_config,
@@ -220,6 +221,20 @@ def test_a_network_that_the_memory_does_not_hold_is_passed_over(
     held = 0
     with pytest.raises(ConfigError, match=r"memory does not hold residual .*train\.batch_size="):
         plan(task())
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_gpu_has_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "usable_cores", lambda: 12)
+    gpu = torch.device("cuda")
+    for found, given, expected in (
+        (task(), frozenset(), 8),
+        (task(world_size=4), frozenset(), 3),
+        (task(), frozenset({"data.num_workers"}), 0),
+    ):
+        asked = dataclasses.replace(found, given=given)
+        assert _with_readers(config(), asked, gpu).data.num_workers == expected
+    assert _with_readers(config(), task(), CPU).data.num_workers == 0
 
 
 @pytest.mark.usefixtures("machine")

@@ -24,6 +24,8 @@ _FEWEST_PASSES = 0.5
 _EVALUATE_SHARE, _LATENCY_SHARE, _CONFIRM_SHARE = 0.05, 0.03, 0.03
 # Images of a process in a step: batch norm sees no others.
 _FEWEST_IMAGES = 16
+# Processes that read for one GPU, at most.
+_MOST_READERS = 8
 # A process takes some seconds to start: below this much training it is not worth another.
 _WORTH_RANKS_S = 20.0
 # Runs of a network whose latency is measured, those that warm it up included.
@@ -102,6 +104,7 @@ def plan_config(
             "search.finetune_share is a share of a time, for the winners of a search: give "
             "--budget and no --epochs, and use grid.finetune_epochs for a grid"
         )
+    config = _with_readers(config, task, device)
     cores = usable_cores() if device.type == "cpu" else 1
     cores = min(cores, max(1, config.train.batch_size // _FEWEST_IMAGES))
     wants_ranks = config.train.ranks == 0 and task.world_size == 1 and not config.train.threads
@@ -171,6 +174,13 @@ def _alone_seconds(
 
 def _with(config: RunConfig, section: str, **values: object) -> RunConfig:
     return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
+
+
+def _with_readers(config: RunConfig, task: Task, device: torch.device) -> RunConfig:
+    """Give a GPU, which outruns one reader by far, several for photographs that stay files."""
+    if device.type == "cpu" or "data.num_workers" in task.given:
+        return config
+    return _with(config, "data", num_workers=min(_MOST_READERS, usable_cores() // task.world_size))
 
 
 def _with_processes(config: RunConfig, count: int) -> RunConfig:
