@@ -58,13 +58,14 @@ class Arch:
 
     def __post_init__(self) -> None:
         # Equal archs are the same text: lists become tuples, whole numbers int.
+        stem = self.stem_depth
         values = {
             "resolution": _whole("resolution", self.resolution),
             "depth": _each("depth", self.depth, _whole),
             "kernel_size": _stages("kernel_size", self.kernel_size, _whole),
             "expand_ratio": _stages("expand_ratio", self.expand_ratio, _number),
             "width_mult": tuple(map(float, _each("width_mult", self.width_mult, _number))),
-            "stem_depth": self.stem_depth and _whole("stem_depth", self.stem_depth),
+            "stem_depth": None if stem is None else _whole("stem_depth", stem),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)

@@ -186,13 +186,15 @@ def test_a_run_goes_on_with_its_own_arrays(tmp_path: Path, monkeypatch: pytest.M
     pixels, labels = images.images.permute(0, 2, 3, 1).numpy(), images.labels.numpy()
     other = (labels + 1) % 3
     jobs.run((pixels, labels), out=tmp_path / "run")
-    jobs.run((pixels, other), out=tmp_path / "run")  # nothing was begun: they are read again
-    assert not (started[0] == started[1]).all()
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.yaml").write_text("")
-    jobs.run((pixels, other), out=tmp_path / "run")
-    with pytest.raises(DataError, match=r"y_train is not that of .*: use another folder"):
-        jobs.run((pixels, labels), out=tmp_path / "run")
+    jobs.run((pixels, labels), out=tmp_path / "run")
+    for is_begun in (False, True):
+        if is_begun:
+            (tmp_path / "run").mkdir()
+            (tmp_path / "run" / "run.yaml").write_text("")
+            jobs.run((pixels, labels), out=tmp_path / "run")
+        with pytest.raises(DataError, match=r"is there with another y_train: use another folder"):
+            jobs.run((pixels, other), out=tmp_path / "run")
+    assert len(started) == 3 and all((each == started[0]).all() for each in started)
 
 
 def test_class_names_that_are_too_few_are_not_written(tmp_path: Path) -> None:

@@ -105,8 +105,10 @@ def choose_network(
     while True:
         if at not in timed:
             watch = None  # before there is another: a GPU has room for one
-            watch, *timed[at] = _timed(specs[at], config, device=device, batch_size=batch_size)
-            last = at
+            watch, autocast, largest_s = _timed(
+                specs[at], config, device=device, batch_size=batch_size
+            )
+            timed[at], last = (autocast, largest_s), at
         is_enough = timed[at][1] <= most_s
         after = at + 1 if is_enough else at - 1
         if not 0 <= after < len(ladder) or after in timed:
