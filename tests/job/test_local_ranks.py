@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from onceforall.errors import TrainingError
 from onceforall.files import read_jsonl
@@ -75,6 +76,13 @@ def test_two_processes_survive_kills_and_leave_nothing_behind(tmp_path: Path) ->
 def test_a_process_that_cannot_begin_is_one_line(tmp_path: Path) -> None:
     with (
         pytest.raises(TrainingError, match=r"ended before it began .*train\.ranks=1 does without"),
-        local_ranks(tmp_path / "no run", 2, "onceforall.job.shared_steps", ["train"], Clock()),
+        local_ranks(
+            tmp_path / "no run",
+            2,
+            "onceforall.job.shared_steps",
+            ["train"],
+            clock=Clock(),
+            device=torch.device("cpu"),
+        ),
     ):
         pass
