@@ -108,13 +108,7 @@ def settings() -> Iterator[str]:
             continue
         yield f"## {name}\n"
         yield summary(kind) + "\n"
-        about = attributes(kind)
-        rows = [
-            (f"`{name}.{key}`", about.get(key, ""), kind_of(each.annotation), default_of(each))
-            for key, each in kind.model_fields.items()
-        ]
-        yield from table(*rows, head=("setting", "what", "type", "default"))
-        yield ""
+        yield from keys_table(kind, prefix=f"{name}.", head="setting")
         for key, each in kind.model_fields.items():
             for inner in get_args(each.annotation)[:1]:
                 if isinstance(inner, type) and issubclass(inner, BaseModel):
@@ -125,12 +119,17 @@ def keys_of(setting: str, kind: type[BaseModel]) -> Iterator[str]:
     """Yield what each item of a list of records may have."""
     yield f"### {kind.__name__}, an item of `{setting}`\n"
     yield summary(kind) + "\n"
+    yield from keys_table(kind)
+
+
+def keys_table(kind: type[BaseModel], *, prefix: str = "", head: str = "key") -> Iterator[str]:
+    """Yield what each key of a record is, its type and its default."""
     about = attributes(kind)
     rows = [
-        (f"`{key}`", about.get(key, ""), kind_of(each.annotation), default_of(each))
+        (f"`{prefix}{key}`", about.get(key, ""), kind_of(each.annotation), default_of(each))
         for key, each in kind.model_fields.items()
     ]
-    yield from table(*rows, head=("key", "what", "type", "default"))
+    yield from table(*rows, head=(head, "what", "type", "default"))
     yield ""
 
 
