@@ -225,11 +225,14 @@ def test_a_network_that_the_memory_does_not_hold_is_passed_over(
 
 @pytest.mark.usefixtures("machine")
 def test_a_gpu_has_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as ranks of this machine leave, however many there are on others."""
     monkeypatch.setattr(planning, "usable_cores", lambda: 12)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     gpu = torch.device("cuda")
     for found, given, expected in (
         (task(), frozenset(), 8),
         (task(world_size=4), frozenset(), 3),
+        (task(world_size=64), frozenset(), 3),
         (task(), frozenset({"data.num_workers"}), 0),
     ):
         asked = dataclasses.replace(found, given=given)

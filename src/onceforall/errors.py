@@ -12,7 +12,7 @@
       ZooError             a published artefact that is unknown or not at hand
       MissingExtraError    an optional dependency that is not installed          (ImportError)
       VerificationError    a file that does not do what its card says
-      Interrupted          a signal asked to stop; the state is saved and the same command goes on
+      Interrupted          a signal asked to stop; the same command goes on from what is saved
 
 Every message names the thing, its value and what is allowed, on one line. The command line prints
 that line and exits with status 2.

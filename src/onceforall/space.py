@@ -217,7 +217,8 @@ class SearchSpace:
 
         Args:
             rng: Generator of the draws.
-            given: Options of some axes instead of all of them; of one option, too, a draw is made.
+            given: Options of some axes, of which each place has at least one; others are left out.
+                Of one option, too, a draw is made.
         """
         order: tuple[Axis, ...] = (
             "kernel_size", "expand_ratio", "stem_depth", "depth", "width_mult", "resolution",
@@ -229,7 +230,9 @@ class SearchSpace:
                 if gene.axis == axis:
                     # The published stem choice lists its options largest first.
                     choices = gene.choices[::-1] if axis == "stem_depth" else gene.choices
-                    picked[gene.place] = rng.choice((given or {}).get(axis, choices))
+                    if given is not None and axis in given:
+                        choices = tuple(c for c in given[axis] if c in choices)
+                    picked[gene.place] = rng.choice(choices)
         return self._build(picked)
 
     def mutate(self, arch: Arch, rng: random.Random, *, probability: float = 0.1) -> Arch:

@@ -197,6 +197,25 @@ def test_a_run_goes_on_with_its_own_arrays(tmp_path: Path, monkeypatch: pytest.M
     assert len(started) == 3 and all((each == started[0]).all() for each in started)
 
 
+def test_a_data_set_that_draws_its_images_is_the_same_one(tmp_path: Path) -> None:
+    from onceforall.data.sources.write_npz import check_own, write_own
+
+    class Drawn(Pictures):
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:  # type: ignore[override]
+            return torch.rand(3, *self.images.images.shape[2:]), super().__getitem__(index)[1]
+
+    path = tmp_path / "own.npz"
+    write_own(Drawn(30), path)
+    check_own(Drawn(30), path, is_begun=False)
+    with pytest.raises(DataError, match="is there with another x_train"):
+        check_own(Drawn(60), path, is_begun=False)
+    path.write_bytes(path.read_bytes()[:-100])
+    for damaged in (path.read_bytes(), b""):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="is there and holds something else"):
+            check_own(Drawn(30), path, is_begun=False)
+
+
 def test_class_names_that_are_too_few_are_not_written(tmp_path: Path) -> None:
     from onceforall.data.sources.write_npz import write_own
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from onceforall.errors import TrainingError
+from onceforall.errors import Interrupted, TrainingError
 from onceforall.files import read_jsonl
 from onceforall.job.clock import Clock
 from onceforall.job.local_ranks import local_ranks
@@ -83,6 +83,22 @@ def test_a_process_that_cannot_begin_is_one_line(tmp_path: Path) -> None:
             ["train"],
             clock=Clock(),
             device=torch.device("cpu"),
+        ),
+    ):
+        pass
+
+
+def test_waiting_for_processes_ends_with_a_signal(tmp_path: Path) -> None:
+    with (
+        pytest.raises(Interrupted, match="stopped before training"),
+        local_ranks(
+            tmp_path / "no run",
+            2,
+            "onceforall.job.shared_steps",
+            ["train"],
+            clock=Clock(),
+            device=torch.device("cpu"),
+            should_stop=lambda: True,
         ),
     ):
         pass

@@ -16,7 +16,7 @@ from onceforall.training import engine
 from onceforall.training.checkpoint import load_newest, save_checkpoint
 from onceforall.training.engine import train
 from onceforall.training.plan import Opened, Phase, Plan, sandwich_plan
-from onceforall.training.settings import Callbacks, TrainOptions
+from onceforall.training.settings import Callbacks, EpochEnd, TrainOptions
 from onceforall.training.shrinking import progressive_plan
 from onceforall.training.step import StepNumbers, accumulate_gradients
 from tests.training.tiny import SPEC, tiny_batches, tiny_eval, tiny_net
@@ -290,7 +290,18 @@ def test_a_collapse_is_never_kept_and_never_forgotten(tmp_path: Path) -> None:
     assert all(at - 6 <= int(str(event["step"])) <= at + 6 for event in rollbacks)
 
 
-def test_a_checkpoint_of_no_numbers_is_not_written(tmp_path: Path) -> None:
+TAUGHT = Plan(
+    name="taught",
+    phases=(
+        Phase(name="alone", epochs=1, draw="largest", learning_rate=0.1),
+        Phase(name="taught", epochs=1, draw="random", learning_rate=0.1, teacher="frozen"),
+    ),
+    reference_batch=16,
+)
+
+
+@pytest.mark.parametrize("plan", [SANDWICH, TAUGHT], ids=["epoch", "phase"])
+def test_weights_of_no_numbers_are_not_kept(plan: Plan, tmp_path: Path) -> None:
     """An update spoils the weights after the last step of an epoch; its loss was a number."""
     events: list[dict[str, object]] = []
     net = tiny_net()
@@ -308,7 +319,7 @@ def test_a_checkpoint_of_no_numbers_is_not_written(tmp_path: Path) -> None:
     handles: list[torch.utils.hooks.RemovableHandle] = []
     train(
         net,
-        SANDWICH,
+        plan,
         tiny_batches(),
         folder=tmp_path,
         options=TrainOptions(seed=0),
@@ -317,6 +328,62 @@ def test_a_checkpoint_of_no_numbers_is_not_written(tmp_path: Path) -> None:
     (rollback,) = [event for event in events if event["event"] == "rollback"]
     assert rollback["step"] == 0 and "nan" in str(rollback["reason"])
     assert all(torch.isfinite(t).all() for t in net.state_dict().values())
+
+
+def test_weights_of_no_numbers_do_not_end_training(tmp_path: Path) -> None:
+    net = tiny_net()
+    weight = next(net.parameters())
+    last = 3 * 6 - 1  # of SANDWICH; and of every try after a rollback to the epoch before
+
+    def spoil(images: torch.Tensor, labels: torch.Tensor, step: int):
+        if step == last:
+            handles.append(weight.register_hook(lambda grad: grad * float("nan")))
+        elif handles:
+            handles.pop().remove()
+        return images, labels
+
+    handles: list[torch.utils.hooks.RemovableHandle] = []
+    with pytest.raises(TrainingError, match=r"diverged 4 times .*weights are nan"):
+        train(
+            net,
+            SANDWICH,
+            tiny_batches(),
+            folder=tmp_path,
+            options=TrainOptions(seed=0),
+            callbacks=Callbacks(change_batch=spoil),
+        )
+
+
+def test_a_rollback_over_the_end_of_a_phase_freezes_the_teacher_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the weights at the end of the first phase were in doubt, and training diverges then."""
+    doubts = iter([True])
+    real = engine.save_if_sound
+    monkeypatch.setattr(
+        engine, "save_if_sound", lambda run: False if next(doubts, False) else real(run)
+    )
+    ends: list[dict[str, torch.Tensor]] = []
+    net = tiny_net()
+
+    def after_epoch(end: EpochEnd) -> dict[str, object]:
+        ends.append({name: value.clone() for name, value in end.net.state_dict().items()})
+        return {}
+
+    train(
+        net,
+        TAUGHT,
+        tiny_batches(),
+        folder=tmp_path,
+        options=TrainOptions(seed=0),
+        callbacks=Callbacks(after_epoch=after_epoch, change_batch=poison({8})),
+    )
+    assert len(ends) == 3  # the first phase again, at half the rate, and the second
+    loaded = load_newest(tmp_path, device=torch.device("cpu"), on_damaged=lambda path: None)
+    assert loaded is not None
+    teacher = loaded.state["teacher"]
+    assert all(torch.equal(teacher[name], value) for name, value in ends[1].items())
+    assert not all(torch.equal(teacher[name], value) for name, value in ends[0].items())
 
 
 def test_a_rollback_leaves_two_checkpoints(tmp_path: Path) -> None:

@@ -301,6 +301,18 @@ def test_random_subnets_keep_constraints(mobilenet: HubSupernet) -> None:
     assert {depth for each in drawn for depth in each["d"]} == {2, 3, 4}
 
 
+def test_constraints_leave_the_options_of_each_place(resnet: HubSupernet) -> None:
+    """The third stage of a ResNet-50D has at least four blocks, the others at least two."""
+    shell = HubSupernet(resnet.net)
+    allowed = [stage.depths for stage in shell.net.space.stages]
+    shared = sorted(set.intersection(*map(set, allowed)))
+    shell.set_constraint([*shared, min(map(min, allowed))])
+    for _ in range(20):
+        shell.sample_active_subnet()
+        for depth, depths in zip(shell.arch.depth, allowed, strict=True):
+            assert depth in depths
+
+
 def test_sorting_channels_leaves_the_largest_subnet(resnet: HubSupernet) -> None:
     shell = HubSupernet(Supernet(resnet.net.spec).double()).eval()
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

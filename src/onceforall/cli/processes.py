@@ -37,7 +37,7 @@ def joined_processes(device: str = "") -> Iterator[tuple[Ranks, torch.device]]:
     start_process_group(ranks, where)
     try:
         yield ranks, where
-    except Interrupted:  # on all ranks, at one step
+    except Interrupted:  # in training, on all ranks at one step
         stop_process_group(ranks)
         raise
     # Not after an error: it would wait for ranks that wait for this one, and never be told.

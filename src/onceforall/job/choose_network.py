@@ -127,6 +127,7 @@ def choose_network(
             f"--set train.batch_size={max(1, config.train.batch_size // 2)}"
         )
     if watch is None or chosen != last:
+        watch = None  # as above
         watch = Stopwatch.of(specs[chosen], device=device, batch_size=batch_size)
     speed = measure_speed(watch, autocast=autocast, largest_s=largest_s)
     passes = seen / (task.num_train * largest_s * config.train.side**2)

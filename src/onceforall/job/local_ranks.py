@@ -42,6 +42,7 @@ def local_ranks(
     *,
     clock: Clock,
     device: torch.device,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Ranks]:
     """Start ``count - 1`` further processes for a run and give the ranks of this one.
 
@@ -52,8 +53,10 @@ def local_ranks(
         names: What it is told to do.
         clock: The run's, which all of them keep.
         device: Where this process trains; the others do on the same kind.
+        should_stop: Asked while they get ready, which may take as long as reading the images.
 
     Raises:
+        Interrupted: If ``should_stop`` said so before all have come together.
         TrainingError: If one of them ends before all have come together.
     """
     ranks = Ranks(rank=0, world_size=count, local_rank=0)
@@ -65,6 +68,8 @@ def local_ranks(
     try:
         while not store.check([f"here/{rank}" for rank in range(1, count)]):
             # However long they take to read their images: those that live come, or end.
+            if should_stop():
+                raise Interrupted("stopped before training; the same command goes on")
             ended = [p for p in processes if p.poll() is not None]
             if ended:
                 raise TrainingError(
@@ -100,7 +105,13 @@ def run_on_all(run: Run, module: str, names: Sequence[str]) -> Iterator[Run]:
     try:
         torch.set_num_threads(max(1, run.config.train.threads))
         with local_ranks(
-            run.folder.path, count, module, names, clock=run.clock, device=run.device
+            run.folder.path,
+            count,
+            module,
+            names,
+            clock=run.clock,
+            device=run.device,
+            should_stop=run.should_stop,
         ) as ranks:
             yield replace(run, ranks=ranks)
     finally:

@@ -38,7 +38,8 @@ def default_device(ranks: Ranks | None = None) -> torch.device:
 
 def _own_gpu(ranks: Ranks) -> int:
     """Return the number of a rank's GPU; Slurm may show each task its own one only."""
-    is_bound = "SLURM_STEP_ID" in os.environ and torch.cuda.device_count() == 1
+    is_asked = any(name in os.environ for name in ("SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND"))
+    is_bound = is_asked and "SLURM_STEP_ID" in os.environ and torch.cuda.device_count() == 1
     return 0 if is_bound else ranks.local_rank
 
 

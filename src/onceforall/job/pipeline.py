@@ -192,7 +192,7 @@ def _run_all(
         wait_for_all(ranks)
         stop_process_group(ranks)
         run = replace(run, ranks=Ranks())
-        torch.set_num_threads(usable_cores())
+        torch.set_num_threads(run.config.train.threads or usable_cores())
     if ranks.is_main:
         for step in alone:
             _do(run, steps, step)
@@ -266,6 +266,7 @@ def _all_ranks(run: Run, steps: Sequence[str]) -> Iterator[Run]:
         steps,
         clock=run.clock,
         device=run.device,
+        should_stop=run.should_stop,
     ) as ranks:
         yield replace(run, ranks=ranks)
     # What is left is one process's work, on every core.

@@ -178,9 +178,11 @@ def _with(config: RunConfig, section: str, **values: object) -> RunConfig:
 
 def _with_readers(config: RunConfig, task: Task, device: torch.device) -> RunConfig:
     """Give a GPU, which outruns one reader by far, several for photographs that stay files."""
-    if device.type == "cpu" or "data.num_workers" in task.given:
+    if device.type == "cpu" or config.data.num_workers or "data.num_workers" in task.given:
         return config
-    return _with(config, "data", num_workers=min(_MOST_READERS, usable_cores() // task.world_size))
+    # A launcher's ranks are on any number of machines; those of this one have a GPU each.
+    sharers = max(1, min(task.world_size, torch.cuda.device_count()))
+    return _with(config, "data", num_workers=min(_MOST_READERS, max(1, usable_cores() // sharers)))
 
 
 def _with_processes(config: RunConfig, count: int) -> RunConfig:

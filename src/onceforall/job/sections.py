@@ -54,7 +54,8 @@ class DataConfig(Section):
         cutmix_alpha: Parameter of cutmix; 0 for none.
         num_workers: Processes that read files, for training, validation, test and calibration
             together; 0 reads in the training process. Processes that a run starts itself
-            (``train.ranks``) share them, at least one each; each of a launcher has as many.
+            (``train.ranks``) share them, at least one each; each of a launcher has as many. Where
+            0 is not said, a plan for a GPU has some.
         mean: Mean of each channel of images in [0, 1] that is taken off; null for the data set's.
         std: Standard deviation that they are then divided by; null for the data set's.
     """

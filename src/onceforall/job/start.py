@@ -96,6 +96,7 @@ def plan_run(
     keep_freed_memory()
     where = device or default_device(ranks)
     if where.type == "cuda":
+        where = torch.device("cuda", where.index or 0)
         torch.cuda.set_device(where)  # what asks for no GPU by name means this one
     side_px = 0
     is_main = ranks is None or ranks.is_main

@@ -64,7 +64,8 @@ def recalibrate_bn(
     Raises:
         ConfigError: If there is no such estimator.
         MeasurementError: If there is no batch, none with two values per channel, or a supernet and
-            no arch. Whatever is raised, the model is as it was.
+            no arch; not for a model without batch norm, which needs none. Whatever is raised, the
+            model is as it was.
 
     Source: Yu and Huang, *Universally Slimmable Networks*, ICCV 2019, section 3; the population
     estimator is Wu and Johnson, *Rethinking "Batch" in BatchNorm*, 2021, section 3.

@@ -31,6 +31,7 @@ from onceforall.training.settings import Callbacks, EpochEnd, Event, TrainOption
 from onceforall.training.standing import (
     Position,
     Standing,
+    is_finite,
     new_optimizer,
     restore,
     roll_back,
@@ -87,7 +88,8 @@ def train(
 
     Raises:
         ConfigError: If there is no such phase, or nothing in it can learn.
-        Interrupted: If ``should_stop`` said so; a checkpoint is there.
+        Interrupted: If ``should_stop`` said so; a checkpoint is there, of this step or, where the
+            latest losses are those of a collapse, of an earlier one.
         TrainingError: If training diverged more than ``options.max_rollbacks`` times; the weights
             are then of no use.
         CheckpointError: If the checkpoint belongs to another plan or network.
@@ -195,13 +197,15 @@ def _run_epoch(run: Standing) -> None:
         if is_pace_due:
             _keep_pace(run, pacer)
         is_last = _is_last_of_epoch(run)
+        is_saved = True
         if not is_last and (stop or is_due):
             with _aside(run):
-                save_if_sound(run)
+                is_saved = save_if_sound(run)
         if stop:
             if is_last:
-                _end_epoch(run, phase, sums)
-            raise Interrupted(f"stopped at step {run.global_step}; the same command goes on")
+                is_saved = _end_epoch(run, phase, sums)
+            where = "" if is_saved else " from the last sound checkpoint"
+            raise Interrupted(f"stopped at step {run.global_step}; the same command goes on{where}")
         if is_last:
             break
         if upcoming is None:  # this was to be the last step, but there is more time than thought
@@ -248,7 +252,12 @@ def _keep_pace(run: Standing, pacer: Pacer | None) -> None:
         tell(run, {"event": "pace", "step": run.global_step, "epochs": run.plan.epochs})
 
 
-def _end_epoch(run: Standing, phase: Phase, sums: EpochSums) -> None:
+def _end_epoch(run: Standing, phase: Phase, sums: EpochSums) -> bool:
+    """Move on to the next epoch or phase; return whether a checkpoint was written."""
+    if not is_finite(run.net):  # the last step's doing: no loss has seen it
+        raise _DivergedError(
+            f"phase {phase.name}, step {run.global_step - 1}: weights are nan or infinite"
+        )
     run.position.seconds += run.timer.lap()
     means = sums.means()  # of the epoch, without the time of what follows
     run.position.step = 0
@@ -282,7 +291,7 @@ def _end_epoch(run: Standing, phase: Phase, sums: EpochSums) -> None:
         **facts,
     }
     tell(run, event)
-    save_if_sound(run)
+    return save_if_sound(run)
 
 
 def _queue_step(

@@ -30,6 +30,16 @@ def check_one_of(name: str, value: object, kind: Any) -> None:
         raise ConfigError(f"{name} {value!r} is not one of {', '.join(get_args(kind))}")
 
 
+def _options(name: str, value: object) -> int | tuple[Any, ...]:
+    """Return what an axis opens as a number or a tuple."""
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return tuple(value)
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ConfigError(f"opened {name} {value!r} is neither a number nor options") from error
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
     """How much of each elastic axis is open.
@@ -48,8 +58,7 @@ class Opened:
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None and not isinstance(value, int | tuple):
-                whole = tuple(value) if isinstance(value, Iterable) else operator.index(value)
-                object.__setattr__(self, field.name, whole)
+                object.__setattr__(self, field.name, _options(field.name, value))
 
     def restrict(self, space: SearchSpace) -> SearchSpace:
         """Return the open part of ``space``.

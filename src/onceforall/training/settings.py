@@ -20,7 +20,7 @@ class EpochEnd:
     """Where training is after an epoch.
 
     Attributes:
-        net: The network in its current state, which nobody changes.
+        net: The network in its current state, in which it has to be left.
         phase: The phase that the epoch was of.
         epochs_done: Epochs done over all phases.
         ends_phase: Whether it was the phase's last; channels are not yet sorted for the next.

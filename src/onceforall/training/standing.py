@@ -141,7 +141,10 @@ def start_phase(run: Standing) -> None:
             run.average = parameters_copy(run.net)
     let_learn(run)
     run.optimizer = new_optimizer(run.net, run.plan)
-    run.watch = LossWatch(num_classes=run.net.spec.num_classes)
+    # A doubt goes on into the phase; what is learned of its own losses does not.
+    before, run.watch = run.watch, LossWatch(num_classes=run.net.spec.num_classes)
+    if before.is_doubtful:
+        run.watch.best, run.watch.recent = before.best, before.recent
 
 
 def save(run: Standing) -> None:
@@ -167,15 +170,18 @@ def save(run: Standing) -> None:
     wait_for_all(run.ranks)
 
 
-def save_if_sound(run: Standing) -> None:
-    """Write a checkpoint, unless a rollback would rather have the one before."""
-    if run.watch.is_doubtful or not _is_finite(run.net):
-        return
+def save_if_sound(run: Standing) -> bool:
+    """Write a checkpoint, unless a rollback would rather have the one before; return whether."""
+    is_over = run.position.phase == len(run.plan.phases)  # and nothing is rolled back any more
+    if (run.watch.is_doubtful and not is_over) or not is_finite(run.net):
+        return False
     save(run)
+    return True
 
 
 @torch.no_grad()
-def _is_finite(net: Trainable) -> bool:
+def is_finite(net: Trainable) -> bool:
+    """Return whether all parameters are numbers."""
     return all(bool(torch.isfinite(parameter).all()) for parameter in net.parameters())
 
 
@@ -216,6 +222,8 @@ def restore(run: Standing) -> bool:
     if state["teacher"]:
         run.teacher = copy.deepcopy(run.net).requires_grad_(False)
         run.teacher.load_state_dict(state["teacher"])
+    elif not run.has_own_teacher:
+        run.teacher = None  # a rollback over the end of a phase: it is frozen anew there
     let_learn(run)
     run.optimizer = new_optimizer(run.net, run.plan)
     run.optimizer.load_state_dict(state["optimizer"])

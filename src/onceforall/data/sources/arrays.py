@@ -38,7 +38,7 @@ _HEADERS = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 # What a damaged archive makes of its readers.
-_DAMAGE = (
+DAMAGE = (
     OSError, ValueError, EOFError, RuntimeError, NotImplementedError, SyntaxError, TypeError,
     struct.error, tokenize.TokenError, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
 )  # fmt: skip
@@ -67,7 +67,7 @@ def open_npz(path: Path) -> DataBundle:
         return bundle_from_arrays(arrays, name=path.stem, class_names=names)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise DataError(f"{path}: not a readable .npz file: {reason_of(error)}") from error
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from onceforall.data.sources.arrays import bundle_from_arrays
+from onceforall.data.sources.arrays import DAMAGE, bundle_from_arrays
 from onceforall.data.sources.folder import split_test
 from onceforall.errors import DataError
 from onceforall.files import atomic_writer, reason_of
@@ -58,19 +58,26 @@ def check_own(data: Own, path: Path, *, is_begun: bool) -> None:
     Args:
         data: As for :func:`write_own`.
         path: The file.
-        is_begun: Whether a run uses it already; a data set, which may draw its images anew, is not
-            read again then.
+        is_begun: Whether a run uses it already: a data set is not read again then. Otherwise its
+            labels are compared, and the number and size of its images: it may draw them anew.
 
     Raises:
         DataError: If it holds others, or is damaged.
     """
-    if is_begun and not (isinstance(data, tuple) and _is_array(_first(data))):
+    is_fixed = isinstance(data, tuple) and _is_array(_first(data))
+    if is_begun and not is_fixed:
         return
     arrays = _by_name(data)
+
+    def is_same(name: str, own: NDArray[Any], saved: NDArray[Any]) -> bool:
+        if name.startswith("x_") and not is_fixed:
+            return own.shape == saved.shape
+        return np.array_equal(own, saved)
+
     try:
-        with np.load(path, allow_pickle=False) as saved:
-            differ = [name for name in arrays if not np.array_equal(arrays[name], saved[name])]
-    except (OSError, ValueError, KeyError) as error:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            differ = [name for name in arrays if not is_same(name, arrays[name], saved[name])]
+    except (*DAMAGE, KeyError) as error:
         raise DataError(f"{path} is there and holds something else: {reason_of(error)}") from error
     if differ:
         raise DataError(

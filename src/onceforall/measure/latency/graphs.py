@@ -188,9 +188,20 @@ def graph_entries(spec: GraphSpec, encoding: Encoding, sides: Sequence[int]) -> 
 
 
 def graph_latency_terms(
-    spec: GraphSpec, encoding: Encoding, table: Table, weights: Mapping[str, float]
+    spec: GraphSpec, encoding: Encoding, table: Table, weights: Mapping[str, float], *, target: str
 ) -> list[GraphTerm]:
-    """Return the terms of a predicted latency in milliseconds, over the genes of an encoding."""
+    """Return the terms of a predicted latency in milliseconds, over the genes of an encoding.
+
+    Args:
+        spec: The network.
+        encoding: Of its space.
+        table: Milliseconds of its layers alone.
+        weights: Of the features.
+        target: Where the table was measured, for errors.
+
+    Raises:
+        MeasurementError: If the table has no entry for a layer.
+    """
     compiler = TermCompiler(spec, encoding)
     shapes = {cut.source: symbolic_shape(cut) for cut in spec.weights}
     sides = encoding.space.resolutions
@@ -208,7 +219,7 @@ def graph_latency_terms(
                 by_side = sums.setdefault(key, {})
                 by_side[r] = by_side.get(r, Sum({})) + scaled
         if weights["table_ms"] or weights["narrow_ms"]:
-            terms += _table_terms(compiler, index, lists, table, weights)
+            terms += _table_terms(compiler, index, lists, table, weights, target)
     for key, by_side in sums.items():
         totals = [by_side.get(r, Sum({})) for r in range(len(sides))]
         terms += compiler.terms("latency_ms", key, totals)
@@ -221,6 +232,7 @@ def _table_terms(
     lists: Sequence[Sequence[Node]],
     table: Table,
     weights: Mapping[str, float],
+    target: str,
 ) -> Iterator[GraphTerm]:
     """Yield the table's share of a node, for every choice that its record depends on."""
     rows = [list(_options(compiler, index, nodes)) for nodes in lists]
@@ -236,7 +248,8 @@ def _table_terms(
         if alone_ms is None:
             layer, size = entry
             raise MeasurementError(
-                f"no entry {layer} at {size} px: the table is of another network, or of other sizes"
+                f"the latency table of {target} has no entry {layer} at {size} px: it is of "
+                "another network, or of other sizes"
             )
         return weight * alone_ms
 

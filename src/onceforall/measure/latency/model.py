@@ -343,7 +343,13 @@ def latency_costs(spec: SupernetSpec, models: Mapping[str, LatencyModel]) -> dic
         return {"layer_costs": {name: model.layer_ms for name, model in models.items()}}
     return {
         "graph_costs": {
-            name: partial(graph_latency_terms, spec, table=model.table, weights=dict(model.weights))
+            name: partial(
+                graph_latency_terms,
+                spec,
+                table=model.table,
+                weights=dict(model.weights),
+                target=model.target,
+            )
             for name, model in models.items()
         }
     }
