@@ -100,5 +100,7 @@ def test_peak_of_a_chain_is_its_largest_pair() -> None:
 def test_a_latency_table_of_another_network_is_refused() -> None:
     net = elastic(friendly()["blocks"])
     weights = dict.fromkeys(FEATURES, 1.0)
-    with pytest.raises(MeasurementError, match=r"no entry Conv.* at \d+ px: the table is of"):
-        graph_latency_terms(net.spec, Encoding(net.space), {}, weights)
+    with pytest.raises(
+        MeasurementError, match=r"of ort-cpu has no entry Conv.* at \d+ px: it is of"
+    ):
+        graph_latency_terms(net.spec, Encoding(net.space), {}, weights, target="ort-cpu")
