@@ -8,7 +8,7 @@ compared with the original bit for bit; two random subnets, with random kept cha
 original whose channels are masked, in float64; their extracted networks with them, bit for bit;
 the costs of gather tables with those counted on the extracted graphs; and the ONNX file of the
 second, in ONNX Runtime, with it. Rows that are there are kept and not run again, so it can be run
-in pieces. Exit status 1 says that a bar is missed.
+in pieces, unless ``--anew`` says that they are. Exit status 1 says that a bar is missed.
 """
 
 from __future__ import annotations
@@ -81,12 +81,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="CSV file to add to")
     parser.add_argument("--repeats", type=int, default=2, help="conversions to time, of each net")
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after about this long")
+    parser.add_argument("--anew", action="store_true", help="also networks that have a row")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     rows = _read(arguments.out)
     started = time.monotonic()
     for name in arguments.nets:
-        if name in rows or time.monotonic() - started > arguments.seconds:
+        if (name in rows and not arguments.anew) or time.monotonic() - started > arguments.seconds:
             continue
         rows[name] = _row(name, arguments.repeats)
         print(", ".join(f"{key} {value}" for key, value in rows[name].items()), flush=True)

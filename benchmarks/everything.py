@@ -139,7 +139,7 @@ BENCHMARKS = {
         claim="63 networks of torchvision and timm: the largest subnet is the original to the bit, "
         "others are right to 1e-10, costs exact",
         script="elasticize.py",
-        arguments="--out {results}/elasticize.csv",
+        arguments="--out {results}/elasticize.csv --anew",
         short="--nets torchvision:squeezenet1_0 --repeats 1",
         minutes=15,
     ),
