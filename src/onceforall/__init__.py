@@ -55,39 +55,7 @@ _MODULES = (
     "data", "deploy", "errors", "measure", "predictors", "search", "supernets", "training", "zoo",
 )  # fmt: skip
 
-__all__ = [
-    "Accuracy",
-    "Arch",
-    "Blueprint",
-    "ElasticChoices",
-    "Encoding",
-    "Graph",
-    "GraphNet",
-    "GraphSupernet",
-    "OFANet",
-    "SearchSpace",
-    "StaticNet",
-    "Supernet",
-    "__version__",
-    "build",
-    "compile_costs",
-    "count_macs",
-    "count_params",
-    "elastic",
-    "elasticize",
-    "evaluate",
-    "load_model",
-    "load_specialized",
-    "load_supernet",
-    "measure_latency",
-    "open_dataset",
-    "peak_activation_bytes",
-    "recalibrate_bn",
-    "run",
-    "ship",
-    "specialize",
-    "train",
-]
+__all__ = sorted((*_HOMES, "__version__"))
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from onceforall.arch import Arch
 from onceforall.errors import ArchError
-from onceforall.genes import Gene, Place, block_choices, choice_of
+from onceforall.genes import Axis, Gene, Place, block_choices, choice_of
 from onceforall.space import SearchSpace
 
 Rows = NDArray[np.uint8]
@@ -84,6 +84,11 @@ class Encoding:
     def gene_index(self, axis: str, stage: int = -1, block: int = -1) -> int | None:
         """Return the column of a gene, or None where that choice has one option only."""
         return self.index.get((axis, stage, block))
+
+    def options(self, place: Place) -> Sequence[Any]:
+        """Return what a place chooses from: one option where it is rigid, None where absent."""
+        column = self.index.get(place)
+        return self.genes[column].choices if column is not None else (_rigid(self.space, place),)
 
     # -- between archs and rows -----------------------------------------------------------------
 
@@ -262,15 +267,15 @@ def switch_of(space: SearchSpace, gene: Gene, index: Mapping[Place, int]) -> tup
     return (index["depth", gene.stage, -1], threshold) if threshold else (-1, 0)
 
 
-def only_choice(space: SearchSpace, gene: Gene) -> Any:
+def _rigid(space: SearchSpace, place: Place) -> Any:
     """Return the option of a choice that is rigid in ``space``; None where it is absent."""
-    if gene.axis == "resolution":
+    axis: Axis = place[0]  # type: ignore[assignment]
+    at, block = place[1:]
+    if axis == "resolution":
         return space.resolutions[0]
-    if gene.axis == "stem_depth":
+    if axis == "stem_depth":
         return space.stem_depths[0] if space.stem_depths else None
-    if gene.axis == "width_mult":
-        return space.width_sites[gene.stage][0] if gene.stage < len(space.width_sites) else None
-    stage = space.stages[gene.stage]
-    return (
-        stage.depths[0] if gene.axis == "depth" else block_choices(stage, gene.axis, gene.block)[0]
-    )
+    if axis == "width_mult":
+        return space.width_sites[at][0] if at < len(space.width_sites) else None
+    stage = space.stages[at]
+    return stage.depths[0] if axis == "depth" else block_choices(stage, axis, block)[0]

@@ -209,16 +209,14 @@ class SearchSpace:
     def sample(
         self, rng: random.Random, given: Mapping[str, Sequence[Choice]] | None = None
     ) -> Arch:
-        """Draw an arch, each choice uniform and independent.
+        """Draw an arch, each choice uniform and independent; one option needs no draw.
 
         The order of draws is the published one (kernel sizes, expand ratios, stem, depths,
         widths), so that a generator seeded with 0 gives the published sample; resolution is last.
-        Choices with one option draw nothing.
 
         Args:
             rng: Generator of the draws.
-            given: Options of some axes, of which each place has at least one; others are left out.
-                Of one option, too, a draw is made.
+            given: Options of some axes, of which each place has one; of one, too, a draw is made.
         """
         order: tuple[Axis, ...] = (
             "kernel_size", "expand_ratio", "stem_depth", "depth", "width_mult", "resolution",
@@ -230,7 +228,7 @@ class SearchSpace:
                 if gene.axis == axis:
                     # The published stem choice lists its options largest first.
                     choices = gene.choices[::-1] if axis == "stem_depth" else gene.choices
-                    if given is not None and axis in given:
+                    if given and axis in given:
                         choices = tuple(c for c in given[axis] if c in choices)
                     picked[gene.place] = rng.choice(choices)
         return self._build(picked)

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import warnings
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import typer
 
@@ -55,15 +55,12 @@ def _status() -> int:
             print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
             return 2
         verb = context.command_path if context else "ofa"
-        return _say(f"{_message(error)}; see  {verb} --help", 2)
+        said = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
+        return _say(f"{said}; see  {verb} --help", 2)
     except (OnceForAllError, OSError) as error:
         if debug:
             raise
         return _say(_one_line(error), 1 if isinstance(error, VerificationError) else 2)
-
-
-def _message(error: Any) -> str:
-    return " ".join(error.format_message().split()).rstrip(".")
 
 
 def _one_line(error: Exception) -> str:

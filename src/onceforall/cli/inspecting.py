@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,19 +21,11 @@ def data(
     Example:  ofa data images/
     """
     bad_image = parse_on_bad_image(on_bad_image)
-    from onceforall.job.data import describe, open_data
-    from onceforall.job.sections import DataConfig
+    from onceforall.data import open_dataset
+    from onceforall.job.data import describe
 
-    config = DataConfig.model_validate(
-        {
-            "source": data,
-            "root": root,
-            "on_bad_image": on_bad_image,
-            "num_valid": 1,
-            "num_calibration": 1,
-        }
-    )
-    facts = describe(open_data(config), on_bad_image=bad_image)
+    bundle = open_dataset(data, root=Path(root) if root else None, on_bad_image=bad_image)
+    facts = describe(bundle, on_bad_image=bad_image)
     if json:
         print_json(facts)
         return

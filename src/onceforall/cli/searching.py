@@ -246,10 +246,11 @@ def _next(more: str = "") -> str:
 
 def _line(best: Answer) -> str:
     """Return what was found under one set of bounds, in words."""
-    bounds = ", ".join(f"{name}={bound:g}" for name, bound in best.limits.items()) or "no limit"
+    from onceforall.search.limits import limit_words
+
     here = "" if best.latency_ms is None else f"{best.latency_ms:.3f} ms, "
     elsewhere = "".join(f"{ms:.3f} ms on {name}, " for name, ms in best.elsewhere_ms.items())
     return (
-        f"{bounds}: predicted top-1 {best.predicted_top1 * 100:.2f} %, {here}{elsewhere}"
-        f"{best.macs / 1e6:.3g} M MACs  {best.arch}"
+        f"{limit_words(best.limits)}: predicted top-1 {best.predicted_top1 * 100:.2f} %, "
+        f"{here}{elsewhere}{best.macs / 1e6:.3g} M MACs  {best.arch}"
     )

@@ -230,7 +230,8 @@ def _together(before: Request, asked: Request, news: Sequence[str]) -> Request:
     kept = [
         each
         for each in before.flags
-        if not any(_is_under(each.partition("=")[0], key) for key in keys)
+        # A setting itself, or a part of it: ``search.limits.macs``.
+        if not any(f"{each.partition('=')[0]}.".startswith(f"{key}.") for key in keys)
     ]
     return before.model_copy(
         update={
@@ -238,11 +239,6 @@ def _together(before: Request, asked: Request, news: Sequence[str]) -> Request:
             "config_text": asked.config_text or before.config_text,
         }
     )
-
-
-def _is_under(key: str, changed: str) -> bool:
-    """Return whether a setting is another, or a part of it: ``search.limits.macs``."""
-    return key == changed or key.startswith(f"{changed}.")
 
 
 def _stale(folder: RunFolder, before: RunConfig, found: Growth) -> list[Path]:

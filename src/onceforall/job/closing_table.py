@@ -13,7 +13,7 @@ from onceforall.measure.comparison import (
     contenders,
     pair_of,
     supernet_seconds,
-    top1_share,
+    top1_in_percent,
     worth_it,
 )
 
@@ -84,14 +84,8 @@ def _known_columns(cards: Sequence[Card]) -> list[list[str]]:
         ["MACs", *(f"{card.macs / 1e6:.3g} M" for card in cards)],
         ["params", *(f"{card.params / 1e3:.1f} k" for card in cards)],
         ["latency ms", *(f"{card.latency_ms:.3f} +- {card.latency_mad_ms:.3f}" for card in cards)],
-        ["test top-1", *(_top1(card) for card in cards)],
+        ["test top-1", *map(top1_in_percent, cards)],
     ]
-
-
-def _top1(card: Card) -> str:
-    """Return the test top-1 with its noise, or alone where a card does not tell the images."""
-    share = top1_share(card)
-    return f"{card.top1 * 100:.1f} %" if share is None else share.in_percent()
 
 
 def _alone_columns(cards: Sequence[Card], pairs: Mapping[str, Pair]) -> list[list[str]]:

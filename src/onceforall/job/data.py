@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,33 +67,13 @@ class DataSession:
         return self.calibration.calibration_batches(resolution)
 
 
-def open_source(
-    source: str,
-    *,
-    root: str = "",
-    on_bad_image: Literal["refuse", "skip"] = "refuse",
-    image_size: int | None = None,
-) -> DataBundle:
-    """Open a data set: a known name, an ``.npz`` file or a folder of class folders.
-
-    Args:
-        source: Which.
-        root: Folder of downloaded data sets; empty for the user's cache.
-        on_bad_image: What to do with an image that cannot be read.
-        image_size: Side that images are decoded at, in pixels, where they fit into memory.
-    """
-    return open_dataset(
-        source,
-        root=Path(root) if root else None,
-        on_bad_image=on_bad_image,
-        image_size=image_size,
-    )
-
-
 def open_data(config: DataConfig, *, image_size: int | None = None) -> DataBundle:
     """Open the data set that a configuration names, with its normalisation."""
-    bundle = open_source(
-        config.source, root=config.root, on_bad_image=config.on_bad_image, image_size=image_size
+    bundle = open_dataset(
+        config.source,
+        root=Path(config.root) if config.root else None,
+        on_bad_image=config.on_bad_image,
+        image_size=image_size,
     )
     return dataclasses.replace(
         bundle, mean=config.mean or bundle.mean, std=config.std or bundle.std

@@ -16,96 +16,41 @@ from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.weights import saved_spec
 
 
+class _Place:
+    """A file or folder of a run, by its path in there."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __get__(self, folder: RunFolder, kind: object) -> Path:
+        return folder.path / self.path
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFolder:
     """Where everything of a run lies."""
 
     path: Path
 
-    @property
-    def settings(self) -> Path:
-        """Resolved configuration, versions, hardware."""
-        return self.path / "run.yaml"
-
-    @property
-    def events(self) -> Path:
-        """One line per event."""
-        return self.path / "events.jsonl"
-
-    @property
-    def progress(self) -> Path:
-        """The latest training step shown, for who looks on from outside."""
-        return self.path / "progress.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Training state."""
-        return self.path / "checkpoints"
-
-    @property
-    def network(self) -> Path:
-        """The traced network that the run started from, with its weights."""
-        return self.path / "network.safetensors"
-
-    @property
-    def supernet(self) -> Path:
-        """The trained supernet."""
-        return self.checkpoints / "supernet.safetensors"
-
-    @property
-    def phases(self) -> Path:
-        """The supernet as each phase of training left it."""
-        return self.checkpoints / "phases"
-
-    @property
-    def best(self) -> Path:
-        """The supernet as it was when its grid had the best validation top-1, of one phase."""
-        return self.checkpoints / "best.safetensors"
-
-    @property
-    def evaluations(self) -> Path:
-        """Measured accuracies of sampled subnets."""
-        return self.path / "evaluations.jsonl"
-
-    @property
-    def predictor(self) -> Path:
-        """Accuracy predictor."""
-        return self.path / "predictor.safetensors"
-
-    @property
-    def search(self) -> Path:
-        """Search journal and front."""
-        return self.path / "search"
-
-    @property
-    def models(self) -> Path:
-        """Shipped models."""
-        return self.path / "models"
-
-    @property
-    def front(self) -> Path:
-        """The predicted front."""
-        return self.search / "front.json"
-
-    @property
-    def confirmed(self) -> Path:
-        """Candidates of the front, measured."""
-        return self.search / "confirmed.json"
-
-    @property
-    def failed(self) -> Path:
-        """Models that could not be proven."""
-        return self.search / "failed.json"
-
-    @property
-    def rejected(self) -> Path:
-        """Candidates that broke a limit when they were measured as they ship."""
-        return self.search / "rejected.json"
-
-    @property
-    def tuned(self) -> Path:
-        """Shipped models before and after fine-tuning."""
-        return self.path / "finetuned.csv"
+    settings = _Place("run.yaml")  # resolved configuration, versions, hardware
+    events = _Place("events.jsonl")  # one line per event
+    progress = _Place("progress.json")  # the latest step shown, for who looks on
+    checkpoints = _Place("checkpoints")  # training state
+    network = _Place("network.safetensors")  # the traced one that the run began with
+    supernet = _Place("checkpoints/supernet.safetensors")  # the trained supernet
+    phases = _Place("checkpoints/phases")  # the supernet as each phase of training left it
+    # The supernet as it was when its grid had the best validation top-1, of one phase.
+    best = _Place("checkpoints/best.safetensors")
+    evaluations = _Place("evaluations.jsonl")  # measured accuracies of sampled subnets
+    predictor = _Place("predictor.safetensors")  # accuracy predictor
+    search = _Place("search")  # search journal and front
+    models = _Place("models")  # shipped models
+    front = _Place("search/front.json")  # the predicted front
+    confirmed = _Place("search/confirmed.json")  # candidates of the front, measured
+    failed = _Place("search/failed.json")  # models that could not be proven
+    # Candidates that broke a limit when they were measured as they ship.
+    rejected = _Place("search/rejected.json")
+    tuned = _Place("finetuned.csv")  # shipped models before and after fine-tuning
 
     def winner(self, key: str) -> Path:
         """Return the folder of a winner that is trained on before it ships."""

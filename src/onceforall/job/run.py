@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from onceforall.artifacts import Request
-from onceforall.data import DataBundle
+from onceforall.data import DataBundle, open_dataset
 from onceforall.data.sources.write_npz import Own, check_own, write_own
 from onceforall.errors import ConfigError
 from onceforall.job.clock import parse_time
 from onceforall.job.config import flag
 from onceforall.job.context import Tell
-from onceforall.job.data import DataSession, image_side, open_source, start_session
+from onceforall.job.data import DataSession, image_side, start_session
 from onceforall.job.folder import RunFolder
 from onceforall.job.machine import named_device
 from onceforall.job.nets import network_flags
@@ -144,7 +144,7 @@ def train(
         TrainingError: If training diverged again and again.
     """
     side = net.space.resolutions[-1]
-    bundle = data if isinstance(data, DataBundle) else open_source(str(data), image_size=side)
+    bundle = data if isinstance(data, DataBundle) else open_dataset(str(data), image_size=side)
     if net.spec.num_classes != bundle.num_classes:
         raise ConfigError(
             f"the network has {net.spec.num_classes} classes, {bundle.name} {bundle.num_classes}"

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 from typing import Any
 
 from onceforall.artifacts import Card
 from onceforall.files import write_text
 from onceforall.genes import Axis, values_of
-from onceforall.job.closing_table import model_table
+from onceforall.job.closing_table import lines_of_columns, model_table
 from onceforall.job.context import Run
 from onceforall.job.folder import RunFolder
-from onceforall.measure.comparison import top1_share
-from onceforall.measure.proportion import is_clearly_above
+from onceforall.measure.choice import is_clearly_better
 
 _AXES: tuple[Axis, ...] = ("kernel_size", "depth", "expand_ratio")
 
@@ -74,24 +72,13 @@ def tuned_lines(folder: RunFolder) -> list[str]:
         ["after", *(_percent(row["top1_after"]) for row in rows)],
         ["epochs", *(str(row["finetune_epochs"] or "") for row in rows)],
     ]
-    widths = [max(map(len, column)) for column in columns]
-    lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in zip(*columns, strict=True)
-    ]
-    rule = "  ".join("-" * width for width in widths)
-    return [*itertools.chain(lines[:1], [rule], lines[1:]), "", f"table:   {folder.tuned}"]
+    return [*lines_of_columns(columns, left=set()), "", f"table:   {folder.tuned}"]
 
 
 def before_and_after(folder: RunFolder, tuned: Card) -> list[str]:
     """Return the table of a fine-tuned model and the one that it was, and what was gained."""
     before = Card.read(folder.card(tuned.finetuned_from or tuned.name))
-    one, other = top1_share(tuned), top1_share(before)
-    is_clear = (
-        one is not None
-        and other is not None
-        and (is_clearly_above(one, other) or is_clearly_above(other, one))
-    )
+    is_clear = is_clearly_better(tuned, before) or is_clearly_better(before, tuned)
     gain = f"{100 * (tuned.top1 - before.top1):+.1f} points of test top-1"
     noise = "beyond noise" if is_clear else "within noise"
     return [*model_table([before, tuned]), "", f"{gain}, {noise}"]

@@ -95,13 +95,14 @@ def _gains(best: Card, cards: Sequence[Card], limits: Mapping[str, float]) -> tu
             card=card,
             limits=_broken(card, limits),
             points=100 * (card.top1 - best.top1),
-            is_clear=_is_clear(card, best),
+            is_clear=is_clearly_better(card, best),
         )
         for card in sorted(found, key=_valid)
     )
 
 
-def _is_clear(first: Card, second: Card) -> bool:
+def is_clearly_better(first: Card, second: Card) -> bool:
+    """Return whether the first has more test top-1 than the second, beyond noise."""
     one, other = top1_share(first), top1_share(second)
     return one is not None and other is not None and is_clearly_above(one, other)
 

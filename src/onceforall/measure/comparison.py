@@ -150,6 +150,12 @@ def top1_share(measured: Card | Baseline) -> Share | None:
     return None if measured.images is None else Share(value=measured.top1, count=measured.images)
 
 
+def top1_in_percent(card: Card) -> str:
+    """Return the test top-1 with its noise, or alone where a card does not tell the images."""
+    share = top1_share(card)
+    return f"{card.top1 * 100:.1f} %" if share is None else share.in_percent()
+
+
 def pair_of(card: Card, alone: Baseline | None) -> Pair | None:
     """Return a model beside its architecture trained alone; None if that is not known of it."""
     model = top1_share(card)

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onceforall.blueprint import GlobalPool, Layer, MaxPool
-from onceforall.encoding import Encoding, Rows, only_choice
+from onceforall.encoding import Encoding, Rows
 from onceforall.errors import ConfigError
-from onceforall.genes import Axis, Gene, Place
+from onceforall.genes import Place
 from onceforall.measure.costs import layer_macs, layer_params, layer_peak_bytes, output_channels
 from onceforall.measure.graph_tables import GraphTerm, graph_terms
 from onceforall.space import SearchSpace
@@ -224,7 +224,9 @@ class _Compiler:
         # Places that one gene decides go together; a rigid place is on its own.
         deciders = dict.fromkeys(self.encoding.index.get(place, place) for place in places)
         columns = [decider for decider in deciders if isinstance(decider, int)]
-        options = {self.encoding.index.get(place, place): self._choices(place) for place in places}
+        options = {
+            self.encoding.index.get(place, place): self.encoding.options(place) for place in places
+        }
         shape = tuple(int(self.encoding.num_options[column]) for column in columns)
         cells: dict[str, list[Any]] = {name: [] for name in (*EXACT_COSTS, *self.further)}
         for picked in itertools.product(*(options[decider] for decider in deciders)):
@@ -242,15 +244,6 @@ class _Compiler:
         tables = {name: cell.reshape(shape) for name, cell in (exact | further).items()}
         return _Term(columns=tuple(columns), values=tables)
 
-    def _choices(self, place: Place) -> Sequence[Any]:
-        """Return the options of a choice, a single one where it is rigid."""
-        column = self.encoding.index.get(place)
-        if column is not None:
-            return self.encoding.genes[column].choices
-        axis: Axis = place[0]  # type: ignore[assignment]
-        gene = Gene(axis=axis, stage=place[1], block=place[2], choices=())
-        return (only_choice(self.encoding.space, gene),)
-
     def _channels_slot(self, position: int) -> Slot | None:
         """Return the nearest position before a pooling layer that runs whatever the depth.
 
@@ -267,7 +260,7 @@ class _Compiler:
 
     def _first(self, slot: Slot) -> Layer | None:
         """Return the layer of a position when every choice takes its first option."""
-        return slot.layer({place: self._choices(place)[0] for place in slot.genes})
+        return slot.layer({place: self.encoding.options(place)[0] for place in slot.genes})
 
     def _channels(self, before: Slot, values: Mapping[Place, Any]) -> int:
         layer = before.layer(values)

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onceforall.encoding import Encoding, only_choice
+from onceforall.encoding import Encoding
 from onceforall.errors import MeasurementError
-from onceforall.genes import Axis, Gene, Place
+from onceforall.genes import Place
 from onceforall.graph import Computed, Node, Weight, Width
 from onceforall.measure.graph_costs import (
     Sum,
@@ -200,7 +200,7 @@ class TermCompiler:
     def kept(self, columns: Sequence[int], picked: Sequence[int]) -> Any:
         """Return the units that groups keep for options of some genes; others take their first."""
         values = self._values(columns, picked)
-        return _Kept(self.spec, _Filled(self, values))
+        return _Kept(self.spec, _Filled(self.encoding, values))
 
     def side_at(self, index: int, columns: Sequence[int], picked: Sequence[int]) -> int:
         """Return the kernel side of a node for options of some genes; 0 if it is not elastic."""
@@ -208,7 +208,7 @@ class TermCompiler:
         if kernel is None:
             return 0
         place: Place = ("kernel_size", *kernel)
-        return min(largest, int(_Filled(self, self._values(columns, picked))[place]))
+        return min(largest, int(_Filled(self.encoding, self._values(columns, picked))[place]))
 
     def weight_at(self, source: Any, kept: Any, side: int) -> tuple[int, ...]:
         """Return the shape of a weight."""
@@ -288,7 +288,7 @@ class TermCompiler:
             places["kernel_size", kernel[0], kernel[1]] = None
         places |= {_place(self.spec, group): None for group in groups}
         ordered = sorted(places, key=lambda p: self.encoding.index.get(p, -1))
-        options = [self.options(place) for place in ordered]
+        options = [self.encoding.options(place) for place in ordered]
         if math.prod(len(each) for each in options) > _MOST_ENTRIES:
             return None
         columns = [c for p in ordered if (c := self.encoding.index.get(p)) is not None]
@@ -311,15 +311,6 @@ class TermCompiler:
     def _first_side(self) -> int:
         return self.encoding.space.resolutions[0]
 
-    def options(self, place: Place) -> Sequence[Any]:
-        """Return the options of a choice, a single one where it is rigid."""
-        column = self.encoding.index.get(place)
-        if column is not None:
-            return self.encoding.genes[column].choices
-        axis: Axis = place[0]  # type: ignore[assignment]
-        gene = Gene(axis=axis, stage=place[1], block=place[2], choices=())
-        return (only_choice(self.encoding.space, gene),)
-
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
@@ -336,12 +327,12 @@ class _Kept:
 class _Filled:
     """Values of genes; those that are not given take their first option."""
 
-    compiler: TermCompiler
+    encoding: Encoding
     values: Mapping[Place, Any]
 
     def __getitem__(self, place: Place) -> Any:
         found = self.values.get(place)
-        return self.compiler.options(place)[0] if found is None else found
+        return self.encoding.options(place)[0] if found is None else found
 
 
 def _place(spec: GraphSpec, group: int) -> Place:

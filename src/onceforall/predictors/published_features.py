@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onceforall.arch import PUBLISHED_WIDTH_MULTS
-from onceforall.encoding import Encoding, Features, Rows, only_choice, switch_of
+from onceforall.encoding import Encoding, Features, Rows, switch_of
 from onceforall.errors import ArchError
 from onceforall.genes import Axis, Gene
 
@@ -198,8 +198,7 @@ def _layout(encoding: Encoding, features: Sequence[Gene]) -> FeatureLayout:
     fixed, start = [], 0
     for feature in features:
         column = encoding.gene_index(feature.axis, feature.stage, feature.block)
-        only = only_choice(encoding.space, feature)
-        choices = (only,) if column is None else encoding.genes[column].choices
+        choices = encoding.options((feature.axis, feature.stage, feature.block))
         lookup = {choice: start + i for i, choice in enumerate(feature.choices)}
         places = [_position(lookup, choice, feature) for choice in choices]
         start += len(feature.choices)

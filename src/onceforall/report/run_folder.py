@@ -32,7 +32,7 @@ from onceforall.artifacts import (
 )
 from onceforall.artifacts.record import Record
 from onceforall.errors import CheckpointError, ConfigError, OnceForAllError
-from onceforall.files import read_json, read_jsonl
+from onceforall.files import read_jsonl, read_object
 from onceforall.graph import Graph
 from onceforall.measure.comparison import supernet_seconds
 from onceforall.measure.latency.model import LatencyModel
@@ -92,7 +92,7 @@ def read_run(folder: Path) -> Run:
         raise ConfigError(f"run folder {str(folder)!r} is not a folder")
     notes = _Notes(folder, [])
     settings = notes.read("run.yaml", RunSettings.read)
-    events = notes.read("events.jsonl", _events, needed=False) or []
+    events = notes.read("events.jsonl", read_jsonl, needed=False) or []
     epochs, rollbacks = _training(events, notes)
     if not epochs:
         notes.add("Training: no finished epoch in events.jsonl yet.")
@@ -168,23 +168,12 @@ class _Notes:
             return None
 
 
-def _events(path: Path) -> list[Event]:
-    return [line for line in read_jsonl(path) if isinstance(line, dict)]
-
-
 def _spec(path: Path) -> SupernetSpec:
-    return spec_from_json(_object(path).get("spec", {}))
+    return spec_from_json(read_object(path).get("spec"))
 
 
 def _latency(path: Path) -> LatencyModel:
-    return LatencyModel.from_json(_object(path))
-
-
-def _object(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} does not hold an object")
-    return value
+    return LatencyModel.from_json(read_object(path))
 
 
 def _training(events: list[Event], notes: _Notes) -> tuple[tuple[Epoch, ...], tuple[float, ...]]:

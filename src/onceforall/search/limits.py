@@ -18,6 +18,11 @@ def check_limits(limits: Mapping[str, float]) -> None:
             raise ConfigError(f"limit {name}={bound:g} is not a number above 0")
 
 
+def limit_words(limits: Mapping[str, float]) -> str:
+    """Return limits as they are given: ``macs=1e+08, latency_ms=2``."""
+    return ", ".join(f"{name}={bound:g}" for name, bound in limits.items()) or "no limit"
+
+
 def each_limit(limits: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
     """Return one set of limits for each bound of the name that has several.
 

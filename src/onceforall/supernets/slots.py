@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from onceforall.arch import Arch
 from onceforall.blueprint import Blueprint, Layer
 from onceforall.genes import Place
 from onceforall.space import SearchSpace
+
+if TYPE_CHECKING:
+    from onceforall.supernets.spec import TableSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,41 +39,8 @@ class Slot:
         return size
 
 
-class StageTable(Protocol):
-    """What slots need to know of a stage table: a value, which can be hashed."""
-
-    def __hash__(self) -> int:
-        """Equal tables have equal hashes."""
-        ...
-
-    @property
-    def space(self) -> SearchSpace:
-        """The search space."""
-        ...
-
-    @property
-    def slots(self) -> tuple[Slot, ...]:
-        """All layer positions in order."""
-        ...
-
-    @property
-    def stages(self) -> Sequence[Any]:
-        """The stages, each with ``num_blocks``."""
-        ...
-
-    @property
-    def norm_eps(self) -> float:
-        """Added to the variance by batch norm."""
-        ...
-
-    @property
-    def norm_momentum(self) -> float:
-        """Momentum of batch norm."""
-        ...
-
-
 @lru_cache(maxsize=65536)
-def active_slots(spec: StageTable, arch: Arch) -> tuple[tuple[int, Layer], ...]:
+def active_slots(spec: TableSpec, arch: Arch) -> tuple[tuple[int, Layer], ...]:
     """Return the positions that run for ``arch``, each with its slot index and layer.
 
     Raises:
@@ -85,7 +55,7 @@ def active_slots(spec: StageTable, arch: Arch) -> tuple[tuple[int, Layer], ...]:
 
 
 @lru_cache(maxsize=64)
-def _structure(spec: StageTable) -> tuple[SearchSpace, tuple[Slot, ...]]:
+def _structure(spec: TableSpec) -> tuple[SearchSpace, tuple[Slot, ...]]:
     return spec.space, spec.slots
 
 
@@ -118,7 +88,7 @@ def block_keys(
     )
 
 
-def assemble(spec: StageTable, arch: Arch, *, num_stem: int, fixed: bool) -> Blueprint:
+def assemble(spec: TableSpec, arch: Arch, *, num_stem: int, fixed: bool) -> Blueprint:
     """Split the active layers into stem, blocks and head."""
     active = active_slots(spec, arch)
     num_blocks = sum(stage.num_blocks for stage in spec.stages) + fixed

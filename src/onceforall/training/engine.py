@@ -94,6 +94,8 @@ def train(
             are then of no use.
         CheckpointError: If the checkpoint belongs to another plan or network.
     """
+    # Copies: training changes them in place.
+    first = parameters_copy(net) | {name: value.clone() for name, value in (average or {}).items()}
     run = Standing(
         net=net,
         plan=plan,
@@ -110,7 +112,7 @@ def train(
             checkpoint_every_steps=options.checkpoint_every_steps,
         ),
         optimizer=new_optimizer(net, plan),
-        average=_first_average(net, average or {}) if plan.ema_decay else {},
+        average=first if plan.ema_decay else {},
         teacher=teacher,
         has_own_teacher=teacher is not None,
         asked=plan,
@@ -124,11 +126,6 @@ def train(
         with torch.no_grad():
             for name, parameter in net.named_parameters():
                 parameter.copy_(run.average[name])
-
-
-def _first_average(net: Trainable, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the averaged weights to begin with, which training changes in place."""
-    return parameters_copy(net) | {name: value.clone() for name, value in given.items()}
 
 
 def _run(run: Standing) -> None:

@@ -56,8 +56,7 @@ class Opened:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None and not isinstance(value, int | tuple):
+            if (value := getattr(self, field.name)) is not None:
                 object.__setattr__(self, field.name, _options(field.name, value))
 
     def restrict(self, space: SearchSpace) -> SearchSpace:

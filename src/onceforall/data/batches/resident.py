@@ -108,25 +108,12 @@ class ResidentBatches:
         self._augmentation = augmentation
         self._jitter = Jitter.of(augmentation.color, self._device)
         self._normal = normalization(mean, std, self._device)
-        self._batch_size = batch_size
+        self.num_images = len(self._images)
+        self.batch_size = batch_size
         self._seed = seed
         self._shard = shard or Shard()
+        self.steps_per_epoch = self._shard.steps_per_epoch(self.num_images, batch_size)
         self._epoch_order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
-
-    @property
-    def num_images(self) -> int:
-        """Images of the whole set."""
-        return len(self._images)
-
-    @property
-    def batch_size(self) -> int:
-        """Images per batch and rank."""
-        return self._batch_size
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Full batches of one epoch over all ranks; at least 1."""
-        return self._shard.steps_per_epoch(self.num_images, self._batch_size)
 
     def batch(self, epoch: int, step: int, *, resolution: int) -> Batch:
         """Return images and labels of one step, a pure function of (seed, epoch, step).
@@ -141,14 +128,14 @@ class ResidentBatches:
         """
         if not 0 <= step < self.steps_per_epoch:
             raise ConfigError(f"step {step} is not in 0 .. {self.steps_per_epoch - 1}")
-        whole = self._batch_size * self._shard.world_size
-        mine = self._shard.rows(self._batch_size)
+        whole = self.batch_size * self._shard.world_size
+        mine = self._shard.rows(self.batch_size)
         generator = private_generator("augmentation", self._seed, epoch, step)
         height, width = self._images.shape[2:]
         boxes = draw_boxes(whole, self._augmentation, size=(height, width), generator=generator)
         centres = torch.rand((whole, 2), generator=generator)[mine]
         colors = torch.rand((whole, NUM_COLOR_DRAWS), generator=generator)[mine]
-        indices = self._shard.step_indices(self._order(epoch), step, self._batch_size)
+        indices = self._shard.step_indices(self._order(epoch), step, self.batch_size)
         chosen = send(indices, self._images.device)
         images = send(self._images[chosen], self._device)
         images = self._cut(images, boxes.rows(mine), resolution)
@@ -226,7 +213,7 @@ class ResidentEvalBatches:
             raise ConfigError(f"batch_size {batch_size} is not at least 1")
         if not 0 < crop_ratio <= 1:
             raise ConfigError(f"crop_ratio {crop_ratio} is not in (0, 1]")
-        self._num_images = len(arrays)
+        self.num_images = len(arrays)  # of all ranks
         mine = (shard or Shard()).eval_indices(len(arrays))
         self._device = torch.device(device)
         self._max_device_bytes = max_device_bytes
@@ -239,11 +226,6 @@ class ResidentEvalBatches:
         self._crop_ratio = crop_ratio
         self._max_cache_bytes = max_cache_bytes
         self._cache: collections.OrderedDict[int, Tensor] = collections.OrderedDict()
-
-    @property
-    def num_images(self) -> int:
-        """Images of the whole set, over all ranks."""
-        return self._num_images
 
     def batches(self, resolution: int) -> Iterator[Batch]:
         """Yield normalised float32 channels_last images and int64 labels, the last part kept."""

@@ -87,7 +87,8 @@ class StreamedBatches:
             raise ConfigError("crop pad needs resident data; streamed data take resized or none")
         self._files = files
         self._augmentation = augmentation
-        self._batch_size = batch_size
+        self.num_images = len(files)
+        self.batch_size = batch_size
         self._seed = seed
         self._device = torch.device(device)
         self._jitter = Jitter.of(augmentation.color, self._device)
@@ -95,6 +96,7 @@ class StreamedBatches:
         self._low = self._normal[:3, 3]  # where 0 and 255 of each channel go
         self._high = self._normal[:3, :3].diagonal() * 255 + self._low
         self._shard = shard or Shard()
+        self.steps_per_epoch = self._shard.steps_per_epoch(self.num_images, batch_size)
         self._on_bad_image = on_bad_image
         self._report = report
         self._pool = pool or ReadingPool(num_workers, self._device)
@@ -103,21 +105,6 @@ class StreamedBatches:
                 files, augmentation, seed=seed, crop_ratio=crop_ratio, stack=self._pool.stacks
             )
         )
-
-    @property
-    def num_images(self) -> int:
-        """Images of the whole set."""
-        return len(self._files)
-
-    @property
-    def batch_size(self) -> int:
-        """Images per batch and rank."""
-        return self._batch_size
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Full batches of one epoch over all ranks; at least 1."""
-        return self._shard.steps_per_epoch(self.num_images, self._batch_size)
 
     def iterate(
         self, epoch: int, *, start_step: int = 0, resolution_of: Callable[[int], int]
@@ -134,7 +121,7 @@ class StreamedBatches:
             self.num_images, generator=private_generator("permutation", self._seed, epoch)
         )
 
-        shard, batch_size = self._shard, self._batch_size
+        shard, batch_size = self._shard, self.batch_size
 
         def keys_of(step: int) -> list[TrainKey]:
             resolution = resolution_of(step)
@@ -207,6 +194,7 @@ class StreamedEvalBatches:
     ) -> None:
         _check(batch_size, crop_ratio)
         self._files = files
+        self.num_images = len(files)  # of all ranks
         self._indices = (shard or Shard()).eval_indices(len(files)).tolist()
         self._batch_size = batch_size
         self._device = torch.device(device)
@@ -217,11 +205,6 @@ class StreamedEvalBatches:
         self._cache: collections.OrderedDict[int, list[RawEvalBatch]] = collections.OrderedDict()
         self._pool = pool or ReadingPool(num_workers, self._device)
         self._reader = self._pool.add(EvalReader(files, crop_ratio=crop_ratio))
-
-    @property
-    def num_images(self) -> int:
-        """Images of the whole set, over all ranks."""
-        return len(self._files)
 
     def batches(self, resolution: int) -> Iterator[Batch]:
         """Yield ``(images, labels)`` at ``resolution`` pixels, the last part kept.

@@ -22,7 +22,7 @@ from onceforall.deploy.model_folder import finished_or_removed, read_model
 from onceforall.errors import ConfigError
 from onceforall.job.context import Event, Run
 from onceforall.job.local_ranks import run_on_all, take_part
-from onceforall.job.steps.prove import measure_as_shipped, prove_plain, write_proven
+from onceforall.job.steps.prove import measure_as_shipped, prove, write_proven
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.supernets.nets import PlainNet
@@ -81,7 +81,7 @@ def finetune_model(run: Run, name: str, how: Tuning) -> Card:
     model = model.to(run.device, memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     recalibrate_bn(model, list(session.calibration_batches(card.resolution)))
     with finished_or_removed(tuned):
-        proven = prove_plain(run, session, model.cpu(), tuned, card.arch)
+        proven = prove(run, session, model.cpu(), tuned, card.arch)
         (latency,) = measure_as_shipped(run, [proven])
         done = write_proven(
             tuned,

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from onceforall.arch import Arch
 from onceforall.artifacts import Card
 from onceforall.deploy.model_folder import (
@@ -19,7 +17,6 @@ from onceforall.deploy.model_folder import (
     write_card,
 )
 from onceforall.deploy.ship import as_shipped, latency_facts, measured_facts
-from onceforall.deploy.specialize import specialize
 from onceforall.errors import VerificationError
 from onceforall.job.context import Run
 from onceforall.job.data import DataSession
@@ -50,13 +47,14 @@ class Proven:
 def prove(
     run: Run,
     session: DataSession,
-    net: ElasticNet,
+    model: PlainNet,
     folder: Path,
     arch: Arch,
     *,
+    net: ElasticNet | None = None,
     valid_top1: float | None = None,
 ) -> Proven:
-    """Export one subnet, compare it to the supernet, measure its accuracy on the test images.
+    """Export a network, compare its files to it, measure its accuracy on the test images.
 
     Whatever takes many images runs on the run's device; files are compared on the processor, where
     they run once they are shipped.
@@ -64,74 +62,23 @@ def prove(
     Args:
         run: The run.
         session: Its data.
-        net: Its trained supernet.
+        model: The network, on the processor.
         folder: Folder of the model.
-        arch: The subnet.
+        arch: The subnet that it is, or was before it was trained on.
+        net: The supernet that it was cut out of, to compare it with; None where it has weights of
+            its own.
         valid_top1: What is known of it on the validation images; None measures it.
 
     Raises:
-        VerificationError: If the files do not compute what the supernet does.
-    """
-    model = specialize(net, arch, calibration=session.calibration_batches(arch.resolution)).cpu()
-    export_files(folder, model, model.plan, arch)
-    checks = check_files(folder, model, net=net, arch=arch, images=_check_images(session, arch))
-    return _proven(run, session, model, folder, arch, checks, valid_top1)
-
-
-def prove_plain(
-    run: Run,
-    session: DataSession,
-    model: PlainNet,
-    folder: Path,
-    arch: Arch,
-    *,
-    valid_top1: float | None = None,
-) -> Proven:
-    """Export a fine-tuned network, which has weights of its own, and compare its files to it.
-
-    Raises:
-        VerificationError: If the files do not compute what the network does.
+        VerificationError: If the files do not compute what they should.
     """
     export_files(folder, model, model.plan, arch)
-    checks = check_plain_files(folder, model, images=_check_images(session, arch))
-    return _proven(run, session, model, folder, arch, checks, valid_top1)
-
-
-def measure_as_shipped(run: Run, proven: Sequence[Proven]) -> list[Latency]:
-    """Return the latency of each model, all measured in turns."""
-    if not proven:
-        return []
-    candidates = [each.candidate for each in proven]
-    return measure_latency(candidates, target=target_of(run), repeats=REPEATS)
-
-
-def write_proven(folder: Path, proven: Proven, latency: Latency, **further: Any) -> Card:
-    """Write the card of a model, which makes it complete, and return it.
-
-    Args:
-        folder: Folder of the model.
-        proven: The model.
-        latency: Its latency as it ships.
-        further: Other entries of its card.
-    """
-    facts = {"name": folder.name, **proven.facts, **latency_facts(latency), **further}
-    return write_card(folder, proven.candidate.known_plan, proven.checks, facts)
-
-
-def _proven(
-    run: Run,
-    session: DataSession,
-    model: PlainNet,
-    folder: Path,
-    arch: Arch,
-    checks: Checks,
-    valid_top1: float | None = None,
-) -> Proven:
-    """Return a model that is proven, with its accuracy on test and validation images.
-
-    Raises:
-        VerificationError: If it is not.
-    """
+    batch, _ = next(iter(session.test.batches(arch.resolution)))
+    images = batch[:_CHECK_IMAGES].cpu()
+    if net is None:
+        checks = check_plain_files(folder, model, images=images)
+    else:
+        checks = check_files(folder, model, net=net, arch=arch, images=images)
     problem = checks.problem()
     if problem is not None:
         raise VerificationError(problem)
@@ -153,6 +100,22 @@ def _proven(
     )
 
 
-def _check_images(session: DataSession, arch: Arch) -> Tensor:
-    images, _ = next(iter(session.test.batches(arch.resolution)))
-    return images[:_CHECK_IMAGES].cpu()
+def measure_as_shipped(run: Run, proven: Sequence[Proven]) -> list[Latency]:
+    """Return the latency of each model, all measured in turns."""
+    if not proven:
+        return []
+    candidates = [each.candidate for each in proven]
+    return measure_latency(candidates, target=target_of(run), repeats=REPEATS)
+
+
+def write_proven(folder: Path, proven: Proven, latency: Latency, **further: Any) -> Card:
+    """Write the card of a model, which makes it complete, and return it.
+
+    Args:
+        folder: Folder of the model.
+        proven: The model.
+        latency: Its latency as it ships.
+        further: Other entries of its card.
+    """
+    facts = {"name": folder.name, **proven.facts, **latency_facts(latency), **further}
+    return write_card(folder, proven.candidate.known_plan, proven.checks, facts)

@@ -11,12 +11,13 @@ from typing import Any
 from onceforall.arch import Arch
 from onceforall.artifacts import Card, Confirmed, Failed, FailedFile, Rejected
 from onceforall.deploy.model_folder import finished_or_removed, remove_unfinished
+from onceforall.deploy.specialize import specialize
 from onceforall.errors import ConfigError, InfeasibleError, VerificationError
 from onceforall.files import write_json
 from onceforall.job.context import Run
 from onceforall.job.data import DataSession
 from onceforall.job.steps.confirm import confirm_step, winners
-from onceforall.job.steps.prove import Proven, measure_as_shipped, prove, prove_plain, write_proven
+from onceforall.job.steps.prove import Proven, measure_as_shipped, prove, write_proven
 from onceforall.job.steps.tune import tune_winners, tuned_net, tuning_settings
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.costs import count_macs
@@ -69,7 +70,9 @@ def models_step(run: Run) -> None:
     for folder in run.folder.models.glob("*"):
         remove_unfinished(folder)
     wanted = _grid(run) if run.config.grid.ship else _winners(run)
-    tune_winners(run, {each.name: each.believed for each in _to_tune(run, wanted) if each.believed})
+    # With a limit one ships: the first, if it keeps the limit.
+    likely = wanted[:1] if run.config.search.limits else wanted
+    tune_winners(run, {each.name: each.believed for each in likely if each.believed})
     if run.config.search.limits and not run.config.grid.ship:
         failed = _ship_first(run, wanted)
     else:
@@ -87,11 +90,6 @@ def _winners(run: Run) -> list[Wanted]:
         Wanted(name=model_name(point.arch, point.macs, number), arch=point.arch, believed=point)
         for number, point in enumerate(winners(run), start=1)
     ]
-
-
-def _to_tune(run: Run, wanted: Sequence[Wanted]) -> Sequence[Wanted]:
-    """Return the models that ship: all, or with a limit the one that is likely to keep it."""
-    return wanted[:1] if run.config.search.limits else wanted
 
 
 def _grid(run: Run) -> list[Wanted]:
@@ -211,9 +209,11 @@ def _prove(run: Run, session: DataSession, net: ElasticNet, wanted: Wanted) -> P
     tuned = tuned_net(run, arch)
     if tuned is None:
         known = None if wanted.believed is None else wanted.believed.valid_top1
-        return prove(run, session, net, folder, arch, valid_top1=known)
+        calibration = session.calibration_batches(arch.resolution)
+        model = specialize(net, arch, calibration=calibration).cpu()
+        return prove(run, session, model, folder, arch, net=net, valid_top1=known)
     known = tuned.facts.valid_top1
-    proven = prove_plain(run, session, tuned.model, folder, arch, valid_top1=known)
+    proven = prove(run, session, tuned.model, folder, arch, valid_top1=known)
     how = {"tuned_epochs": tuned.facts.epochs, "finetune_settings": tuning_settings(run)}
     return replace(proven, facts={**proven.facts, **how})
 

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onceforall.artifacts import Card
 from onceforall.errors import ConfigError
 from onceforall.job.folder import RunFolder
 from onceforall.measure.choice import Choice, Gain, choose
-from onceforall.measure.comparison import top1_share
-from onceforall.search.limits import check_limits, each_limit
+from onceforall.measure.comparison import top1_in_percent
+from onceforall.search.limits import check_limits, each_limit, limit_words
 
 # Of what looser limits would gain, so much is told: the nearest steps.
 _MOST_GAINS = 3
@@ -40,7 +39,7 @@ def choice_lines(choice: Choice, run: Path) -> list[str]:
     card = choice.card
     images = "" if card.images is None else f" on {card.images} test images"
     lines = [
-        f"{_bounds(choice.limits)}: {card.name}, test top-1 {_top1(card)}{images}, "
+        f"{limit_words(choice.limits)}: {card.name}, test top-1 {top1_in_percent(card)}{images}, "
         f"{card.latency_ms:.3f} +- {card.latency_mad_ms:.3f} ms, {card.macs / 1e6:.3g} M MACs",
         f"  chosen by validation top-1, {100 * (card.valid_top1 or 0):.1f} %",
     ]
@@ -74,21 +73,12 @@ def _gain(gain: Gain) -> str:
     noise = "beyond noise" if gain.is_clear else "within noise"
     looser = {name: _rounded_up(taken) for name, taken in gain.limits.items()}
     return (
-        f"with {_bounds(looser)}: {gain.card.name}, {_top1(gain.card)}, "
+        f"with {limit_words(looser)}: {gain.card.name}, {top1_in_percent(gain.card)}, "
         f"{gain.points:+.1f} points, {noise}"
     )
-
-
-def _bounds(limits: Mapping[str, float]) -> str:
-    return ", ".join(f"{name}={bound:g}" for name, bound in limits.items()) or "no limit"
 
 
 def _rounded_up(value: float) -> float:
     """Return a number of four digits that is no smaller: a limit that is kept."""
     digits = 3 - math.floor(math.log10(value))
     return math.ceil(value * 10.0**digits) / 10.0**digits
-
-
-def _top1(card: Card) -> str:
-    share = top1_share(card)
-    return f"{card.top1 * 100:.1f} %" if share is None else share.in_percent()

@@ -19,6 +19,7 @@ from onceforall.job.steps.latency import cost_table
 from onceforall.job.steps.search import FoundFront, fronts_under_limits
 from onceforall.job.steps.ship import Wanted, ship_models
 from onceforall.measure.choice import choose
+from onceforall.search.limits import limit_words
 
 # Of a front under limits, so many are measured: the best as predicted may not be as measured.
 _MOST_CANDIDATES = 6
@@ -103,7 +104,7 @@ def _ship_one(run: Run, found: FoundFront, devices: Mapping[str, Path]) -> Shipp
         return Shipped(answer=found.answer, card=card, is_new=True)
     if winner is not None:
         return Shipped(answer=found.answer, card=winner, is_new=False)
-    raise InfeasibleError(f"{_words(found.limits)}: what was found is shipped, and breaks it")
+    raise InfeasibleError(f"{limit_words(found.limits)}: what was found is shipped, and breaks it")
 
 
 def _winner(cards: Sequence[Card], limits: Mapping[str, float]) -> Card | None:
@@ -156,10 +157,6 @@ def _ship_first(run: Run, points: Sequence[Confirmed], limits: Mapping[str, floa
     if problems:
         raise InfeasibleError(f"nothing that was found ships: {'; '.join(problems)}")
     return None
-
-
-def _words(limits: Mapping[str, float]) -> str:
-    return ", ".join(f"{name}={bound:g}" for name, bound in limits.items()) or "no limit"
 
 
 def _free_name(run: Run, arch: Arch, macs: int) -> str:

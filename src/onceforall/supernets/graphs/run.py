@@ -126,26 +126,10 @@ def _function(node: Node, normalise: Normalise, module: nn.Module) -> Callable[.
     return OWN.get(node.op) or function_of(node.op)
 
 
-def _reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
-    return x.reshape(tuple(shape))
-
-
-def _expand(x: Tensor, shape: Sequence[int]) -> Tensor:
-    return x.expand(tuple(shape))
-
-
-def _permute(x: Tensor, dims: Sequence[int]) -> Tensor:
-    return x.permute(tuple(dims))
-
-
 def _slice(x: Tensor, dim: int, start: int, end: int, step: int) -> Tensor:
     if step == 1:
         return x.narrow(dim, start, end - start)
     return x[(slice(None),) * dim + (slice(start, end, step),)]
-
-
-def _select(x: Tensor, dim: int, index: int) -> Tensor:
-    return x.select(dim, index)
 
 
 def _conv2d(
@@ -172,9 +156,9 @@ def _conv2d(
 
 OWN: dict[str, Callable[..., Any]] = {
     "conv2d.default": _conv2d,
-    "reshape": _reshape,
-    "expand": _expand,
-    "permute": _permute,
+    "reshape": lambda x, shape: x.reshape(tuple(shape)),
+    "expand": lambda x, shape: x.expand(tuple(shape)),
+    "permute": lambda x, dims: x.permute(tuple(dims)),
     "slice": _slice,
-    "select": _select,
+    "select": lambda x, dim, index: x.select(dim, index),
 }
