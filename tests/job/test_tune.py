@@ -114,7 +114,7 @@ def test_training_on_changes_weights_and_nothing_of_the_supernet(run: Run) -> No
     assert tuned is not None and run.folder.supernet.read_bytes() == before
     net, _ = load_saved_supernet(run.folder.supernet)
     cut_out = net.extract(point.arch).state_dict()
-    for name, tensor in tuned.model.state_dict().items():
+    for name, tensor in tuned[0].state_dict().items():
         if name.endswith("conv.weight"):
             assert not torch.equal(tensor, cut_out[name]), name
 

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -172,9 +172,13 @@ def say(line: object) -> None:
     print(printable(line))
 
 
-def print_json(value: Any) -> None:
-    """Print one JSON value to standard output."""
-    print(json.dumps(value, indent=2))
+def print_result(value: Any, lines: Iterable[str], *, as_json: bool) -> None:
+    """Print what was found to standard output: as one JSON value, or as lines for people."""
+    if as_json:
+        print(json.dumps(value, indent=2))
+        return
+    for line in lines:
+        say(line)
 
 
 def shown_progress(

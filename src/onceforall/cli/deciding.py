@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from onceforall.cli.console import print_json, say
+from onceforall.cli.console import print_result
 from onceforall.cli.options import Json, Limit, RunArgument, parse_limits
 
 
@@ -23,13 +23,9 @@ def choose(run: RunArgument, limit: Limit = None, json: Json = False) -> None:
     from onceforall.job.tasks.choice import choice_json, choice_lines, choose_models
 
     found = choose_models(RunFolder(path=run), limits)
-    if json:
-        answers = [choice_json(choice) for choice in found]
-        print_json(answers if len(answers) > 1 else answers[0])
-        return
-    for choice in found:
-        for line in choice_lines(choice, run):
-            say(line)
+    answers = [choice_json(choice) for choice in found]
+    lines = [line for choice in found for line in choice_lines(choice, run)]
+    print_result(answers if len(answers) > 1 else answers[0], lines, as_json=json)
 
 
 def compare(
@@ -46,8 +42,4 @@ def compare(
     from onceforall.report import compare_runs
 
     compared = compare_runs(runs)
-    if json:
-        print_json(comparison_json(compared))
-        return
-    for line in comparison_lines(compared):
-        say(line)
+    print_result(comparison_json(compared), comparison_lines(compared), as_json=json)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from onceforall.cli.console import Screen, print_json, say
+from onceforall.cli.console import Screen, print_result
 from onceforall.cli.options import (
     MAX_SEED,
     Data,
@@ -137,11 +137,9 @@ def evaluate(
         )
     if not ranks.is_main:
         return
-    if json:
-        print_json(result)
-        return
-    say(
+    line = (
         f"top-1 {result['top1'] * 100:.2f} %, top-5 {result['top5'] * 100:.2f} % of "
         f"{result['images']} images at {result['resolution']} px; {result['macs'] / 1e6:.1f} M "
         f"MACs, {result['params'] / 1e6:.2f} M params; batch norm: {result['calibration']}"
     )
+    print_result(result, [line], as_json=json)

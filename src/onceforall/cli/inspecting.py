@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from onceforall.cli.console import print_json, say
+from onceforall.cli.console import print_result
 from onceforall.cli.options import Data, Json, OnBadImage, Root, parse_on_bad_image
 
 
@@ -26,11 +26,8 @@ def data(
 
     bundle = open_dataset(data, root=Path(root) if root else None, on_bad_image=bad_image)
     facts = describe(bundle, on_bad_image=bad_image)
-    if json:
-        print_json(facts)
-        return
-    for name, value in facts.items():
-        say(f"{name:12} {value}")
+    lines = (f"{name:12} {value}" for name, value in facts.items())
+    print_result(facts, lines, as_json=json)
 
 
 def inspect(
@@ -59,11 +56,7 @@ def inspect(
     if not is_factory(net):
         raise ConfigError(f"NET {net!r} is not torchvision:NAME, timm:NAME or module.path:function")
     facts = network_facts(net, resolution=resolution, num_classes=classes)
-    if json:
-        print_json(facts)
-        return
-    for line in fact_lines(facts):
-        say(line)
+    print_result(facts, fact_lines(facts), as_json=json)
 
 
 def zoo_list(json: Json = False) -> None:
@@ -73,11 +66,7 @@ def zoo_list(json: Json = False) -> None:
     """
     from onceforall.zoo.table import zoo_lines, zoo_rows
 
-    if json:
-        print_json(zoo_rows())
-        return
-    for line in zoo_lines():
-        say(line)
+    print_result(zoo_rows(), zoo_lines(), as_json=json)
 
 
 def zoo_show(
@@ -91,11 +80,8 @@ def zoo_show(
     from onceforall.zoo.table import zoo_facts
 
     facts = zoo_facts(net_id)
-    if json:
-        print_json(facts)
-        return
-    for name, value in facts.items():
-        say(f"{name:16} {value}")
+    lines = (f"{name:16} {value}" for name, value in facts.items())
+    print_result(facts, lines, as_json=json)
 
 
 def zoo_verify(
@@ -112,12 +98,12 @@ def zoo_verify(
     from onceforall.zoo import verify
 
     checks = verify(*(net_ids or ()))
-    if json:
-        print_json([asdict(check) for check in checks])
-    else:
-        for check in checks:
-            if check.status not in ("ok", "absent"):
-                say(f"{check.status}: {check.id} {check.name} {check.expected} {check.found}")
-        counts = Counter(check.status for check in checks)
-        say(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+    lines = [
+        f"{check.status}: {check.id} {check.name} {check.expected} {check.found}"
+        for check in checks
+        if check.status not in ("ok", "absent")
+    ]
+    counts = sorted(Counter(check.status for check in checks).items())
+    lines.append(", ".join(f"{count} {status}" for status, count in counts))
+    print_result([asdict(check) for check in checks], lines, as_json=json)
     return int(any(check.status == "differs" for check in checks))

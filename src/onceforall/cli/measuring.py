@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from onceforall.cli.console import Screen, print_json, say, shown_progress, stop_on_signals
+from onceforall.cli.console import Screen, print_result, say, shown_progress, stop_on_signals
 from onceforall.cli.options import Json, RunArgument, Seed, parse_budget
 
 Target = Annotated[
@@ -85,11 +85,7 @@ def latency_measure(
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
         show = shown_progress(screen, should_stop, "latency")
         found = measure_models(models, target=target, threads=threads, rounds=rounds, progress=show)
-    if json:
-        print_json([each.to_json() for each in found])
-        return
-    for each in found:
-        say(measured_line(each))
+    print_result([each.to_json() for each in found], map(measured_line, found), as_json=json)
 
 
 @latency.command("list")
@@ -104,16 +100,13 @@ def latency_list(
     from onceforall.job.tasks.latency_models import list_tables
 
     tables = list_tables(folder)
-    if json:
-        print_json(tables)
-        return
-    for facts in tables:
-        say(
-            f"{facts['file']}: {facts['target']}, {facts['threads']} threads, {facts['device']}; "
-            f"{facts['entries']} entries, unseen networks: tau "
-            f"{facts['unseen_kendall_tau']:.3f}, median error "
-            f"{facts['unseen_median_error'] * 100:.1f} %"
-        )
+    lines = (
+        f"{facts['file']}: {facts['target']}, {facts['threads']} threads, {facts['device']}; "
+        f"{facts['entries']} entries, unseen networks: tau {facts['unseen_kendall_tau']:.3f}, "
+        f"median error {facts['unseen_median_error'] * 100:.1f} %"
+        for facts in tables
+    )
+    print_result(tables, lines, as_json=json)
 
 
 @latency.command("show")
@@ -197,9 +190,5 @@ def predictor_eval(run: RunArgument, json: Json = False) -> None:
 
 
 def _print(facts: dict[str, Any], json: bool) -> None:
-    if json:
-        print_json(facts)
-        return
-    for name, value in facts.items():
-        shown = f"{value:.4g}" if isinstance(value, float) else value
-        say(f"{name:24} {shown}")
+    shown = {n: f"{v:.4g}" if isinstance(v, float) else v for n, v in facts.items()}
+    print_result(facts, (f"{n:24} {v}" for n, v in shown.items()), as_json=json)

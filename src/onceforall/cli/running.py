@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onceforall.cli.console import Screen, print_json, say, stop_on_signals
+from onceforall.cli.console import Screen, print_result, stop_on_signals
 from onceforall.cli.options import (
     Budget,
     Config,
@@ -208,11 +208,7 @@ def _show_status(folder: Path, *, json: bool) -> None:
     from onceforall.job.status import read_status, status_lines
 
     found = read_status(RunFolder(path=folder))
-    if json:
-        print_json(found.to_json())
-        return
-    for line in status_lines(found):
-        say(line)
+    print_result(found.to_json(), status_lines(found), as_json=json)
 
 
 def _net_flags(
@@ -280,10 +276,6 @@ def _run(request: Request, out: Path, *, until: str, tensorboard: bool, json: bo
         )
     if not ranks.is_main:
         return
-    if json:
-        print_json(summary(done))
-    else:
-        for line in done.closing_lines:
-            say(line)
+    print_result(summary(done), () if json else done.closing_lines, as_json=json)
     if done.failed:
         raise typer.Exit(1)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onceforall.cli.console import Screen, print_json, say, shown_progress, stop_on_signals
+from onceforall.cli.console import Screen, print_result, shown_progress, stop_on_signals
 from onceforall.cli.options import (
     MAX_SEED,
     Json,
@@ -140,14 +139,14 @@ def search(
     several = any(len(bounds) > 1 for bounds in limits.values())
     with Screen(quiet=json) as screen, stop_on_signals() as should_stop:
         if run is not None and ship:
-            shown = _ship_of_run(run, limits, caution, tables, seed, screen, should_stop)
+            answers, lines = _ship_of_run(run, limits, caution, tables, seed, screen, should_stop)
         elif run is not None:
             from onceforall.job.start import open_run
             from onceforall.job.steps.search import best_under_limits
 
             trained = open_run(run, tell=screen, should_stop=should_stop)
             found = best_under_limits(trained, limits, caution=caution, devices=tables, seed=seed)
-            shown = _Shown([best.to_json() for best in found], [*map(_line, found), _next()])
+            answers, lines = [best.to_json() for best in found], [*map(_line, found), _next()]
         elif predictor is not None:
             from onceforall.job.tasks.published_search import PublishedRequest
 
@@ -162,25 +161,8 @@ def search(
             )
             if ship and several:
                 raise ConfigError("--ship of a published search takes one bound of each limit")
-            shown = _of_published(request, weights, data, out, screen, should_stop)
-    if not json:
-        for line in shown.lines:
-            say(line)
-        return
-    print_json(shown.answers if several else shown.answers[0])
-
-
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """What is printed.
-
-    Attributes:
-        answers: As JSON.
-        lines: For people.
-    """
-
-    answers: list[dict[str, Any]]
-    lines: list[str]
+            answers, lines = _of_published(request, weights, data, out, screen, should_stop)
+    print_result(answers if several else answers[0], lines, as_json=json)
 
 
 def _ship_of_run(
@@ -191,8 +173,8 @@ def _ship_of_run(
     seed: int | None,
     screen: Screen,
     should_stop: Callable[[], bool],
-) -> _Shown:
-    """Search a run, ship what is found, and write its report again."""
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Search a run, ship what is found, write its report again; return it as JSON and as lines."""
     from onceforall.job.closing_table import model_table
     from onceforall.job.start import run_to_change
     from onceforall.job.tasks.ship_found import ship_found
@@ -205,7 +187,7 @@ def _ship_of_run(
     cards = {each.card.name: each.card for each in shipped}
     lines += ["", *model_table(list(cards.values())), ""]
     lines += [f"next:    ofa verify {shlex.quote(str(run / 'models' / name))}" for name in cards]
-    return _Shown([each.to_json() for each in shipped], lines)
+    return [each.to_json() for each in shipped], lines
 
 
 def _of_published(
@@ -215,8 +197,8 @@ def _of_published(
     out: Path | None,
     screen: Screen,
     should_stop: Callable[[], bool],
-) -> _Shown:
-    """Search with published files and, with a folder for it, ship what is found."""
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Search with published files, ship into a folder if there is one; return JSON and lines."""
     from onceforall.job.closing_table import model_table
     from onceforall.job.tasks.published_search import search_published
     from onceforall.job.tasks.ship_published import open_shipyard, ship_published
@@ -228,14 +210,14 @@ def _of_published(
     lines = [*map(_line, found), f"scale of predicted top-1: {found[0].scale}"]
     answers = [best.to_json() for best in found]
     if yard is None and len(found) > 1:  # one ships at a time
-        return _Shown(answers, lines)
+        return answers, lines
     if yard is None:
-        return _Shown(answers, [*lines, _next("--weights official --data DATA --out MODEL")])
+        return answers, [*lines, _next("--weights official --data DATA --out MODEL")]
     show = shown_progress(screen, should_stop, "test")
     card = ship_published(yard, found[0].arch, progress=show, report=screen.line)
     answers[0] |= {"new": True, "model": card.to_json()}
     verify = f"next:    ofa verify {shlex.quote(str(out))}"
-    return _Shown(answers, [*lines, "", *model_table([card]), "", verify])
+    return answers, [*lines, "", *model_table([card]), "", verify]
 
 
 def _next(more: str = "") -> str:

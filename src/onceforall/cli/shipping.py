@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onceforall.cli.console import Screen, print_json, say, shown_progress, stop_on_signals
+from onceforall.cli.console import Screen, print_result, say, shown_progress, stop_on_signals
 from onceforall.cli.options import Json, RunArgument, check_published, parse_budget
 from onceforall.errors import ConfigError
 
@@ -74,11 +74,7 @@ def specialize(
         else:
             assert out is not None  # checked above
             card = _of_published(net, weights, data, arch, out, screen, should_stop)
-    if json:
-        print_json(card.to_json())
-        return
-    for line in model_table([card]):
-        say(line)
+    print_result(card.to_json(), model_table([card]), as_json=json)
 
 
 def _of_run(
@@ -119,11 +115,8 @@ def verify(folders: Folders, json: Json = False) -> None:
     from onceforall.deploy.model_folder import model_folders, verify_folder
 
     results = [verify_folder(model) for folder in folders for model in model_folders(folder)]
-    if json:
-        print_json(results)
-        return
-    for result in results:
-        say(f"{result['name']}: verified, ONNX off by {result['onnx_relative_error']:.1e}")
+    lines = (f"{r['name']}: verified, ONNX off by {r['onnx_relative_error']:.1e}" for r in results)
+    print_result(results, lines, as_json=json)
 
 
 def report(
@@ -204,11 +197,9 @@ def finetune(
         if all_:
             write_tuned(opened)
             write_report(run)
-    if json:
-        print_json([card.to_json() for card in cards] if all_ else cards[0].to_json())
-        return
-    for line in tuned_lines(opened.folder) if all_ else before_and_after(opened.folder, cards[0]):
-        say(line)
+    told = [card.to_json() for card in cards]
+    lines = tuned_lines(opened.folder) if all_ else before_and_after(opened.folder, cards[0])
+    print_result(told if all_ else told[0], lines, as_json=json)
 
 
 def baseline(
@@ -249,12 +240,10 @@ def baseline(
     ):
         records = train_alone(opened, model or [], budget_s=seconds)
         page, cards = write_report(run), opened.folder.read_cards()
-    if json:
-        pairs = read_pairs(opened.folder, cards)
-        print_json([{**r.to_json(), "verdict": pairs[r.name].verdict} for r in records])
-        return
-    for line in [*result_lines(opened.folder, cards), "", f"report:  {page}"]:
-        say(line)
+    pairs = read_pairs(opened.folder, cards)
+    verdicts = [{**r.to_json(), "verdict": pairs[r.name].verdict} for r in records] if json else []
+    lines = [*result_lines(opened.folder, cards), "", f"report:  {page}"]
+    print_result(verdicts, lines, as_json=json)
 
 
 def export(

@@ -86,6 +86,12 @@ class Run:
             append_jsonl(self.folder.events, {**event, **self._now()})
         self.tell(event)
 
+    def tell_of(self, kind: str, model: str, event: Event) -> None:
+        """Show an event of a model's own training; keep it beside those of the supernet's."""
+        self.tell(event)
+        if event["event"] != "step":
+            self.emit({**event, "event": f"{kind}_{event['event']}", "model": model})
+
     def _now(self) -> Event:
         elapsed_s = round(self.clock.elapsed_s(), 3)
         return {"time": round(time.time(), 3), "elapsed_s": elapsed_s}

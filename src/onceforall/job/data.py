@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onceforall.arch import Arch
 from onceforall.data import (
     CalibrationBatches,
     DataBundle,
@@ -36,6 +37,9 @@ from onceforall.data.sources.folder import OnBadImage
 from onceforall.errors import DataError
 from onceforall.job.config import RunConfig
 from onceforall.job.sections import DataConfig
+from onceforall.measure.accuracy import Accuracy
+from onceforall.measure.subnet import evaluate_arch
+from onceforall.supernets.nets import ElasticNet
 from onceforall.training.ranks import Ranks
 
 _EVAL_BATCH = 250
@@ -65,6 +69,10 @@ class DataSession:
     def calibration_batches(self, resolution: int) -> Iterator[Tensor]:
         """Yield the calibration images at ``resolution`` pixels."""
         return self.calibration.calibration_batches(resolution)
+
+    def valid_accuracy(self, net: ElasticNet, arch: Arch) -> Accuracy:
+        """Return the accuracy of a subnet, recalibrated, on the validation images."""
+        return evaluate_arch(net, arch, calibration=self.calibration_batches, images=self.valid)
 
 
 def open_data(config: DataConfig, *, image_size: int | None = None) -> DataBundle:

@@ -26,7 +26,7 @@ from onceforall.job.changed_settings import continued
 from onceforall.job.closing_table import result_lines
 from onceforall.job.config import RunConfig
 from onceforall.job.context import Run, Tell
-from onceforall.job.local_ranks import local_ranks
+from onceforall.job.local_ranks import run_on_all
 from onceforall.job.lock import sole_writer
 from onceforall.job.machine import usable_cores
 from onceforall.job.shared_steps import SHARED_STEPS
@@ -234,20 +234,9 @@ def _all_ranks(run: Run, steps: Sequence[str]) -> Iterator[Run]:
     if run.ranks.world_size > 1 or run.config.train.ranks == 1:
         yield run
         return
-    if is_done:
-        yield run
-        torch.set_num_threads(usable_cores())
-        return
-    with local_ranks(
-        run.folder.path,
-        run.config.train.ranks,
-        "onceforall.job.shared_steps",
-        steps,
-        clock=run.clock,
-        device=run.device,
-        should_stop=run.should_stop,
-    ) as ranks:
-        yield replace(run, ranks=ranks)
+    module = "onceforall.job.shared_steps"
+    with contextlib.nullcontext(run) if is_done else run_on_all(run, module, steps) as together:
+        yield together
     # What is left is one process's work, on every core.
     torch.set_num_threads(usable_cores())
 

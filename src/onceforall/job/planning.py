@@ -231,16 +231,20 @@ def _fit_training(
         evaluate_s, rest_s = 0.0, grid_seconds(config, speed, task, processes=processes)
     share = config.search.finetune_share
     tune_s = share * budget_s if share else 0.0
-    if config.train.epochs == 0:
+
+    def planned(train_s: float, step_seconds: Sequence[float], *, fills_budget: bool) -> Planned:
         estimate = Estimate(
-            train_s=0.0,
+            train_s=round(train_s, 1),
             evaluate_s=round(evaluate_s, 1),
             rest_s=round(rest_s, 1),
             tune_s=round(tune_s, 1),
-            step_seconds=(),
-            fills_budget=False,
+            step_seconds=tuple(float(f"{each:.4g}") for each in step_seconds),
+            fills_budget=fills_budget,
         )
         return Planned(config=config, budget_s=budget_s, estimate=estimate, why=why)
+
+    if config.train.epochs == 0:
+        return planned(0.0, (), fills_budget=False)
     spec = config.spec(task.num_classes)
     plan = config.plan(spec)
     seconds = phase_step_seconds(plan, speed, spec.space.resolutions, config.train.batch_size)
@@ -272,19 +276,7 @@ def _fit_training(
         phase.num_steps(steps_per_epoch) * each
         for phase, each in list(zip(plan.phases, seconds, strict=True))[start:]
     )
-    return Planned(
-        config=config,
-        budget_s=budget_s,
-        estimate=Estimate(
-            train_s=round(train_s, 1),
-            evaluate_s=round(evaluate_s, 1),
-            rest_s=round(rest_s, 1),
-            tune_s=round(tune_s, 1),
-            step_seconds=tuple(float(f"{each:.4g}") for each in seconds),
-            fills_budget=fills_budget,
-        ),
-        why=why,
-    )
+    return planned(train_s, seconds, fills_budget=fills_budget)
 
 
 def fit_plan(

@@ -80,7 +80,7 @@ def train_alone_for(
             ),
         ),
         callbacks=Callbacks(
-            on_event=partial(_tell, run, what),
+            on_event=partial(run.tell_of, what.kind, what.name),
             should_stop=run.should_stop,
             change_batch=session.change_batch,
         ),
@@ -103,13 +103,6 @@ def seconds_of(run: Run, what: Alone) -> float:
 def epochs_of(run: Run, what: Alone) -> float:
     """Return the passes of a training that is done."""
     return float(_events(run, what, "epoch")[-1]["epochs_done"])
-
-
-def _tell(run: Run, what: Alone, event: Event) -> None:
-    """Show an event; keep it as one of this network, beside those of the supernet's training."""
-    run.tell(event)
-    if event["event"] != "step":
-        run.emit({**event, "event": f"{what.kind}_{event['event']}", "model": what.name})
 
 
 def _events(run: Run, what: Alone, *kinds: str) -> list[Event]:

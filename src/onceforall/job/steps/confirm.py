@@ -15,7 +15,6 @@ from onceforall.job.weights import trained_supernet
 from onceforall.measure.accuracy import Accuracy
 from onceforall.measure.latency.measure import measure_latency
 from onceforall.measure.latency.targets import Candidate, Target, make_target
-from onceforall.measure.subnet import evaluate_arch
 
 REPEATS = 40  # of a latency measurement
 # Of the time left when candidates are confirmed; the rest is for shipping the winners.
@@ -57,14 +56,7 @@ def confirm_step(run: Run) -> None:
 
 def measuring(run: Run) -> Callable[[Arch], Accuracy]:
     """Return the function from a subnet to its accuracy on the validation images."""
-    session, net = run.session(), trained_supernet(run)
-
-    def measure(arch: Arch) -> Accuracy:
-        return evaluate_arch(
-            net, arch, calibration=session.calibration_batches, images=session.valid
-        )
-
-    return measure
+    return partial(run.session().valid_accuracy, trained_supernet(run))
 
 
 def confirm(

@@ -14,7 +14,6 @@ from onceforall.job.data import DataSession
 from onceforall.job.weights import trained_supernet
 from onceforall.measure.cost_tables import compile_costs
 from onceforall.measure.costs import count_macs
-from onceforall.measure.subnet import evaluate_arch
 from onceforall.predictors.sampling import stratified_rows
 from onceforall.supernets.nets import ElasticNet
 from onceforall.training.ranks import wait_for_all
@@ -103,9 +102,7 @@ def evaluations_file(run: Run) -> Path:
 
 def evaluation(session: DataSession, net: ElasticNet, arch: Arch) -> Evaluation:
     """Measure one subnet on the validation images."""
-    accuracy = evaluate_arch(
-        net, arch, calibration=session.calibration_batches, images=session.valid
-    )
+    accuracy = session.valid_accuracy(net, arch)
     return Evaluation(
         arch=arch,
         top1=accuracy.top1,

@@ -20,7 +20,7 @@ from onceforall.artifacts import Card, FinetuneSettings, FinetuneStart
 from onceforall.deploy.finetune import finetune, finetune_plan
 from onceforall.deploy.model_folder import finished_or_removed, read_model
 from onceforall.errors import ConfigError
-from onceforall.job.context import Event, Run
+from onceforall.job.context import Run
 from onceforall.job.local_ranks import run_on_all, take_part
 from onceforall.job.steps.prove import measure_as_shipped, prove, write_proven
 from onceforall.job.weights import trained_supernet
@@ -180,7 +180,7 @@ def _train(run: Run, card: Card, plain: PlainNet, how: Tuning) -> PlainNet:
             micro_batches=train.micro_batches,
         ),
         callbacks=Callbacks(
-            on_event=partial(_tell_finetuning, run, tuned.name),
+            on_event=partial(run.tell_of, "finetune", tuned.name),
             should_stop=run.should_stop,
             change_batch=session.change_batch,
         ),
@@ -225,13 +225,6 @@ def shipped_model(run: Run, name: str) -> tuple[Card, PlainNet]:
     if name not in names:
         raise ConfigError(f"model {name!r} is not one of {', '.join(names)}")
     return read_model(run.folder.models / name)
-
-
-def _tell_finetuning(run: Run, name: str, event: Event) -> None:
-    """Show an event; keep it as one of this model, beside those of the supernet's training."""
-    run.tell(event)
-    if event["event"] != "step":
-        run.emit({**event, "event": f"finetune_{event['event']}", "model": name})
 
 
 if __name__ == "__main__":

@@ -212,9 +212,9 @@ def _prove(run: Run, session: DataSession, net: ElasticNet, wanted: Wanted) -> P
         calibration = session.calibration_batches(arch.resolution)
         model = specialize(net, arch, calibration=calibration).cpu()
         return prove(run, session, model, folder, arch, net=net, valid_top1=known)
-    known = tuned.facts.valid_top1
-    proven = prove(run, session, tuned.model, folder, arch, valid_top1=known)
-    how = {"tuned_epochs": tuned.facts.epochs, "finetune_settings": tuning_settings(run)}
+    model, facts = tuned
+    proven = prove(run, session, model, folder, arch, valid_top1=facts.valid_top1)
+    how = {"tuned_epochs": facts.epochs, "finetune_settings": tuning_settings(run)}
     return replace(proven, facts={**proven.facts, **how})
 
 

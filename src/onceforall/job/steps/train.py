@@ -68,7 +68,8 @@ def _facts(run: Run) -> dict[str, Any]:
 
 def _train(run: Run, session: DataSession, net: ElasticNet) -> None:
     plan, facts = run.config.plan(run.spec), _facts(run)
-    entry, validate = read_entry(run, plan, net), Validation(run=run, session=session, facts=facts)
+    teacher, average = read_entry(run, plan, net)
+    validate = Validation(run=run, session=session, facts=facts)
 
     def after_epoch(end: EpochEnd) -> Event:
         if end.ends_phase and run.ranks.is_main and len(plan.phases) > 1:
@@ -93,9 +94,9 @@ def _train(run: Run, session: DataSession, net: ElasticNet) -> None:
             change_batch=session.change_batch,
         ),
         ranks=run.ranks,
-        teacher=entry.teacher,
+        teacher=teacher,
         start_at=run.config.train.start_at,
-        average=entry.average,
+        average=average,
     )
 
 

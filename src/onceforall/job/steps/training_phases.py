@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +26,6 @@ from onceforall.supernets.single import SingleArchNet
 from onceforall.supernets.weights import load_tensors, save_supernet
 from onceforall.training.plan import Plan
 from onceforall.training.settings import EpochEnd
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """What training begins with besides weights.
-
-    Attributes:
-        teacher: Network that later phases learn from; None for the plan's own.
-        average: Averaged weights by name; None for those that it starts from.
-    """
-
-    teacher: ElasticNet | SingleArchNet | None = None
-    average: dict[str, Tensor] | None = None
 
 
 def phase_file(folder: Path, name: str) -> Path:
@@ -74,7 +60,9 @@ def _teacher_name(run: Run, plan: Plan) -> str:
     return phase_file(run.folder.phases, plan.phases[0].name).name
 
 
-def read_entry(run: Run, plan: Plan, net: ElasticNet) -> Entry:
+def read_entry(
+    run: Run, plan: Plan, net: ElasticNet
+) -> tuple[ElasticNet | SingleArchNet | None, dict[str, Tensor] | None]:
     """Return what the configuration says that training of ``net`` begins with besides weights.
 
     Raises:
@@ -110,7 +98,7 @@ def read_entry(run: Run, plan: Plan, net: ElasticNet) -> Entry:
         if shapes != {name: value.shape for name, value in tensors.items()}:
             raise CheckpointError(f"averaged weights {path} are of another network")
         average = {name: value.to(run.device) for name, value in tensors.items()}
-    return Entry(teacher=teacher, average=average)
+    return teacher, average
 
 
 def _teacher_of(run: Run, path: Path) -> ElasticNet:

@@ -40,19 +40,6 @@ _MOST_SHARE = 2.0
 _LEAST_S = 2.0
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TunedNet:
-    """A winner as it was trained on.
-
-    Attributes:
-        model: The network, recalibrated, in eval mode, on the processor.
-        facts: What came of it.
-    """
-
-    model: PlainNet
-    facts: Tuned
-
-
 def tune_winners(run: Run, winners: Mapping[str, Confirmed]) -> None:
     """Train winners on, each for an equal part of the time there is; what is done is found again.
 
@@ -96,16 +83,18 @@ def tune_winners(run: Run, winners: Mapping[str, Confirmed]) -> None:
             path.unlink()
 
 
-def tuned_net(run: Run, arch: Arch) -> TunedNet | None:
-    """Return a winner as it was trained on; None if it was not, or is no better for it."""
+def tuned_net(run: Run, arch: Arch) -> tuple[PlainNet, Tuned] | None:
+    """Return a winner as it was trained on, and what came of it; None if it is no better for it.
+
+    The network is recalibrated, in eval mode, on the processor.
+    """
     folder = run.folder.winner(_key(run, arch))
     if not (folder / "tuned.json").is_file():
         return None
     facts = Tuned.read(folder / "tuned.json")
     if facts.arch != arch or not facts.is_better:
         return None
-    model = load_plain(run.spec.blueprint(arch), folder / "tuned.safetensors")
-    return TunedNet(model=model, facts=facts)
+    return load_plain(run.spec.blueprint(arch), folder / "tuned.safetensors"), facts
 
 
 def tuning_settings(run: Run) -> FinetuneSettings:

@@ -14,7 +14,6 @@ from onceforall.arch import Arch
 from onceforall.files import read_json_file
 from onceforall.job.context import Event, Run
 from onceforall.job.data import DataSession
-from onceforall.measure.subnet import evaluate_arch
 from onceforall.supernets.nets import ElasticNet
 from onceforall.supernets.weights import save_supernet
 from onceforall.training.optimizer import averaged_weights
@@ -98,10 +97,5 @@ class Validation:
         top1 = torch.zeros(len(archs), dtype=torch.float64, device=run.device)
         for i, arch in enumerate(archs.values()):
             if i % run.ranks.world_size == run.ranks.rank:
-                top1[i] = evaluate_arch(
-                    net,
-                    arch,
-                    calibration=self.session.calibration_batches,
-                    images=self.session.valid,
-                ).top1
+                top1[i] = self.session.valid_accuracy(net, arch).top1
         return dict(zip(archs, sum_over_ranks(top1, run.ranks).tolist(), strict=True))
