@@ -18,7 +18,7 @@ Spatial sizes: every strided layer has "same" padding, so an input side ``s`` gi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from onceforall.errors import BlueprintError, ConfigError
 from onceforall.records import record_from_json, record_to_json
@@ -300,17 +300,7 @@ def _check_positive(layer: Conv | Block | MaxPool) -> None:
         raise BlueprintError(f"{type(layer).__name__}: kernel_size {layer.kernel_size} is not odd")
 
 
-LAYER_TYPES = (
-    Conv,
-    MBConv,
-    Bottleneck,
-    Residual,
-    FusedMBConv,
-    MaxPool,
-    GlobalPool,
-    Linear,
-    Identity,
-)
+LAYER_TYPES = get_args(Layer)
 
 
 def blueprint_to_json(plan: Blueprint) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from onceforall.measure.graph_costs import (
     product,
 )
 from onceforall.supernets.graphs.parts import WeightCut
-from onceforall.supernets.graphs.spec import GraphSpec
+from onceforall.supernets.graphs.spec import GraphSpec, pattern_width
 
 # A table of more entries than these is not made.
 _MOST_ENTRIES = 65536
@@ -371,16 +371,6 @@ def symbolic_shape(cut: WeightCut) -> tuple[Any, ...]:
     for dim, pattern in cut.cuts:
         shape[dim] = pattern_width(pattern)
     return tuple(shape)
-
-
-def pattern_width(pattern: Sequence[tuple[int, int, int, int]]) -> Width:
-    """Return the length of a dimension with a pattern."""
-    fixed = sum(units * repeats for group, _, units, repeats in pattern if group < 0)
-    terms: dict[int, int] = {}
-    for group, first, _, repeats in pattern:
-        if group >= 0 and first == 0:
-            terms[group] = terms.get(group, 0) + repeats
-    return Width(fixed, tuple(sorted(terms.items())))
 
 
 def _over(total: Sum, divisor: int) -> Sum:

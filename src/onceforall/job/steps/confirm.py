@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from onceforall.arch import Arch
 from onceforall.artifacts import Confirmed, ConfirmedFile, FrontPoint

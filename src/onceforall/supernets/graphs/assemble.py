@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from onceforall.errors import BlueprintError
 from onceforall.graph import Computed, Node, Ref, Weight, WeightInfo, Width
-from onceforall.supernets.graphs.blocks import Block, common_path
+from onceforall.supernets.graphs.blocks import Block, block_path, common_path
 from onceforall.supernets.graphs.groups import Groups, constant_cuts
 from onceforall.supernets.graphs.operands import Channels
 from onceforall.supernets.graphs.operators import convolution_groups
@@ -198,18 +198,11 @@ def _site_keys(program: Program, makers: Mapping[int, frozenset[int]]) -> dict[i
     modules = {g: [program.nodes[i].module for i in sorted(own)] for g, own in makers.items()}
     keys: dict[int, str] = {}
     for g, own in modules.items():
-        key = _site_key(own)
+        key = block_path(own)
         if len(own) > 1 and (not key or key in keys.values()):
-            key = _site_key(own[:1])
+            key = block_path(own[:1])
         keys[g] = key or f"group{g}"
     return keys
-
-
-def _site_key(modules: Sequence[str]) -> str:
-    common = common_path(modules)
-    parts = common.split(".")
-    numbers = [i for i, part in enumerate(parts) if part.isdigit()]
-    return ".".join(parts[: numbers[-1] + 1]) if numbers else common
 
 
 def _fewer(keys: dict[int, str]) -> dict[int, str]:

@@ -58,7 +58,7 @@ def find_stages(nodes: Sequence[Node], kernels: Sequence[int]) -> list[list[Bloc
     named: dict[str, list[_Skip]] = {}
     for skip in _innermost(_skippable(nodes)):
         paths = [nodes[i].module for i in (*skip.inside, skip.total)]
-        path = _block_path(paths)
+        path = block_path(paths)
         # A numbered module is a block; another may hold many of them one after the other.
         is_block = any(letter.isdigit() for letter in path.rpartition(".")[2])
         named.setdefault(path if is_block else nodes[skip.total].name, []).append(skip)
@@ -214,7 +214,7 @@ def _between(nodes: Sequence[Node], top: int, bottom: int) -> set[int]:
     return seen
 
 
-def _block_path(paths: Sequence[str]) -> str:
+def block_path(paths: Sequence[str]) -> str:
     """Return the module that all of some paths are in, up to its last number."""
     return _to_number(common_path(paths))
 

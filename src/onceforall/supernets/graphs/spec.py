@@ -6,7 +6,7 @@ many units each channel group keeps, and that from the arch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -230,8 +230,7 @@ def _blueprint(spec: GraphSpec, arch: Arch) -> Graph:
             "network was traced at"
         )
     numbers = {index: i for i, (index, _) in enumerate(subnet.steps)}
-    computed: dict[int, str] = {}
-    nodes = tuple(_renumbered(node, numbers, computed) for _, node in subnet.steps)
+    nodes = tuple(_renumbered(node, numbers) for _, node in subnet.steps)
     read = {part for node in nodes for part in node.parts() if isinstance(part, Weight)}
     weights = []
     for cut in spec.weights:
@@ -249,7 +248,7 @@ def _blueprint(spec: GraphSpec, arch: Arch) -> Graph:
         nodes=nodes,
         weights=tuple(weights),
         norms=tuple(
-            replace(norm, channels=pattern_size(pattern, subnet.kept) or norm.channels)
+            replace(norm, channels=pattern_width(pattern).at(subnet.kept) or norm.channels)
             for norm, pattern in spec.norms
             if norm.name in used
         ),
@@ -271,7 +270,7 @@ def constant_name(index: int) -> str:
     return f"constants.{index}"
 
 
-def _renumbered(node: Node, numbers: Mapping[int, int], computed: dict[int, str]) -> Node:
+def _renumbered(node: Node, numbers: Mapping[int, int]) -> Node:
     def value(part: Any) -> Any:
         if isinstance(part, tuple):
             return tuple(value(item) for item in part)
@@ -282,28 +281,21 @@ def _renumbered(node: Node, numbers: Mapping[int, int], computed: dict[int, str]
     return replace(node, args=value(node.args), kwargs=value(node.kwargs))
 
 
-def pattern_size(pattern: tuple[Segment, ...], kept: tuple[int, ...]) -> int:
+def pattern_width(pattern: Sequence[Segment]) -> Width:
     """Return the length of a dimension; patterns have all units of a group, equally often."""
-    whole: dict[int, int] = {}
-    size = 0
-    for group, _, units, repeats in pattern:
-        if group < 0:
-            size += repeats * units
-        else:
-            whole[group] = whole.get(group, 0) + units * repeats
-    return size + sum(_share(pattern, group) * kept[group] for group in whole)
-
-
-def _share(pattern: tuple[Segment, ...], group: int) -> int:
-    """Return how often a pattern has each unit of a group."""
-    return sum(n for g, first, _, n in pattern if g == group and first == 0)
+    fixed = sum(units * repeats for group, _, units, repeats in pattern if group < 0)
+    terms: dict[int, int] = {}
+    for group, first, _, repeats in pattern:
+        if group >= 0 and first == 0:
+            terms[group] = terms.get(group, 0) + repeats
+    return Width(fixed, tuple(sorted(terms.items())))
 
 
 def cut_shape(cut: WeightCut, subnet: Subnet) -> tuple[int, ...]:
     """Return the shape of a tensor of a subnet."""
     shape = list(cut.shape)
     for dim, pattern in cut.cuts:
-        shape[dim] = pattern_size(pattern, subnet.kept)
+        shape[dim] = pattern_width(pattern).at(subnet.kept)
     side = kernel_side(cut, subnet)
     return (*shape[:-2], side, side) if side else tuple(shape)
 
