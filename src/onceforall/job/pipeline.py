@@ -139,49 +139,70 @@ def run_all(
     if until not in STEPS:
         raise ConfigError(f"step {until!r} is not one of {', '.join(STEPS)}")
     ranks = ranks or Ranks()
-    steps: Sequence[str] = STEPS[: STEPS.index(until) + 1]
     with sole_writer(out) if ranks.is_main else contextlib.nullcontext():
-        if not ranks.is_main:
-            wait_for_all(ranks)  # rank 0 plans (and downloads) first
-        run = plan_run(
+        return _run_all(
             request,
             out,
+            STEPS[: STEPS.index(until) + 1],
             tell=tell,
             should_stop=should_stop,
             ranks=ranks,
             device=device,
             started=started,
-            steps=steps,
         )
-        if ranks.is_main:
-            wait_for_all(ranks)
-        last, steps = steps[-1], steps_of(run.config)
-        if last not in steps:
-            raise ConfigError(f"step {last!r} is not one of this run's: {', '.join(steps)}")
-        steps = steps[: steps.index(last) + 1]
-        _announce(run, steps, "plan", plan_text(run))
-        shared = [step for step in steps if step in SHARED_STEPS]
-        with _all_ranks(run, shared) as together:
-            for step in shared:
-                _do(together, steps, step)
-        alone = [step for step in steps[1:] if step in _WORK and step not in shared]
-        if alone and ranks.world_size > 1:
-            # The others are done. What follows is one process's work, on every core, and trains
-            # alone.
-            wait_for_all(ranks)
-            stop_process_group(ranks)
-            run = replace(run, ranks=Ranks())
-            torch.set_num_threads(run.config.train.threads or usable_cores())
-        if ranks.is_main:
-            for step in alone:
-                _do(run, steps, step)
-        report = None
-        if "report" in steps and ranks.is_main:
-            _announce(run, steps, "report", "one offline HTML file")
-            report = write_report(run.folder.path)
-        cards = run.folder.read_cards()
-        failed = read_failed(run) if "models" in steps else ()
-        return Done(run=run, cards=cards, failed=failed, report=report)
+
+
+def _run_all(
+    request: Request,
+    out: Path,
+    steps: Sequence[str],
+    *,
+    tell: Tell,
+    should_stop: Callable[[], bool],
+    ranks: Ranks,
+    device: torch.device | None,
+    started: float | None,
+) -> Done:
+    if not ranks.is_main:
+        wait_for_all(ranks)  # rank 0 plans (and downloads) first
+    run = plan_run(
+        request,
+        out,
+        tell=tell,
+        should_stop=should_stop,
+        ranks=ranks,
+        device=device,
+        started=started,
+        steps=steps,
+    )
+    if ranks.is_main:
+        wait_for_all(ranks)
+    last, steps = steps[-1], steps_of(run.config)
+    if last not in steps:
+        raise ConfigError(f"step {last!r} is not one of this run's: {', '.join(steps)}")
+    steps = steps[: steps.index(last) + 1]
+    _announce(run, steps, "plan", plan_text(run))
+    shared = [step for step in steps if step in SHARED_STEPS]
+    with _all_ranks(run, shared) as together:
+        for step in shared:
+            _do(together, steps, step)
+    alone = [step for step in steps[1:] if step in _WORK and step not in shared]
+    if alone and ranks.world_size > 1:
+        # The others are done. What follows is one process's work, on every core, and trains alone.
+        wait_for_all(ranks)
+        stop_process_group(ranks)
+        run = replace(run, ranks=Ranks())
+        torch.set_num_threads(run.config.train.threads or usable_cores())
+    if ranks.is_main:
+        for step in alone:
+            _do(run, steps, step)
+    report = None
+    if "report" in steps and ranks.is_main:
+        _announce(run, steps, "report", "one offline HTML file")
+        report = write_report(run.folder.path)
+    cards = run.folder.read_cards()
+    failed = read_failed(run) if "models" in steps else ()
+    return Done(run=run, cards=cards, failed=failed, report=report)
 
 
 def tuning_of(run: Run) -> Tuning:
