@@ -87,23 +87,7 @@ def plan_config(
     )
     if math.isinf(budget_s) and config.train.asked_epochs is None:
         budget_s = usual_s
-    if config.grid.finetune_epochs and math.isfinite(budget_s):
-        raise ConfigError(
-            f"grid.finetune_epochs {config.grid.finetune_epochs:g} has a length of its own: a time "
-            "cannot be kept; shorten with --epochs-scale instead"
-        )
-    if config.train.asked_epochs is None and config.train.epochs_scale != 1:
-        raise ConfigError(
-            "train.epochs_scale (--epochs-scale) shortens a length, and none is given: use a "
-            "recipe with epochs, --epochs or train.phases"
-        )
-    if config.train.epochs == 0 and not config.train.init:
-        raise ConfigError("train.epochs 0 trains nothing: it needs trained weights (--init FILE)")
-    if config.search.finetune_share and (math.isinf(budget_s) or config.grid.ship):
-        raise ConfigError(
-            "search.finetune_share is a share of a time, for the winners of a search: give "
-            "--budget and no --epochs, and use grid.finetune_epochs for a grid"
-        )
+    _check_lengths(config, budget_s)
     config = _with_readers(config, task, device)
     cores = usable_cores() if device.type == "cpu" else 1
     cores = min(cores, max(1, config.train.batch_size // _FEWEST_IMAGES))
@@ -133,6 +117,27 @@ def plan_config(
     return _fit_training(
         config, task, speed, why=why, budget_s=budget_s, left_s=budget_s - elapsed_s
     )
+
+
+def _check_lengths(config: RunConfig, budget_s: float) -> None:
+    """Raise ConfigError if what is said of times and epochs does not go together."""
+    if config.grid.finetune_epochs and math.isfinite(budget_s):
+        raise ConfigError(
+            f"grid.finetune_epochs {config.grid.finetune_epochs:g} has a length of its own: a time "
+            "cannot be kept; shorten with --epochs-scale instead"
+        )
+    if config.train.asked_epochs is None and config.train.epochs_scale != 1:
+        raise ConfigError(
+            "train.epochs_scale (--epochs-scale) shortens a length, and none is given: use a "
+            "recipe with epochs, --epochs or train.phases"
+        )
+    if config.train.epochs == 0 and not config.train.init:
+        raise ConfigError("train.epochs 0 trains nothing: it needs trained weights (--init FILE)")
+    if config.search.finetune_share and (math.isinf(budget_s) or config.grid.ship):
+        raise ConfigError(
+            "search.finetune_share is a share of a time, for the winners of a search: give "
+            "--budget and no --epochs, and use grid.finetune_epochs for a grid"
+        )
 
 
 @contextlib.contextmanager

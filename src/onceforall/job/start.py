@@ -83,15 +83,8 @@ def plan_run(
     if saved is not None and (found := growth(folder, saved, request)) is not None:
         tell({"event": "changed", "text": grow(folder, saved, found)})
         saved = found.settings
-    if saved is None and ranks is not None and not ranks.is_main:
-        raise ConfigError(
-            f"rank {ranks.rank} does not see {folder.settings}, which rank 0 has written; all "
-            "ranks need the same folder, on a disk that they share"
-        )
-    if saved is None and out.is_dir() and any(path.name != LOCK for path in out.iterdir()):
-        raise ConfigError(f"output folder {out} is not empty and holds no run; use another --out")
     if saved is None:
-        check_writable(folder.settings)
+        _check_fresh(folder, ranks or Ranks())
     started = time.monotonic() if started is None else started
     keep_freed_memory()
     where = device or default_device(ranks)
@@ -134,6 +127,19 @@ def plan_run(
     if run.config.train.threads:
         torch.set_num_threads(run.config.train.threads)
     return run
+
+
+def _check_fresh(folder: RunFolder, ranks: Ranks) -> None:
+    """Raise ConfigError unless a run can begin in a folder."""
+    if not ranks.is_main:
+        raise ConfigError(
+            f"rank {ranks.rank} does not see {folder.settings}, which rank 0 has written; all "
+            "ranks need the same folder, on a disk that they share"
+        )
+    out = folder.path
+    if out.is_dir() and any(path.name != LOCK for path in out.iterdir()):
+        raise ConfigError(f"output folder {out} is not empty and holds no run; use another --out")
+    check_writable(folder.settings)
 
 
 def _clock_of(folder: RunFolder, saved: RunSettings, started: float) -> Clock:

@@ -194,17 +194,15 @@ def _run_epoch(run: Standing) -> None:
         if is_pace_due:
             _keep_pace(run, pacer)
         is_last = _is_last_of_epoch(run)
-        is_saved = True
-        if not is_last and (stop or is_due):
-            with _aside(run):
-                is_saved = save_if_sound(run)
         if stop:
-            if is_last:
-                is_saved = _end_epoch(run, phase, sums)
+            is_saved = _end_epoch(run, phase, sums) if is_last else save_if_sound(run)
             where = "" if is_saved else " from the last sound checkpoint"
             raise Interrupted(f"stopped at step {run.global_step}; the same command goes on{where}")
         if is_last:
             break
+        if is_due:
+            with _aside(run):
+                save_if_sound(run)
         if upcoming is None:  # this was to be the last step, but there is more time than thought
             upcoming = next(batches, None)
     with _aside(run):
