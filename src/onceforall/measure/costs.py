@@ -39,6 +39,13 @@ from onceforall.graph import Graph
 from onceforall.measure.graph_costs import graph_at, graph_macs, graph_params, graph_peak_bytes
 from onceforall.supernets.graphs.elasticize import traced_graph
 from onceforall.supernets.static import StaticNet
+from onceforall.supernets.units import (
+    bottleneck_units,
+    fused_units,
+    mbconv_units,
+    residual_units,
+    shortcut_unit,
+)
 
 BYTES_PER_NUMBER = 4
 
@@ -165,8 +172,8 @@ def operations(layer: Layer, size: int, channels: int) -> tuple[Operation, ...]:
     """
     match layer:
         case Conv():
-            convolution, result = _conv(layer, size, waiting=0)
-            ops = (convolution,)
+            ops = (_conv(layer, size, waiting=0),)
+            result = layer.out_channels * output_size(layer, size) ** 2
             return (*ops, Operation(live_numbers=2 * result)) if layer.residual else ops
         case MBConv():
             return _mbconv(layer, size)
@@ -192,24 +199,15 @@ def operations(layer: Layer, size: int, channels: int) -> tuple[Operation, ...]:
 
 def _mbconv(layer: MBConv, size: int) -> tuple[Operation, ...]:
     mid, out, after = layer.mid_channels, layer.out_channels, output_size(layer, size)
+    expand, depthwise, project = mbconv_units(layer)
     # The input waits for the addition; without one it is gone once it has been read.
     waiting = layer.in_channels * size**2 if layer.residual else 0
-    ops: list[Operation] = []
-    if layer.has_expansion:
-        expand = Conv(in_channels=layer.in_channels, out_channels=mid)
-        ops.append(_conv(expand, size, waiting=0)[0])
-    depthwise = Conv(
-        in_channels=mid,
-        out_channels=mid,
-        kernel_size=layer.kernel_size,
-        stride=layer.stride,
-        groups=mid,
-    )
+    ops = [_conv(expand, size, waiting=0)] if layer.has_expansion else []
     # Without an expansion the depthwise convolution reads the waiting tensor itself.
-    ops.append(_conv(depthwise, size, waiting=waiting if layer.has_expansion else 0)[0])
+    ops.append(_conv(depthwise, size, waiting=waiting if layer.has_expansion else 0))
     if layer.se_channels:
         ops += _squeeze_excite(mid, layer.se_channels, waiting=waiting + mid * after**2)
-    ops.append(_conv(Conv(in_channels=mid, out_channels=out), after, waiting=waiting)[0])
+    ops.append(_conv(project, after, waiting=waiting))
     if layer.residual:
         ops.append(Operation(live_numbers=waiting + out * after**2))
     return tuple(ops)
@@ -221,55 +219,41 @@ def _squeeze_excite(mid: int, hidden: int, *, waiting: int) -> list[Operation]:
     excite = Conv(in_channels=hidden, out_channels=mid, bias=True, norm=False)
     return [
         Operation(live_numbers=waiting + mid),
-        _conv(squeeze, 1, waiting=waiting)[0],
-        _conv(excite, 1, waiting=waiting)[0],
+        _conv(squeeze, 1, waiting=waiting),
+        _conv(excite, 1, waiting=waiting),
         Operation(live_numbers=waiting + mid),
     ]
 
 
 def _bottleneck(layer: Bottleneck, size: int) -> tuple[Operation, ...]:
-    mid, after = layer.mid_channels, output_size(layer, size)
+    reduce, middle, restore = bottleneck_units(layer)
     waiting = layer.in_channels * size**2
-    reduce = Conv(in_channels=layer.in_channels, out_channels=mid)
-    middle = Conv(
-        in_channels=mid, out_channels=mid, kernel_size=layer.kernel_size, stride=layer.stride
+    return (
+        _conv(reduce, size, waiting=0),
+        _conv(middle, size, waiting=waiting),
+        _conv(restore, output_size(layer, size), waiting=waiting),
+        *_shortcut(layer, size),
     )
-    restore = Conv(in_channels=mid, out_channels=layer.out_channels)
-    ops = [
-        _conv(reduce, size, waiting=0)[0],
-        _conv(middle, size, waiting=waiting)[0],
-        _conv(restore, after, waiting=waiting)[0],
-    ]
-    return (*ops, *_shortcut(layer, size))
 
 
 def _residual(layer: Residual, size: int) -> tuple[Operation, ...]:
-    mid, after = layer.mid_channels, output_size(layer, size)
-    first = Conv(
-        in_channels=layer.in_channels,
-        out_channels=mid,
-        kernel_size=layer.kernel_size,
-        stride=layer.stride,
-    )
-    second = Conv(in_channels=mid, out_channels=layer.out_channels, kernel_size=layer.kernel_size)
+    first, second = residual_units(layer)
     waiting = layer.in_channels * size**2
     # The first convolution reads the waiting tensor itself.
-    ops = (_conv(first, size, waiting=0)[0], _conv(second, after, waiting=waiting)[0])
+    ops = (
+        _conv(first, size, waiting=0),
+        _conv(second, output_size(layer, size), waiting=waiting),
+    )
     return (*ops, *_shortcut(layer, size))
 
 
 def _fused(layer: FusedMBConv, size: int) -> tuple[Operation, ...]:
-    mid, out, after = layer.mid_channels, layer.out_channels, output_size(layer, size)
-    expand = Conv(
-        in_channels=layer.in_channels,
-        out_channels=mid,
-        kernel_size=layer.kernel_size,
-        stride=layer.stride,
-    )
+    expand, project = fused_units(layer)
+    after = output_size(layer, size)
     waiting = layer.in_channels * size**2 if layer.residual else 0
-    project = _conv(Conv(in_channels=mid, out_channels=out), after, waiting=waiting)[0]
-    ops = (_conv(expand, size, waiting=0)[0], project)
-    return (*ops, Operation(live_numbers=waiting + out * after**2)) if layer.residual else ops
+    ops = (_conv(expand, size, waiting=0), _conv(project, after, waiting=waiting))
+    added = Operation(live_numbers=waiting + layer.out_channels * after**2)
+    return (*ops, added) if layer.residual else ops
 
 
 def _shortcut(layer: Bottleneck | Residual, size: int) -> Iterator[Operation]:
@@ -281,18 +265,13 @@ def _shortcut(layer: Bottleneck | Residual, size: int) -> Iterator[Operation]:
         if pooled and layer.stride > 1:
             shortcut_input = layer.in_channels * after**2
             yield Operation(live_numbers=result + waiting + shortcut_input)
-        shortcut = Conv(
-            in_channels=layer.in_channels,
-            out_channels=layer.out_channels,
-            stride=1 if pooled else layer.stride,
-        )
-        yield _conv(shortcut, after if pooled else size, waiting=result)[0]
+        yield _conv(shortcut_unit(layer), after if pooled else size, waiting=result)
         waiting = result
     yield Operation(live_numbers=result + waiting)
 
 
-def _conv(layer: Conv, size: int, *, waiting: int) -> tuple[Operation, int]:
-    """Return a convolution with its norm, and the numbers in its result.
+def _conv(layer: Conv, size: int, *, waiting: int) -> Operation:
+    """Return a convolution with its norm.
 
     Args:
         layer: Convolution.
@@ -300,10 +279,9 @@ def _conv(layer: Conv, size: int, *, waiting: int) -> tuple[Operation, int]:
         waiting: Numbers in tensors that are alive beside its input and result.
     """
     weights = layer.in_channels * layer.out_channels * layer.kernel_size**2 // layer.groups
-    result = layer.out_channels * output_size(layer, size) ** 2
-    operation = Operation(
-        macs=weights * output_size(layer, size) ** 2,
+    after = output_size(layer, size)
+    return Operation(
+        macs=weights * after**2,
         params=weights + layer.out_channels * (layer.bias + 2 * layer.norm),
-        live_numbers=waiting + layer.in_channels * size**2 + result,
+        live_numbers=waiting + layer.in_channels * size**2 + layer.out_channels * after**2,
     )
-    return operation, result
