@@ -26,6 +26,8 @@ _TOLERANCE = 0.01
 _MOST_EPOCHS = 1e9
 # A look at the clock may fall on a bad moment: the middle one of so many counts.
 _LOOKS = 3
+# Steps that take this much longer than at their fastest say nothing of who else uses the machine.
+_UNSTEADY = 1.25
 # What training does between steps (probes, checkpoints) is at most this share of their time.
 _MOST_ASIDE = 0.05
 
@@ -170,7 +172,8 @@ class Pacer:
         if math.isinf(self._least_slowdown):  # a new phase, on a machine as busy as it was
             self._least_slowdown = slowdown / self._crowding
         self._least_slowdown = min(self._least_slowdown, slowdown)
-        self._crowding = slowdown / self._least_slowdown
+        crowding = slowdown / self._least_slowdown
+        self._crowding = crowding if crowding > _UNSTEADY else 1.0
         self._start_window(phase)
         return slowdown
 
