@@ -123,6 +123,22 @@ def test_what_comes_after_is_left_more_time_when_steps_get_slow(
     assert 36 <= clock.now <= 44
 
 
+def test_steps_that_are_a_little_slower_leave_nothing_more(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    clock.budget_s = 80.0
+    usual = clock.tick
+
+    def tick(images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        clock.now += 0.2 if 10 < clock.now else 0.0
+        return usual(images, labels, step)
+
+    clock.tick = tick  # type: ignore[method-assign]
+    run(tmp_path, clock, after_s=20.0)
+    # They count as they are; twenty seconds of before are still twenty, and not twenty-four.
+    assert 58 <= clock.now <= 62
+
+
 def test_a_phase_slower_than_expected_says_nothing_of_what_comes_after(
     tmp_path: Path, clock: FakeClock
 ) -> None:
