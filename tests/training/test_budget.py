@@ -130,7 +130,7 @@ def test_steps_that_are_a_little_slower_leave_nothing_more(
     usual = clock.tick
 
     def tick(images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        clock.now += 0.2 if 10 < clock.now else 0.0
+        clock.now += 0.2 if clock.now > 10 else 0.0
         return usual(images, labels, step)
 
     clock.tick = tick  # type: ignore[method-assign]
