@@ -271,7 +271,9 @@ def write_page(page: Path, folder: Path) -> None:
         claim = BENCHMARKS[row["name"]].claim
         where = ", ".join(filter(None, (row["processor"], f"{row['cores']} cores", row["gpu"])))
         lines += [f"## {claim[0].upper()}{claim[1:]}", ""]
-        lines += [f"`{row['command']}`: status {row['status']} after {row['seconds']} s; {where};"]
+        ended = "" if row["status"] == "0" else ", a bar is missed here,"
+        lines += [f"`{row['command']}`: status {row['status']}{ended} after {row['seconds']} s;"]
+        lines += [f"{where};"]
         lines += [
             f"Python {row['python']}, torch {row['torch']}, ONNX Runtime {row['onnxruntime']}"
         ]
