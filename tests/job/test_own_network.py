@@ -81,7 +81,7 @@ def test_weights_make_training_short_and_gentle(tmp_path: Path) -> None:
     assert known.supernet.resolutions == (36, 48) and known.train.plan == "original"
     assert known.supernet.width_ratios == (0.5, 0.75, 1.0) and known.train.side == 1.0
     (phase,) = known.plan(known.spec(3)).phases
-    assert (phase.draw, phase.subnets_per_step, phase.teacher) == ("sandwich", 1, "frozen")
+    assert (phase.draw, phase.subnets_per_step, phase.teacher) == ("sandwich", 1, "none")
 
 
 def test_without_training_the_largest_is_the_original(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def read_entry(
     if config.plan == "original" and not config.phases:
         if not config.init:
             raise ConfigError("train.plan original needs train.init: weights to learn from")
-        teacher = original_of(net)
+        teacher = original_of(net) if is_taught else None
     if is_taught and (config.teacher or beside.get("teacher")):
         path = Path(config.teacher or Path(config.init).parent / beside["teacher"])
         if not path.is_file():
