@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -137,9 +137,12 @@ def evaluate(
         )
     if not ranks.is_main:
         return
-    line = (
+    print_result(result, map(_line, [result]), as_json=json)
+
+
+def _line(result: dict[str, Any]) -> str:
+    return (
         f"top-1 {result['top1'] * 100:.2f} %, top-5 {result['top5'] * 100:.2f} % of "
         f"{result['images']} images at {result['resolution']} px; {result['macs'] / 1e6:.1f} M "
         f"MACs, {result['params'] / 1e6:.2f} M params; batch norm: {result['calibration']}"
     )
-    print_result(result, [line], as_json=json)
