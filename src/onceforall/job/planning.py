@@ -22,9 +22,9 @@ from onceforall.training.speed import Speed, phase_step_seconds
 _FEWEST_PASSES = 0.5
 # Shares of a time for the steps after training, where the user says nothing.
 _EVALUATE_SHARE, _LATENCY_SHARE, _CONFIRM_SHARE = 0.05, 0.03, 0.03
-# What an image of an evaluation takes, of a forward pass as it was timed; 0.5 to 0.65 were seen in
-# runs of 5 to 60 minutes, and more while another process takes a core.
-_OF_FORWARD = 0.85
+# What an image of an evaluation takes at most, of a forward pass as it was timed. Runs of 5 to 60
+# minutes saw 0.5 to 0.65 of the ladder's networks, and 0.9 of a traced one.
+_OF_FORWARD = 1.15
 # Images of a process in a step: batch norm sees no others.
 _FEWEST_IMAGES = 16
 # Processes that read for one GPU, at most.
@@ -321,7 +321,7 @@ def rest_seconds(config: RunConfig, speed: Speed, task: Task, *, cores: int) -> 
     # Two cores gain about half of what one has.
     gain = 1 + 0.5 * (min(cores, 4) - 1) if speed.is_host else 1.0
     # Small spaces are measured before the time for it is over.
-    latency_s = 0.4 * config.latency.budget_s
+    latency_s = 0.6 * config.latency.budget_s
     # Candidates lie between the smallest and the largest.
     timed_s = max(0.1, _TIMING_RUNS * speed.host_forward_s / 2)
     compared_s = 0.5 + _COMPARED_IMAGES * speed.host_forward_s
