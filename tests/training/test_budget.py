@@ -256,5 +256,5 @@ def test_real_time_is_kept(tmp_path: Path) -> None:
         ),
         callbacks=Callbacks(change_batch=slow),
     )
-    assert steps > 50
+    assert steps > 20  # how many more is up to the machine; that they fill the time is the claim
     assert abs(time.monotonic() - end) < 1.0
