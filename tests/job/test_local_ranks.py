@@ -73,9 +73,19 @@ def test_two_processes_survive_kills_and_leave_nothing_behind(tmp_path: Path) ->
     assert supernet(killed) == supernet(straight)
 
 
-def test_a_process_that_cannot_begin_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("should_stop", "error", "message"),
+    [
+        (False, TrainingError, r"ended before it began .*train\.ranks=1 does without"),
+        (True, Interrupted, "stopped before training; the same command goes on"),
+    ],
+    ids=["a process that cannot begin", "a signal while they get ready"],
+)
+def test_what_ends_before_training_is_one_line(
+    should_stop: bool, error: type[Exception], message: str, tmp_path: Path
+) -> None:
     with (
-        pytest.raises(TrainingError, match=r"ended before it began .*train\.ranks=1 does without"),
+        pytest.raises(error, match=message),
         local_ranks(
             tmp_path / "no run",
             2,
@@ -83,22 +93,7 @@ def test_a_process_that_cannot_begin_is_one_line(tmp_path: Path) -> None:
             ["train"],
             clock=Clock(),
             device=torch.device("cpu"),
-        ),
-    ):
-        pass
-
-
-def test_waiting_for_processes_ends_with_a_signal(tmp_path: Path) -> None:
-    with (
-        pytest.raises(Interrupted, match="stopped before training"),
-        local_ranks(
-            tmp_path / "no run",
-            2,
-            "onceforall.job.shared_steps",
-            ["train"],
-            clock=Clock(),
-            device=torch.device("cpu"),
-            should_stop=lambda: True,
+            should_stop=lambda: should_stop,
         ),
     ):
         pass
