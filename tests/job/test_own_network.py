@@ -82,6 +82,13 @@ def test_weights_make_training_short_and_gentle(tmp_path: Path) -> None:
     assert known.supernet.width_ratios == (0.5, 0.75, 1.0) and known.train.side == 1.0
     (phase,) = known.plan(known.spec(3)).phases
     assert (phase.draw, phase.subnets_per_step, phase.teacher) == ("sandwich", 1, "none")
+    for changed, teachers in (
+        ({"distillation": "soft_targets"}, ["frozen"]),
+        ({"plan": "delayed"}, ["none", "in_place"]),
+    ):
+        train = known.train.model_copy(update=changed)
+        phases = known.model_copy(update={"train": train}).plan(known.spec(3)).phases
+        assert [phase.teacher for phase in phases] == teachers
 
 
 def test_without_training_the_largest_is_the_original(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ class RunConfig(Section):
         phases = plan.phases
         if train.phases:
             phases = own_phases(train.phases, epochs=train.asked_epochs)
-        if train.distillation == "none":
+        if not train.is_taught:
             phases = tuple(dataclasses.replace(phase, teacher="none") for phase in phases)
         if train.freeze_backbone:
             phases = tuple(dataclasses.replace(phase, trainable="classifier") for phase in phases)
@@ -199,20 +199,16 @@ class RunConfig(Section):
         usual: dict[str, Any] = {"epochs": train.asked_epochs or 100.0}
         for name in ("learning_rate", "reference_batch", "weight_decay", "label_smoothing"):
             usual[name] = getattr(train, name)
-        count = train.subnets_per_step
+        asked = train.subnets_per_step
+        drawn = usual if asked is None else usual | {"subnets_per_step": asked}
         match train.plan:
             case "sandwich":
                 kind: Distillation = "alpha" if train.distillation == "alpha" else "soft_targets"
-                return sandwich_plan(
-                    **usual, subnets_per_step=count, distillation=kind, attentive=train.attentive
-                )
+                return sandwich_plan(**drawn, distillation=kind, attentive=train.attentive)
             case "delayed":
-                share = train.full_share
-                return delayed_plan(
-                    **usual, subnets_per_step=count, full_share=share, ramp=train.ramp
-                )
+                return delayed_plan(**drawn, full_share=train.full_share, ramp=train.ramp)
             case "original":
-                return original_plan(**usual, subnets_per_step=count, ramp=train.ramp)
+                return original_plan(**drawn, ramp=train.ramp)
             case "published":
                 return published_plan(spec.space, **usual)
             case "progressive":

@@ -207,8 +207,8 @@ def _run_all(
 
 def tuning_of(run: Run) -> Tuning:
     """Return how a run fine-tunes its models: as its training, in proportion as long."""
-    is_taught = run.config.train.distillation != "none"
-    return usual_tuning(run, epochs=run.config.finetune_epochs, distill=is_taught)
+    config = run.config
+    return usual_tuning(run, epochs=config.finetune_epochs, distill=config.train.is_taught)
 
 
 def finetune_step(run: Run) -> None:

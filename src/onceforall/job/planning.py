@@ -337,8 +337,7 @@ def grid_seconds(config: RunConfig, speed: Speed, task: Task, *, processes: int)
     count = len(config.grid_archs(spec.space))
     tested_s = _OF_FORWARD * speed.forward_s * (config.data.num_calibration + task.num_test)
     files_s = 0.6 + (_COMPARED_IMAGES + _TIMING_RUNS / 2) * speed.host_forward_s
-    is_taught = config.train.distillation != "none"
-    image_s = speed.middle_s + is_taught * speed.forward_s
+    image_s = speed.middle_s + config.train.is_taught * speed.forward_s
     tuning_s = config.finetune_epochs * task.num_train * image_s / processes
     shipped = 2 if config.finetune_epochs else 1
     return 5.0 + count * (tuning_s + shipped * (tested_s + files_s))

@@ -266,11 +266,10 @@ def graph_recipe(usual: RunConfig, *, sides: tuple[int, ...], same_at_all_sides:
         net = net.model_copy(update={"width_ratios": (0.5, 0.75, 1.0)})
         train = {
             "plan": "original",
-            "distillation": "none",
             "learning_rate": 0.02,
             "weight_decay": 1e-4,
             "ramp": 0.0,
-            "subnets_per_step": 1,
+            "subnets_per_step": None,
             "side": 1.0,
         }
     return usual.model_copy(

@@ -208,7 +208,7 @@ class TrainConfig(Section):
         learning_rate: Peak, for ``reference_batch`` images a step.
         reference_batch: Global batch that ``learning_rate`` is meant for.
         subnets_per_step: Subnets of a sandwich, of ``sandwich`` and ``delayed`` plans at least 2;
-            of the ``original`` plan, where one takes turns, 1.
+            null for what suits the plan: 4 and 2, and 1 of ``original``, where one takes turns.
         full_share: Share of the epochs that the largest subnet trains alone; ``delayed`` plan.
         ramp: Share of the rest over which smaller subnets come in; ``delayed`` plan.
         weight_decay: L2 penalty of convolution and linear weights.
@@ -219,7 +219,8 @@ class TrainConfig(Section):
         max_grad_norm: Global norm that gradients are clipped to, 0 for no clipping; null for the
             plan's own.
         distillation: Loss towards a teacher: soft targets; the adaptive ``alpha`` divergence, of
-            the ``sandwich`` plan; ``none`` for no teacher in any phase.
+            the ``sandwich`` plan; ``none`` for no teacher in any phase; null for what suits the
+            plan: none for ``original``, soft targets for the others.
         attentive: Of a sandwich, train the ``best`` or ``worst`` of a few random subnets of like
             MACs.
         autocast: Forward passes in bfloat16; null for what is measured to be faster.
@@ -247,7 +248,7 @@ class TrainConfig(Section):
     batch_size: int = Field(64, ge=1, le=2**20)
     learning_rate: float = Field(0.3, gt=0, le=1e4)
     reference_batch: int = Field(64, ge=1, le=2**24)
-    subnets_per_step: int = Field(4, ge=1, le=256)
+    subnets_per_step: int | None = Field(None, ge=1, le=256)
     full_share: float = Field(0.5, gt=0, lt=1)
     ramp: float = Field(0.3, ge=0, le=1)
     weight_decay: float = Field(1e-4, ge=0, le=10)
@@ -255,7 +256,7 @@ class TrainConfig(Section):
     ema_decay: float = Field(0.0, ge=0, lt=1)
     side: float = Field(1.0, ge=0.1, le=1)
     max_grad_norm: float | None = Field(None, ge=0, le=1e9)
-    distillation: Literal["soft_targets", "alpha", "none"] = "soft_targets"
+    distillation: Literal["soft_targets", "alpha", "none"] | None = None
     attentive: Literal["none", "best", "worst"] = "none"
     autocast: bool | None = False
     micro_batches: int = Field(1, ge=1, le=2**20)
@@ -273,6 +274,17 @@ class TrainConfig(Section):
         own = sum(phase.epochs for phase in self.phases) if self.phases else None
         epochs = own if self.epochs is None else self.epochs
         return None if epochs is None else epochs * self.epochs_scale
+
+    @property
+    def is_taught(self) -> bool:
+        """Return whether subnets learn from a teacher, too.
+
+        The ``original`` plan starts from a network that knows the data no better than labels do;
+        trials on photographs: docs/results/own-network.md. Phases of one's own say it themselves.
+        """
+        if self.distillation is None:
+            return self.plan != "original" or bool(self.phases)
+        return self.distillation != "none"
 
 
 class EvaluateConfig(Section):

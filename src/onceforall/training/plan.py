@@ -316,7 +316,7 @@ def delayed_plan(
     reference_batch: int,
     full_share: float = 0.5,
     ramp: float = 0.3,
-    subnets_per_step: int = 4,
+    subnets_per_step: int = 2,
     warmup_epochs: float = 1.0,
     weight_decay: float = 1e-4,
     label_smoothing: float = 0.1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import warnings
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ def exported_program(model: nn.Module, images: Tensor) -> torch.export.ExportedP
     level = log.level
     try:
         log.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _without_collection():
             warnings.simplefilter("ignore")
             return torch.export.export(model, (images,), strict=False)
     except Exception as error:  # the exporter raises whatever the network's own code does
@@ -58,6 +59,18 @@ def exported_program(model: nn.Module, images: Tensor) -> torch.export.ExportedP
         ) from error
     finally:
         log.setLevel(level)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Put off garbage collection, which takes a fifth of the exporter's time and finds little."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
