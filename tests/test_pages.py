@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -83,7 +84,8 @@ def test_pages_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             for device in ("phone", "laptop"):
                 shutil.copy(table, f"{device}.json")
         run(name)
-    assert Path("runs/own-models/small/model.onnx").is_file()
+    card = json.loads(Path("runs/own-models/small/card.json").read_text())
+    assert card["data"] == "digits" and card["mean"] != [0, 0, 0]
     assert "net01" in Path("runs/digits/report.html").read_text()
 
 

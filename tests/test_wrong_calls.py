@@ -63,9 +63,17 @@ CASES: dict[str, tuple[Callable[[Path], Any], type[OnceForAllError], str]] = {
         ConfigError,
         "cost name 'macs' is taken",
     ),
+    "no mean": (
+        lambda out: ofa.ship(
+            plain(), out / "m", arch=ARCH,
+            test=[(torch.randn(2, 3, 8, 8), torch.zeros(2, dtype=torch.long))],
+        ),
+        ConfigError,
+        "mean and std, that images are normalised by, are not said",
+    ),
     "classes": (
         lambda out: ofa.ship(
-            plain(), out / "m", arch=ARCH, classes=["a", "b"],
+            plain(), out / "m", arch=ARCH, classes=["a", "b"], mean=(0, 0, 0), std=(1, 1, 1),
             test=[(torch.randn(2, 3, 8, 8), torch.zeros(2, dtype=torch.long))],
         ),
         ConfigError,

@@ -119,6 +119,27 @@ def test_a_limit_that_comes_later_ships_one_model_under_it(
     assert json.loads(model.read_text())["macs"] <= float(places["macs"])
 
 
+def test_a_latency_limit_that_cannot_be_kept_takes_nothing_away(
+    run: Path, again: Callable[..., Answer]
+) -> None:
+    before = digests(run)
+    refused = again("--limit", "latency_ms=1e-6")
+    assert refused.status == 2 and digests(run) == before
+    assert "latency_ms=1e-06 cannot be kept: the smallest reachable value is" in refused.err
+    assert "as measured" not in refused.err
+
+    # A model may be faster than is predicted of any: it is named.
+    card = next((run / "models").glob("net*/card.json"))
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"latency_ms": 1e-6}))
+    before = digests(run)
+    refused = again("--limit", "latency_ms=2e-6")
+    assert refused.status == 2 and digests(run) == before
+    named = f"{card.parent.name}, shipped, keeps it as measured: ofa choose {run} --limit"
+    assert f"{named} latency_ms=2e-06" in refused.err
+    refused = ofa("search", run, "--limit", "latency_ms=2e-6")
+    assert refused.status == 2 and named in refused.err
+
+
 def test_a_longer_measurement_goes_on_from_the_last(
     run: Path, again: Callable[..., Answer]
 ) -> None:

@@ -234,7 +234,12 @@ def test_batches_of_one_image_are_shipped(tmp_path: Path) -> None:
     model = ofa.specialize(net, arch, calibration=[torch.randn(8, 3, 8, 8)])
     images = torch.randn(5, 3, 8, 8).split(1)
     ofa.ship(
-        model, tmp_path / "one", arch=arch, test=[(image, torch.tensor([0])) for image in images]
+        model,
+        tmp_path / "one",
+        arch=arch,
+        test=[(image, torch.tensor([0])) for image in images],
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
     )
     assert verify_folder(tmp_path / "one")["onnx_relative_error"] <= 1e-4
 
@@ -265,16 +270,16 @@ def test_own_table_train_search_specialise_ship_and_load(tmp_path: Path) -> None
 
     batches = list(session.calibration_batches(found.arch.resolution))
     model = ofa.specialize(net, found.arch, calibration=batches)
-    bundle = ofa.open_dataset(str(images))
     card = ofa.ship(
         model,
         tmp_path / "net01",
         arch=found.arch,
         test=session.test.batches(found.arch.resolution),
         classes=("red", "green", "blue"),
-        mean=bundle.mean,
-        std=bundle.std,
+        data=session.bundle,
     )
+    bundle = ofa.open_dataset(str(images))
+    assert (card.mean, card.std, card.data) == (bundle.mean, bundle.std, bundle.name)
     assert card.top1 > 0.9 and card.macs == found.costs["macs"]
     assert verify_folder(tmp_path / "net01")
     with pytest.raises(ConfigError, match="holds a model already"):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from onceforall.arch import Arch
 from onceforall.artifacts import Card
+from onceforall.data.bundle import DataBundle, Rgb
 from onceforall.deploy.model_folder import (
     check_plain_files,
     export_files,
@@ -40,10 +41,10 @@ def ship(
     arch: Arch,
     test: Iterable[tuple[Tensor, Tensor]],
     classes: Sequence[str] | None = None,
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0),
-    crop_ratio: float = 1.0,
-    data: str = "",
+    mean: Rgb | None = None,
+    std: Rgb | None = None,
+    crop_ratio: float | None = None,
+    data: str | DataBundle = "",
     target: str = "ort-cpu",
     threads: int = 1,
 ) -> Card:
@@ -54,21 +55,33 @@ def ship(
         out: Folder to write; there must be no model in it.
         arch: The subnet that it is.
         test: Normalised image batches ``(B, 3, R, R)`` and labels ``(B,)`` to report top-1 on.
-        classes: Class names in the order of the logits; by default their numbers.
-        mean: Mean of each channel, of images in [0, 1], that was taken off.
+        classes: Class names in the order of the logits; by default the data set's, or numbers.
+        mean: Mean of each channel, of images in [0, 1], that was taken off ``test``. Who loads
+            the model prepares images with it.
         std: Standard deviation that they were then divided by.
-        crop_ratio: Share of the side that evaluation shows.
-        data: Name of the data set.
+        crop_ratio: Share of the side that evaluation shows; by default the data set's, or 1.
+        data: The open data set (``ofa.open_dataset``; ``ofa.train`` returns it as ``bundle``),
+            which knows its classes, mean and deviation; or just its name.
         target: What latency is measured on.
         threads: Threads of a run.
 
     Raises:
-        ConfigError: If there is a model already, or no test image.
+        ConfigError: If there is a model already, or no test image, or if nothing says what mean
+            and deviation images have.
         VerificationError: If the files compute something else; nothing is left of them then.
     """
     folder, batches = Path(out), iter(test)
     if (folder / "card.json").is_file():
         raise ConfigError(f"{folder} holds a model already")
+    if isinstance(data, DataBundle):
+        classes = data.class_names if classes is None else classes
+        mean, std = mean or data.mean, std or data.std
+        crop_ratio, data = crop_ratio or data.eval_crop_ratio, data.name
+    if mean is None or std is None:
+        raise ConfigError(
+            "mean and std, that images are normalised by, are not said: give both, or data, the "
+            "open data set"
+        )
     first = next(batches, None)
     if first is None:
         raise ConfigError("test has no batch: top-1 cannot be measured")
@@ -91,7 +104,8 @@ def ship(
             repeats=_REPEATS,
         )
         about = {"data": data, "classes": tuple(names), "mean": mean, "std": std}
-        facts |= {"name": folder.name, "crop_ratio": crop_ratio, **about, **latency_facts(latency)}
+        about |= {"name": folder.name, "crop_ratio": crop_ratio or 1.0}
+        facts |= about | latency_facts(latency)
         return write_card(folder, model.plan, checks, facts)
 
 

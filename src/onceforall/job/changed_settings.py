@@ -20,6 +20,8 @@ from onceforall.files import append_jsonl, read_object
 from onceforall.job.config import RunConfig, file_settings, flag, resolve
 from onceforall.job.folder import RunFolder
 from onceforall.job.preflight import check_limits_kept
+from onceforall.job.tasks.choice import naming_shipped
+from onceforall.job.tasks.latency_models import read_table
 from onceforall.measure.latency.targets import make_target
 from onceforall.search.limits import check_limits
 
@@ -97,8 +99,13 @@ def growth(folder: RunFolder, saved: RunSettings, request: Request) -> Growth | 
     first = {key: _first(folder.path, key, values) for key, values in changed.items()}
     redone = {step for name in first.values() for step in (name, *_AFTER[name])}
     check_limits(after.search.limits)
-    check_limits_kept(after, saved.data.classes)
     make_target(after.latency.target, threads=after.latency.threads)
+    table = folder.latency(after)
+    is_known = table.is_file() and "latency" not in redone
+    with naming_shipped(folder, after.search.limits):
+        check_limits_kept(
+            after, saved.data.classes, latency=read_table(table) if is_known else None
+        )
     # A time was for what is done; more than that takes what it takes.
     whole = {"budget_s": None, "estimate": None} if folder.supernet.is_file() else {}
     settings = saved.model_copy(

@@ -53,6 +53,7 @@ class DataSession:
     """Batches for every purpose.
 
     Attributes:
+        bundle: The open data set: its classes, mean and deviation.
         train: Training batches of this rank.
         valid: Held-out images: they choose subnets, never train them.
         test: Images to report numbers on.
@@ -60,6 +61,7 @@ class DataSession:
         change_batch: Mixes images and labels of a training step, if the configuration says so.
     """
 
+    bundle: DataBundle
     train: TrainBatches
     valid: EvalBatches
     test: EvalBatches
@@ -159,6 +161,7 @@ def start_session(
     if loaders.train is None or loaders.calibration is None:
         raise DataError(f"{bundle.name}: there are no training or calibration images")
     return DataSession(
+        bundle=bundle,
         train=loaders.train,
         valid=loaders.valid,
         test=loaders.test,

@@ -38,6 +38,7 @@ from onceforall.job.steps.predict import predictor_step
 from onceforall.job.steps.search import search_step
 from onceforall.job.steps.ship import models_step, read_failed
 from onceforall.job.steps.train import train_step
+from onceforall.job.tasks.choice import rounded_up
 from onceforall.job.tuned_table import tuned_lines, write_tuned
 from onceforall.measure.comparison import minutes
 from onceforall.report import write_report
@@ -103,9 +104,12 @@ class Done:
         middle = sorted(card.latency_ms for card in self.cards)[len(self.cards) // 2]
         lines.append(f"report:  {self.report}")
         lines.append(f"next:    ofa verify {out}")
-        lines.append(f"         ofa choose {out} --limit latency_ms={middle:.2g}")
+        lines.append(f"         ofa choose {out} --limit latency_ms={rounded_up(middle):g}")
         if self.run.folder.front.is_file():
-            lines.append(f"         ofa search {out} --limit latency_ms={middle:.2g}")
+            # What is predicted may lie above what was measured: a limit that a search keeps, too.
+            points = self.run.folder.read_front().points
+            bound = rounded_up(max(middle, min(point.latency_ms for point in points)))
+            lines.append(f"         ofa search {out} --limit latency_ms={bound:g}")
         return lines
 
 

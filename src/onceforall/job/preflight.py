@@ -12,6 +12,7 @@ from onceforall.job.data import splits_of
 from onceforall.job.sections import LatencyConfig
 from onceforall.measure.cost_tables import EXACT_COSTS, compile_costs
 from onceforall.measure.costs import count_params, peak_activation_bytes
+from onceforall.measure.latency.model import LatencyModel, latency_costs
 from onceforall.measure.latency.ssh import SshOrt
 from onceforall.measure.latency.targets import make_target
 from onceforall.measure.onnx.model import blueprint_to_onnx, import_extra
@@ -73,17 +74,29 @@ def check_buildable(config: RunConfig, make_spec: Callable[[], SupernetSpec]) ->
         raise ConfigError(f"train.micro_batches {micro} is more than train.batch_size {batch}")
 
 
-def check_limits_kept(config: RunConfig, num_classes: int) -> None:
-    """Raise InfeasibleError if no subnet keeps the limits on what needs no measurement."""
+def check_limits_kept(
+    config: RunConfig, num_classes: int, *, latency: LatencyModel | None = None
+) -> None:
+    """Raise InfeasibleError if no subnet keeps the limits on what is known of its costs.
+
+    Args:
+        config: The run's configuration.
+        num_classes: Classes of the data set.
+        latency: Model of the device, once it is measured; until then its limit is not looked at.
+    """
     spec = config.spec(num_classes)
-    limits = config.search.limits
-    exact = {name: bound for name, bound in limits.items() if name in EXACT_COSTS}
-    if not exact:
+    models = {} if latency is None else {"latency_ms": latency}
+    limits = {
+        name: bound
+        for name, bound in config.search.limits.items()
+        if name in EXACT_COSTS or name in models
+    }
+    if not limits:
         return
-    costs = compile_costs(spec)
+    costs = compile_costs(spec, **latency_costs(spec, models))
     known = {name: costs.cost(name) for name in costs.names}
     Problem(
-        encoding=Encoding(spec.space), objectives=known, costs=known, limits=exact
+        encoding=Encoding(spec.space), objectives=known, costs=known, limits=limits
     ).feasible_row()
 
 

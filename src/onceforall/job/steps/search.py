@@ -10,11 +10,12 @@ from pathlib import Path
 
 from onceforall.arch import Arch
 from onceforall.artifacts import Answer, FrontFile, FrontPoint
-from onceforall.errors import ConfigError
+from onceforall.errors import ConfigError, InfeasibleError
 from onceforall.files import file_digest
 from onceforall.job.context import Run
 from onceforall.job.steps.latency import cost_table
 from onceforall.job.steps.predict import predict_top1, refine_step, refined_archs
+from onceforall.job.tasks.choice import naming_shipped
 from onceforall.job.tasks.latency_models import check_device_limits, cost_of
 from onceforall.pareto import pareto_front
 from onceforall.search import Problem, nsga2
@@ -66,7 +67,13 @@ def search_step(run: Run) -> None:
         latency = {"latency_ms": problem.objectives["latency_ms"]}
         refine_step(run, replace(problem, objectives=latency))
     journal = run.folder.search / "journal.jsonl"
-    front = _search(run, search.limits, caution=search.caution, journal=journal)
+    try:
+        front = _search(run, search.limits, caution=search.caution, journal=journal)
+    except InfeasibleError as error:
+        raise InfeasibleError(
+            f"{error}; what is done is kept: the same command with another --limit goes on, "
+            "with  --set 'search.limits={}'  without any"
+        ) from error
     front.write(run.folder.front)
 
 
@@ -216,7 +223,8 @@ def fronts_under_limits(
         check_device_limits(chosen, list(devices or {}))
     for chosen in wanted:
         started = time.monotonic()
-        front = _search(run, chosen, caution=caution, journal=None, devices=devices, seed=seed)
+        with naming_shipped(run.folder, chosen):
+            front = _search(run, chosen, caution=caution, journal=None, devices=devices, seed=seed)
         yield FoundFront(limits=chosen, front=front, seconds=time.monotonic() - started)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from onceforall.errors import ConfigError
+from onceforall.errors import ConfigError, InfeasibleError
 from onceforall.job.folder import RunFolder
 from onceforall.measure.choice import Choice, Gain, choose
 from onceforall.measure.comparison import top1_in_percent
@@ -32,6 +34,27 @@ def choose_models(folder: RunFolder, limits: Mapping[str, Sequence[float]]) -> l
     if not cards:
         raise ConfigError(f"{folder.path} has no models yet: run  ofa run")
     return [choose(cards, bounds) for bounds in wanted]
+
+
+@contextmanager
+def naming_shipped(folder: RunFolder, limits: Mapping[str, float]) -> Iterator[None]:
+    """Add to what is said of a limit that no subnet is predicted to keep the model that does.
+
+    Raises:
+        InfeasibleError: If one was raised inside, with more words.
+    """
+    try:
+        yield
+    except InfeasibleError as error:
+        try:
+            choice = choose(folder.read_cards(), limits)
+        except (ConfigError, InfeasibleError):
+            raise error from None
+        bounds = " ".join(f"--limit {name}={bound:g}" for name, bound in limits.items())
+        raise InfeasibleError(
+            f"{error}; that is predicted: {choice.card.name}, shipped, keeps it as measured: "
+            f"ofa choose {shlex.quote(str(folder.path))} {bounds}"
+        ) from error
 
 
 def choice_lines(choice: Choice, run: Path) -> list[str]:
@@ -71,14 +94,14 @@ def choice_json(choice: Choice) -> dict[str, Any]:
 
 def _gain(gain: Gain) -> str:
     noise = "beyond noise" if gain.is_clear else "within noise"
-    looser = {name: _rounded_up(taken) for name, taken in gain.limits.items()}
+    looser = {name: rounded_up(taken) for name, taken in gain.limits.items()}
     return (
         f"with {limit_words(looser)}: {gain.card.name}, {top1_in_percent(gain.card)}, "
         f"{gain.points:+.1f} points, {noise}"
     )
 
 
-def _rounded_up(value: float) -> float:
-    """Return a number of four digits that is no smaller: a limit that is kept."""
+def rounded_up(value: float) -> float:
+    """Return a positive number of four digits that is no smaller: a limit that is kept."""
     digits = 3 - math.floor(math.log10(value))
     return math.ceil(value * 10.0**digits) / 10.0**digits

@@ -97,9 +97,5 @@ def ship_published(
         yard.out,
         arch=arch,
         test=maker.test_batches(arch.resolution, progress),
-        classes=bundle.class_names,
-        mean=bundle.mean,
-        std=bundle.std,
-        crop_ratio=bundle.eval_crop_ratio,
-        data=bundle.name,
+        data=bundle,
     )
