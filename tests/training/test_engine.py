@@ -24,6 +24,7 @@ from tests.training.tiny import SPEC, tiny_batches, tiny_eval, tiny_net
 SANDWICH = sandwich_plan(
     epochs=3, learning_rate=0.1, reference_batch=16, subnets_per_step=3, ema_decay=0.9
 )
+MUON = dataclasses.replace(SANDWICH, muon_factor=0.5)
 PROGRESSIVE = progressive_plan(SPEC.space, epochs=6, learning_rate=0.1, reference_batch=16)
 
 
@@ -72,7 +73,10 @@ def assert_same(first: Supernet, second: Supernet) -> None:
         assert torch.equal(a, b), name
 
 
-@pytest.mark.parametrize("plan", [SANDWICH, PROGRESSIVE], ids=["sandwich", "progressive"])
+PLANS = {"sandwich": SANDWICH, "muon": MUON, "progressive": PROGRESSIVE}
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
 def test_a_killed_run_ends_with_the_same_bits(plan: Plan, tmp_path: Path) -> None:
     straight = run_straight(plan, tmp_path / "a")
     rng = random.Random(7)

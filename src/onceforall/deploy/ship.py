@@ -104,9 +104,8 @@ def ship(
             repeats=_REPEATS,
         )
         about = {"data": data, "classes": tuple(names), "mean": mean, "std": std}
-        about |= {"name": folder.name, "crop_ratio": crop_ratio or 1.0}
-        facts |= about | latency_facts(latency)
-        return write_card(folder, model.plan, checks, facts)
+        facts |= {"name": folder.name, "crop_ratio": crop_ratio or 1.0, **about}
+        return write_card(folder, model.plan, checks, facts | latency_facts(latency))
 
 
 def as_shipped(plan: NetPlan, folder: Path, arch: Arch) -> Candidate:

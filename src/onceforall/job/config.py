@@ -154,9 +154,11 @@ class RunConfig(Section):
                 trainable=phases[0].trainable,
             )
         plan.index(train.start_at)
+        peak = max(phase.learning_rate for phase in plan.phases)
         return dataclasses.replace(
             plan,
             head_factor=train.head_factor,
+            muon_factor=train.muon_rate / peak if peak and train.optimizer == "muon" else 0.0,
             ema_decay=train.ema_decay,
             max_grad_norm=clip,
             train_side=train.side,

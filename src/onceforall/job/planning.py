@@ -176,7 +176,9 @@ def _alone_seconds(
         return 0.0
     epochs = config.train.asked_epochs or math.inf
     spec = config.model_copy(update={"supernet": network}).spec(task.num_classes)
-    passes = config.plan(spec).passes_per_image * epochs
+    phases = config.plan(spec).phases
+    passes = sum(each.epochs * each.subnets_per_step for each in phases)
+    passes *= epochs / sum(each.epochs for each in phases)
     return min(budget_s, passes * task.num_train * speed.middle_s)
 
 

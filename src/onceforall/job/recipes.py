@@ -202,6 +202,7 @@ def recipe_for(
         plan="delayed",
         batch_size=batch_size,
         learning_rate=0.4,
+        optimizer="muon",
         reference_batch=max(64, batch_size),
         full_share=0.4,
         side=0.8 if is_photo else 1.0,
@@ -240,6 +241,7 @@ def transfer_recipe(
         update={
             "batch_size": min(64, usual.train.batch_size),
             "learning_rate": 0.015,
+            "optimizer": "sgd",
             "weight_decay": 1e-4,
             "reinit_head": start.num_classes != num_classes,
             "full_share": 0.15,
@@ -257,7 +259,7 @@ def graph_recipe(usual: RunConfig, *, sides: tuple[int, ...], same_at_all_sides:
         same_at_all_sides: Whether it does the same at any other side.
     """
     data, net = usual.data, usual.supernet.model_copy(update={"resolutions": sides})
-    train: dict[str, object] = {"learning_rate": 0.1, "side": 1.0}
+    train: dict[str, object] = {"learning_rate": 0.1, "optimizer": "sgd", "side": 1.0}
     if same_at_all_sides:
         train["side"] = usual.train.side
     if usual.train.init:
@@ -267,6 +269,7 @@ def graph_recipe(usual: RunConfig, *, sides: tuple[int, ...], same_at_all_sides:
         train = {
             "plan": "original",
             "learning_rate": 0.02,
+            "optimizer": "sgd",
             "weight_decay": 1e-4,
             "ramp": 0.0,
             "subnets_per_step": None,

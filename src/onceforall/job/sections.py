@@ -211,7 +211,11 @@ class TrainConfig(Section):
             null for what suits the plan: 4 and 2, and 1 of ``original``, where one takes turns.
         full_share: Share of the epochs that the largest subnet trains alone; ``delayed`` plan.
         ramp: Share of the rest over which smaller subnets come in; ``delayed`` plan.
-        weight_decay: L2 penalty of convolution and linear weights.
+        optimizer: ``muon`` turns the weights of inner convolutions by orthogonalized steps of
+            ``muon_rate`` and keeps their length; it takes fewer passes. All else, and everything
+            with ``sgd``, goes by stochastic gradient descent.
+        muon_rate: Peak learning rate of Muon, in radians a step.
+        weight_decay: L2 penalty of convolution and linear weights; of what Muon trains, none.
         label_smoothing: Share of each label that is spread over all classes.
         ema_decay: Of a running mean of the weights, which is what is kept; 0 for none.
         side: Side of training images over the resolution of the subnets that they train; below 1
@@ -251,6 +255,8 @@ class TrainConfig(Section):
     subnets_per_step: int | None = Field(None, ge=1, le=256)
     full_share: float = Field(0.5, gt=0, lt=1)
     ramp: float = Field(0.3, ge=0, le=1)
+    optimizer: Literal["sgd", "muon"] = "sgd"
+    muon_rate: float = Field(0.05, gt=0, le=1)
     weight_decay: float = Field(1e-4, ge=0, le=10)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     ema_decay: float = Field(0.0, ge=0, lt=1)

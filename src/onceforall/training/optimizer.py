@@ -4,9 +4,48 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from onceforall.ops.conv import ElasticConv2d
+from onceforall.training.muon import Muon
+
+_IMAGE_CHANNELS = 3
+
+
+class Optimizers:
+    """Several optimizers, each of parameters of its own, that step as one.
+
+    Args:
+        parts: The optimizers.
+    """
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts = parts
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Return the groups of all parts."""
+        return [group for part in self.parts for group in part.param_groups]
+
+    def step(self) -> None:
+        """Do a step of each part."""
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of all parts; of a single one, its own."""
+        if len(self.parts) == 1:
+            return self.parts[0].state_dict()
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the states of all parts."""
+        states = [state] if len(self.parts) == 1 else state["parts"]
+        for part, own in zip(self.parts, states, strict=True):
+            part.load_state_dict(dict(own))
 
 
 def make_optimizer(
@@ -17,7 +56,8 @@ def make_optimizer(
     decay_transforms: bool = False,
     head: nn.Module | None = None,
     head_factor: float = 1.0,
-) -> torch.optim.Optimizer:
+    muon_factor: float = 0.0,
+) -> Optimizers:
     """Return Nesterov SGD: decayed weights, everything else, and both again for the head.
 
     Norm parameters and biases, which are all vectors, are not decayed. Parameters without a
@@ -31,8 +71,13 @@ def make_optimizer(
             the identity.
         head: Part of ``net`` with a learning rate of its own.
         head_factor: That learning rate over the others'.
+        muon_factor: Learning rate of :class:`~onceforall.training.muon.Muon`, which trains the
+            weights of inner convolutions then, over the others'; 0 for SGD everywhere.
     """
     in_head = set() if head is None else {id(p) for p in head.parameters()}
+    layers = [m for m in net.modules() if muon_factor and _is_inner_convolution(m)]
+    turned = [m.weight for m in layers if id(m.weight) not in in_head]
+    by_muon = {id(p) for p in turned}
     parts: dict[tuple[float, float], list[nn.Parameter]] = {
         (decay, factor): []
         for factor in dict.fromkeys((1.0, head_factor))
@@ -40,6 +85,8 @@ def make_optimizer(
     }
     for module in net.modules():
         for parameter in module.parameters(recurse=False):
+            if id(parameter) in by_muon:
+                continue
             is_vector = parameter.ndim < 2  # biases, and scales and shifts of norms
             is_kept = isinstance(module, nn.ParameterDict) and not decay_transforms
             decay = 0.0 if is_vector or is_kept else weight_decay
@@ -50,10 +97,23 @@ def make_optimizer(
         for (decay, factor), parameters in parts.items()
         if parameters
     ]
-    return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0)
+    sgd = torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0)
+    if not turned:
+        return Optimizers(sgd)
+    return Optimizers(sgd, Muon([{"params": turned, "factor": muon_factor}], momentum=momentum))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+def _is_inner_convolution(module: nn.Module) -> bool:
+    """Return whether a layer is a convolution of all channels that a norm follows.
+
+    It has no bias then. Not the first one, of images: its few inputs are not alike.
+    """
+    if not isinstance(module, ElasticConv2d | nn.Conv2d) or module.bias is not None:
+        return False
+    return getattr(module, "groups", 1) == 1 and module.weight.shape[1] > _IMAGE_CHANNELS
+
+
+def set_learning_rate(optimizer: Optimizers, learning_rate: float) -> None:
     """Set the learning rate of every group, times the group's own factor."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["factor"]

@@ -169,7 +169,9 @@ class Plan:
         name: Name of the plan.
         phases: Run in order; each starts from where the last one ended.
         reference_batch: Global batch the learning rates are meant for; they scale linearly.
-        momentum: Nesterov momentum of stochastic gradient descent.
+        momentum: Nesterov momentum.
+        muon_factor: Learning rate of :class:`~onceforall.training.muon.Muon` for the weights of
+            inner convolutions over that of all else; 0 for gradient descent everywhere.
         weight_decay: On convolution and linear weights; norms and biases are not decayed.
         decay_transforms: Decay kernel transforms too, as published: towards zero, not identity.
         label_smoothing: In [0, 1).
@@ -193,6 +195,7 @@ class Plan:
     phases: tuple[Phase, ...]
     reference_batch: int
     momentum: float = 0.9
+    muon_factor: float = 0.0
     weight_decay: float = 3e-5
     decay_transforms: bool = False
     label_smoothing: float = 0.1
@@ -247,12 +250,6 @@ class Plan:
         if name and name not in names:
             raise ConfigError(f"phase {name!r} is not one of {', '.join(names)}")
         return names.index(name) if name else 0
-
-    @property
-    def passes_per_image(self) -> float:
-        """Return the mean subnet passes per image and epoch: what the training time scales with."""
-        passes = sum(phase.epochs * phase.subnets_per_step for phase in self.phases)
-        return passes / sum(phase.epochs for phase in self.phases)
 
 
 def sandwich_plan(

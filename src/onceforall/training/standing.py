@@ -16,7 +16,7 @@ from onceforall.supernets.nets import classifier_of
 from onceforall.training.budget import Pacer
 from onceforall.training.checkpoint import Loaded, State, load_newest, save_checkpoint
 from onceforall.training.freezing import learn_only, parameters_of
-from onceforall.training.optimizer import make_optimizer, parameters_copy
+from onceforall.training.optimizer import Optimizers, make_optimizer, parameters_copy
 from onceforall.training.plan import Plan
 from onceforall.training.ranks import Ranks, gather_numbers, wait_for_all
 from onceforall.training.settings import Callbacks, Event, TrainOptions
@@ -55,7 +55,7 @@ class Standing:
     position: Position
     watch: LossWatch
     timer: Timer
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizers
     average: dict[str, Tensor]
     learning: list[nn.Parameter]  # what may learn at all; a phase may let less of it
     teacher: Trainable | None = None
@@ -112,7 +112,7 @@ def let_learn(run: Standing) -> None:
     learn_only(run.net.parameters(), [p for p in run.learning if id(p) in chosen])
 
 
-def new_optimizer(net: Trainable, plan: Plan) -> torch.optim.Optimizer:
+def new_optimizer(net: Trainable, plan: Plan) -> Optimizers:
     """Return a fresh optimizer as the plan wants it."""
     return make_optimizer(
         net,
@@ -121,6 +121,7 @@ def new_optimizer(net: Trainable, plan: Plan) -> torch.optim.Optimizer:
         decay_transforms=plan.decay_transforms,
         head=classifier_of(net),
         head_factor=plan.head_factor,
+        muon_factor=plan.muon_factor,
     )
 
 
