@@ -51,19 +51,26 @@ def _read(value: Any, known: dict[str, type]) -> Any:
     if not isinstance(name, str) or name not in known:
         raise ConfigError(f"record type {name!r} is not one of {', '.join(known)}")
     parts = {key: _read(item, known) for key, item in value.items() if key != "type"}
-    hints = _hints(known[name])
+    hints = field_types(known[name])
     for key, part in parts.items():
         if key in hints and not fits(part, hints[key]):
-            shown = getattr(hints[key], "__name__", str(hints[key]).replace("typing.", ""))
-            raise ConfigError(f"record {name}: {key} {part!r} is not {shown}")
+            raise ConfigError(f"record {name}: {key} {part!r} is not {_shown(hints[key])}")
     try:
         return known[name](**parts)
     except TypeError as error:  # fields that are missing or unknown
         raise ConfigError(f"record {name}: {error}") from error
 
 
+def _shown(hint: Any) -> str:
+    """Return a type in words."""
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
+    return getattr(hint, "__name__", str(hint).replace("typing.", ""))
+
+
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def field_types(cls: type) -> dict[str, Any]:
+    """Return the type of each field of a record."""
     return typing.get_type_hints(cls)
 
 

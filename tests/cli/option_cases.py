@@ -324,7 +324,9 @@ IDLE = {
     "a model of all": ((*FINETUNE, "--all"), "needs either a MODEL or --all"),
     "a comparison of one": (("compare", "{run}"), "1 run is nothing to compare"),
     "weights of a run's search": ((*SEARCH, "--weights", "x"), "goes with --net and --ship"),
-    "shipping with nothing to ship": ((*PUBLISHED, "--ship"), "needs --weights too"),
+    "shipping with nothing to ship": (
+        (*PUBLISHED, "--ship"), "needs --weights and --data and --out too",
+    ),
     "weights of a run's subnet": ((*SPECIALIZE, "--weights", "x"), "goes with --net"),
     "a network beside a run": ((*SPECIALIZE, "--net", OFA), "needs either a RUN or --net"),
     "a name beside a folder": ((*SPECIALIZE_NET, "--name", "x"), "--name goes with a RUN"),

@@ -250,3 +250,16 @@ def test_run_yaml_is_a_configuration(places: dict[str, str], tmp_path: Path) -> 
         )
         assert other["data"].pop("source") == places[images] and one["data"].pop("source")
         assert one == other
+
+
+def test_a_run_is_repeated_for_as_long_as_it_could_train(
+    run: Path, places: dict[str, str], tmp_path: Path
+) -> None:
+    """A time may have made training shorter than it was planned."""
+    settings = yaml.safe_load((run / "run.yaml").read_text())
+    assert settings["epochs_trained"] == 3
+    (run / "run.yaml").write_text(yaml.safe_dump(settings | {"epochs_trained": 2}))
+    more = ("--config", run / "run.yaml", "--until", "plan")
+    assert ofa("run", places["images"], "--out", tmp_path / "again", *more).status == 0
+    again = yaml.safe_load((tmp_path / "again" / "run.yaml").read_text())
+    assert again["config"]["train"]["epochs"] == 2 and "epochs_trained" not in again

@@ -60,7 +60,10 @@ def test_choose_says_what_a_looser_limit_would_gain(places: dict[str, str], tmp_
         "name": "second", "limits": {"latency_ms": 0.045}, "points": 50.0, "beyond_noise": True
     }  # fmt: skip
     said = ofa("choose", tmp_path / "run", "--limit", "latency_ms=0.03").out
-    assert "with latency_ms=0.045: second, 90" in said and "+50.0 points, beyond noise" in said
+    assert (
+        "with latency_ms=0.045: second, 90" in said
+        and "+50.0 points of test top-1, beyond noise" in said
+    )
 
 
 # -- compare --------------------------------------------------------------------------------------

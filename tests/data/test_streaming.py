@@ -359,7 +359,7 @@ def test_nothing_but_damage_ends(files):
 
 def test_missing_file_is_named(files):
     (files.root / "val/a/000.jpg").unlink()
-    with pytest.raises(DataError, match=r"000\.jpg: cannot be read as an image: .*No such file"):
+    with pytest.raises(DataError, match=r"000\.jpg: no such file"):
         list(evaluation(files).batches(16))
 
 

@@ -54,8 +54,17 @@ def test_hypervolume_is_the_mean_top1_over_latency_limits(runs: list[Path]) -> N
 def test_a_run_that_is_better_everywhere_has_the_whole_front(runs: list[Path]) -> None:
     for path in runs[1].glob("models/*/card.json"):
         change(path, latency_ms=0.01, latency_p90_ms=0.02, top1=1.0)
+    for path in runs[0].glob("models/*/card.json"):
+        change(path, top1=0.5)
     compared = compare_runs(runs)
     assert compared.on_front == (0, 3) and compared.volumes[1] > 0.98 > compared.volumes[0]
+    for path in runs[0].glob("models/*/card.json"):
+        change(path, top1=0.99)  # within noise of the others
+    assert compare_runs(runs).on_front == (3, 3)
+    for path in runs[0].glob("models/*/card.json"):
+        change(path, top1=0.5)
+    lines = "\n".join(comparison_lines(compared))
+    assert re.search(r"not beaten", lines) and "measures all models side by side" in lines
     assert set(compared.beaten) >= {f"one/{model.folder}" for model in compared.runs[0].models[:1]}
 
 
@@ -63,9 +72,12 @@ def test_settings_that_differ_and_no_others(runs: list[Path]) -> None:
     path = runs[1] / "run.yaml"
     settings = yaml.safe_load(path.read_text())
     settings["config"]["train"]["epochs"] = 77
+    settings["epochs_trained"] = 70
     settings["config"]["search"] = {**settings["config"].get("search", {}), "limits": {"macs": 5.0}}
     path.write_text(yaml.safe_dump(settings))
-    found = dict(compare_runs(runs).settings)
+    compared = compare_runs(runs)
+    assert compared.epochs[1] == "70"
+    found = dict(compared.settings)
     assert found.pop("train.epochs")[1] == "77"
     assert found.pop("search.limits.macs") == ("-", "5.0")
     assert set(found) <= {"seed"}

@@ -12,9 +12,10 @@ import torch
 from torch.nn import functional as F
 
 from onceforall.blueprint import Blueprint, Conv, FusedMBConv, GlobalPool, Linear, Residual
-from onceforall.errors import BlueprintError
+from onceforall.errors import BlueprintError, ConfigError
 from onceforall.measure.costs import count_macs, count_params, peak_activation_bytes
 from onceforall.measure.onnx.model import blueprint_to_onnx, ort_session
+from onceforall.records import record_from_json, record_to_json
 from onceforall.supernets.families import dense_images
 from onceforall.supernets.spec import MBConvStage
 from onceforall.supernets.static import build_layer
@@ -142,3 +143,21 @@ def test_a_classifier_without_a_bias_has_no_elastic_form() -> None:
     )
     with pytest.raises(BlueprintError, match="no elastic form of Linear"):
         Supernet(spec)
+
+
+def test_a_block_that_is_misspelt_is_refused_with_those_that_there_are() -> None:
+    wanted = r"MBConvStage: block 'residul' is not one of mbconv, .*residual"
+    with pytest.raises(BlueprintError, match=wanted):
+        MBConvStage(
+            block="residul",  # type: ignore[arg-type]
+            width=8,
+            stride=1,
+            activation="relu",
+            num_blocks=1,
+            depths=(1,),
+            kernel_sizes=(3,),
+            expand_ratios=(1,),
+        )
+    stage = record_to_json(dense_images(block="residual", num_classes=3).stages[0])
+    with pytest.raises(ConfigError, match="block 'residul' is not one of mbconv"):
+        record_from_json({**stage, "block": "residul"}, [MBConvStage])

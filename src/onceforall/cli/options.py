@@ -272,7 +272,10 @@ def parse_limits(texts: list[str] | None) -> dict[str, list[float]]:
         except ValueError:
             values = []
         if not equals or not values or name in limits or any(map(math.isnan, values)):
-            raise ConfigError(f"--limit {text!r} is not of the form name=bound, once per name")
+            raise ConfigError(
+                f"--limit {text!r} is not of the form name=bound, once per name, the bound a plain "
+                "number: latency_ms=0.5, params=15e3"
+            )
         limits[name] = values
     return limits
 
@@ -289,5 +292,5 @@ def check_published(is_published: bool, given: Mapping[str, object], options: st
     if named and not is_published:
         raise ConfigError(f"{named[0]} goes with {options}")
     if is_published and len(named) < len(given):
-        missing = next(name for name, value in given.items() if not value)
+        missing = " and ".join(name for name, value in given.items() if not value)
         raise ConfigError(f"a published network that ships needs {missing} too")

@@ -274,7 +274,8 @@ def resolve(recipe: RunConfig, *, file: str | None = None, flags: Sequence[str] 
 def file_settings(text: str) -> dict[str, Any]:
     """Return the sections of a configuration file, or of the ``run.yaml`` of another run.
 
-    Of a run everything counts but its data set, which every command names itself.
+    Of a run everything counts but its data set, which every command names itself; the epochs are
+    those that it came to in its time.
 
     Raises:
         ConfigError: If it is not YAML, or holds no sections.
@@ -289,6 +290,10 @@ def file_settings(text: str) -> dict[str, Any]:
     if "request" not in found or not isinstance(config, dict):
         return found
     data = {key: value for key, value in config.get("data", {}).items() if key != "source"}
+    train, trained = config.get("train"), found.get("epochs_trained")
+    if isinstance(train, dict) and trained:
+        epochs = trained / train.get("epochs_scale", 1.0)
+        config = {**config, "train": {**train, "epochs": epochs}}
     return {**config, "data": data}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from onceforall.files import check_writable, write_text
 from onceforall.report import run_facts
-from onceforall.report.compared import Compared, compare_runs
+from onceforall.report.compared import SIDE_BY_SIDE, Compared, compare_runs
 from onceforall.report.curves import Figure
 from onceforall.report.page import asset, templates
 from onceforall.report.plot import Axes, Point
@@ -26,12 +26,14 @@ def build_comparison(folders: Sequence[Path]) -> str:
         ConfigError: If there are fewer than two, or one is no run.
     """
     compared = compare_runs(folders)
-    rows = zip(compared.names, compared.runs, compared.volumes, compared.on_front, strict=True)
+    columns = (compared.epochs, compared.volumes, compared.on_front)
+    rows = zip(compared.names, compared.runs, *columns, strict=True)
     return (
         templates()
         .get_template("compare.html")
         .render(
             compared=compared,
+            side_by_side=SIDE_BY_SIDE,
             figure=fronts_figure(compared),
             rows=[(*row, run_facts.headline(row[1])) for row in rows],
             paths=[str(folder) for folder in folders],

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from onceforall.artifacts import Card
 from onceforall.errors import ConfigError
 from onceforall.measure.comparison import beaten_by, contenders
-from onceforall.pareto import hypervolume, pareto_front
+from onceforall.pareto import hypervolume
 from onceforall.report.run_folder import Run, read_run
 
+SIDE_BY_SIDE = (
+    "Latency is as measured when each run shipped, and a machine is not always as fast: "
+    "ofa latency measure RUN RUN  measures all models side by side."
+)
 # The slowest models count too: limits go so far beyond them.
 _BEYOND_SLOWEST = 1.1
 
@@ -30,7 +32,6 @@ class Compared:
         limit_ms: Latency limits up to this count; None where no run has models.
         volumes: Of each run, the hypervolume of its models over latency and error, as a share:
             the mean test top-1 of the best model over all latency limits up to ``limit_ms``.
-        on_front: Of each run, how many of its models are on the front of all models.
         settings: Each setting that differs, and its value in each run as text.
         warnings: Why figures cannot be compared, in sentences.
     """
@@ -39,7 +40,6 @@ class Compared:
     runs: tuple[Run, ...]
     limit_ms: float | None
     volumes: tuple[float, ...]
-    on_front: tuple[int, ...]
     settings: tuple[tuple[str, tuple[str, ...]], ...]
     warnings: tuple[str, ...]
 
@@ -57,6 +57,20 @@ class Compared:
     def beaten(self) -> dict[str, str]:
         """Return which model of any run beats each that is beaten, by the names of ``cards``."""
         return beaten_by(contenders(self.cards))
+
+    @property
+    def on_front(self) -> tuple[int, ...]:
+        """Return of each run how many of its models no other beats beyond noise."""
+        beaten = self.beaten
+        return tuple(
+            sum(f"{name}/{model.card.name}" not in beaten for model in run.models)
+            for name, run in zip(self.names, self.runs, strict=True)
+        )
+
+    @property
+    def epochs(self) -> tuple[str, ...]:
+        """Return the epochs that each supernet was trained for; a dash where none are known."""
+        return tuple(map(_epochs, self.runs))
 
 
 def compare_runs(folders: Sequence[Path]) -> Compared:
@@ -81,7 +95,6 @@ def compare_runs(folders: Sequence[Path]) -> Compared:
         runs=runs,
         limit_ms=limit_ms,
         volumes=tuple(_volume(run, limit_ms) for run in runs),
-        on_front=_on_front(runs),
         settings=_differing(runs),
         warnings=tuple(_warnings(runs)),
     )
@@ -97,13 +110,12 @@ def _volume(run: Run, limit_ms: float | None) -> float:
     return hypervolume(_points(run), (limit_ms, 1.0)) / limit_ms
 
 
-def _on_front(runs: Sequence[Run]) -> tuple[int, ...]:
-    owners = [number for number, run in enumerate(runs) for _ in run.models]
-    if not owners:
-        return (0,) * len(runs)
-    front = pareto_front(np.array([point for run in runs for point in _points(run)]))
-    of = [owner for owner, is_on_front in zip(owners, front, strict=True) if is_on_front]
-    return tuple(of.count(number) for number in range(len(runs)))
+def _epochs(run: Run) -> str:
+    settings = run.settings
+    if settings is None or settings.epochs_trained is None:
+        return "-"
+    more = settings.config.get("train", {}).get("more_epochs", [])
+    return f"{settings.epochs_trained + sum(more):g}"
 
 
 def _differing(runs: Sequence[Run]) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping
 from typing import Any
 
 from onceforall.arch import MAX_RESOLUTION
 from onceforall.errors import BlueprintError
+from onceforall.records import field_types
 
 _WIDTH, _MULT, _FLAG = (1, 2**16), (0.01, 64), (0, 2**16)
 _RANGES: Mapping[str, tuple[float, float]] = {
@@ -35,12 +37,17 @@ _MOST_STAGES, _MOST_CHOICES = 32, 64
 
 
 def check_ranges(table: Any) -> None:
-    """Check every number of a stage table, or of a stage, and how many there are.
+    """Check every number and word of a stage table, or of a stage, and how many there are.
 
     Raises:
         BlueprintError: Naming the first that is out of its range.
     """
-    kind = type(table).__name__
+    record: type = type(table)
+    kind = record.__name__
+    for name, hint in field_types(record).items():
+        words, value = typing.get_args(hint), getattr(table, name)
+        if typing.get_origin(hint) is typing.Literal and value not in words:
+            raise BlueprintError(f"{kind}: {name} {value!r} is not one of {', '.join(words)}")
     for name, (low, high) in _RANGES.items():
         value = getattr(table, name, ())
         values = value if isinstance(value, tuple) else (value,)

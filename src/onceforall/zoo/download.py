@@ -66,7 +66,10 @@ def fetch(file: RemoteFile, *, progress: Progress | None = None) -> Path:
     try:
         download(file.url, path, git_blob_sha1=file.git_blob_sha1, progress=progress)
     except ZooError as error:
-        raise ZooError(f"{error}; if you have the file, put it at {path}") from error
+        raise ZooError(
+            f"{error}; if you have the file, name it as the weights (--weights FILE), or put it at "
+            f"{path}"
+        ) from error
     return path
 
 

@@ -138,8 +138,10 @@ def upright(pixels: Image.Image, source: Image.Image) -> Image.Image:
 
 def unreadable(path: str, error: BaseException) -> DataError:
     """Return the error for a damaged file: path and cause on one line."""
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{path}: no such file")
     cause = " ".join(str(error).split()) or type(error).__name__
-    cause = cause.replace(path, "the file")
+    cause = re.sub("<_io.BytesIO object at [^>]*>", "the file", cause.replace(path, "the file"))
     return DataError(f"{path}: cannot be read as an image: {cause}")
 
 

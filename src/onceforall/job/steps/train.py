@@ -72,6 +72,9 @@ def _train(run: Run, session: DataSession, net: ElasticNet) -> None:
     validate = Validation(run=run, session=session, facts=facts)
 
     def after_epoch(end: EpochEnd) -> Event:
+        if end.is_last and run.ranks.is_main:
+            told = run.folder.read_settings().model_copy(update={"epochs_trained": end.epochs_done})
+            told.write(run.folder.settings)
         if end.ends_phase and run.ranks.is_main and len(plan.phases) > 1:
             write_phase(run, plan, end, facts)
         return validate(end)

@@ -68,7 +68,7 @@ def choice_lines(choice: Choice, run: Path) -> list[str]:
     ]
     lines += [f"  {_gain(gain)}" for gain in choice.gains[:_MOST_GAINS]]
     if not choice.gains:
-        lines.append("  no shipped model is better, whatever it costs")
+        lines.append("  no shipped model is better on validation images, whatever it costs")
     if choice.left_out:
         lines.append(f"  left out, no validation top-1: {', '.join(choice.left_out)}")
     return [*lines, f"  use it:  ofa.load_model({str(run / 'models' / card.name)!r})"]
@@ -97,7 +97,7 @@ def _gain(gain: Gain) -> str:
     looser = {name: rounded_up(taken) for name, taken in gain.limits.items()}
     return (
         f"with {limit_words(looser)}: {gain.card.name}, {top1_in_percent(gain.card)}, "
-        f"{gain.points:+.1f} points, {noise}"
+        f"{gain.points:+.1f} points of test top-1, {noise}"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from onceforall.job.closing_table import lines_of_columns, model_table
-from onceforall.report.compared import Compared
+from onceforall.report.compared import SIDE_BY_SIDE, Compared
 
 # Of a setting's value, so much is shown.
 _MOST_CHARACTERS = 40
@@ -18,7 +18,8 @@ def comparison_lines(compared: Compared) -> list[str]:
         [
             ["run", *names],
             ["models", *(str(len(run.models)) for run in runs)],
-            ["on the front of all", *map(str, compared.on_front)],
+            ["epochs trained", *compared.epochs],
+            ["not beaten", *map(str, compared.on_front)],
             ["hypervolume", *(f"{volume:.4f}" for volume in compared.volumes)],
         ],
         left={"run"},
@@ -28,6 +29,7 @@ def comparison_lines(compared: Compared) -> list[str]:
             "hypervolume: mean test top-1 of the best model over all latency limits up to "
             f"{compared.limit_ms:.3g} ms"
         )
+        lines.append(SIDE_BY_SIDE)
     lines += compared.warnings
     if compared.cards:
         lines += ["", *model_table(compared.cards)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,12 @@ def measure_models(
         VerificationError: If a file of a model was changed since it shipped.
     """
     where = make_target(target, threads=threads)
-    candidates = [candidate for path in paths for candidate in _candidates(path)]
+    found = [pair for path in paths for pair in _candidates(path)]
+    times = Counter(candidate.name for _, candidate in found)
+    candidates = [  # models of two runs may be called alike
+        candidate if times[candidate.name] == 1 else replace(candidate, name=str(path))
+        for path, candidate in found
+    ]
     return measure_repeatedly(candidates, target=where, rounds=rounds, progress=progress)
 
 
@@ -55,10 +62,10 @@ def measured_line(found: Repeated) -> str:
     )
 
 
-def _candidates(path: Path) -> list[Candidate]:
+def _candidates(path: Path) -> list[tuple[Path, Candidate]]:
     if path.is_dir():
-        return [_shipped(folder) for folder in model_folders(path)]
-    return [_onnx_file(path)]
+        return [(folder, _shipped(folder)) for folder in model_folders(path)]
+    return [(path, _onnx_file(path))]
 
 
 def _shipped(folder: Path) -> Candidate:

@@ -49,7 +49,7 @@ class Shipped:
         """Return in words which model it is."""
         if self.is_new:
             return f"shipped: {self.card.name}"
-        return f"{self.card.name} is shipped already; nothing found is better beyond noise"
+        return f"{self.card.name} is shipped already; nothing found is better beyond noise: take it"
 
 
 def ship_found(
