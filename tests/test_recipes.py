@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from onceforall.errors import ConfigError
-from onceforall.job.config import RunConfig, resolve
+from onceforall.job.config import RunConfig, epochs_of_run, file_settings, resolve
 from onceforall.job.recipes import RECIPES, named_recipe, recipe_for
+from onceforall.supernets.spec import GraphSpec
+from onceforall.yaml_text import dump_yaml
 
 IMAGENET = {"image_side": 400, "num_train": 1_281_167, "num_classes": 1000}
 
@@ -96,3 +98,42 @@ def test_what_only_a_sandwich_has_is_refused_elsewhere(flag: str) -> None:
 def test_a_key_without_its_section_is_found() -> None:
     with pytest.raises(ConfigError, match=r"unknown key epochs; did you mean train\.epochs\?"):
         resolve(recipe("auto"), flags=["epochs=3"])
+
+
+def test_ones_own_pictures_are_trained_with_muon_and_nothing_else_is() -> None:
+    config = recipe("auto")
+    spec = config.spec(5)
+    plan = config.plan(spec)
+    assert plan.muon_factor * max(p.learning_rate for p in plan.phases) == pytest.approx(0.05)
+    other = resolve(recipe("auto"), flags=["train.optimizer=sgd"])
+    assert other.plan(spec).muon_factor == 0
+    faster = resolve(recipe("auto"), flags=["train.muon_rate=0.1"])
+    assert faster.plan(spec).muon_factor == pytest.approx(2 * plan.muon_factor)
+    assert recipe("imagenet-ofa").train.optimizer == "sgd"
+    traced = GraphSpec.__new__(GraphSpec)
+    with pytest.raises(ConfigError, match="'muon' is for stage tables"):
+        config.plan(traced)
+
+
+def test_a_run_is_repeated_for_as_long_as_it_was_trained() -> None:
+    config = resolve(recipe("auto"), flags=["train.epochs=12.5"]).model_dump(mode="json")
+    old = {"request": {}, "config": config}
+    assert epochs_of_run(dump_yaml(old)) == []
+    assert epochs_of_run(dump_yaml(old | {"epochs_trained": 12.5})) == []
+    assert epochs_of_run(dump_yaml(old | {"epochs_trained": "many"})) == []
+    assert epochs_of_run("") == epochs_of_run("train: {epochs: 3}") == []
+    (said,) = epochs_of_run(dump_yaml(old | {"epochs_trained": 4.4}))
+    assert resolve(recipe("auto"), flags=[said]).train.epochs == pytest.approx(4.4)
+    config["train"] |= {"epochs_scale": 0.5}
+    (said,) = epochs_of_run(dump_yaml(old | {"epochs_trained": 4.0}))
+    assert resolve(recipe("auto"), flags=[said]).train.epochs == pytest.approx(8.0)
+
+
+def test_a_run_of_before_muon_is_repeated_without_it() -> None:
+    config = recipe("auto").model_dump(mode="json")
+    assert (
+        file_settings(dump_yaml({"request": {}, "config": config}))["train"]["optimizer"] == "muon"
+    )
+    del config["train"]["optimizer"]
+    old = dump_yaml({"request": {}, "config": config})
+    assert resolve(recipe("auto"), file=old).train.optimizer == "sgd"

@@ -11,6 +11,7 @@ A JOB is {"run": "plan", ...} for :func:`plan_job` or {"run": "cli", ...} for :f
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import functools
 import importlib
@@ -44,10 +45,12 @@ from onceforall.training.shrinking import progressive_plan
 from tests.training.tiny import SPEC, tiny_batches, tiny_net
 
 Job = dict[str, Any]
+SANDWICH = sandwich_plan(
+    epochs=6, learning_rate=0.1, reference_batch=16, subnets_per_step=3, ema_decay=0.9
+)
 PLANS = {
-    "sandwich": sandwich_plan(
-        epochs=6, learning_rate=0.1, reference_batch=16, subnets_per_step=3, ema_decay=0.9
-    ),
+    "sandwich": SANDWICH,
+    "muon": dataclasses.replace(SANDWICH, muon_factor=0.5),
     "progressive": progressive_plan(SPEC.space, epochs=6, learning_rate=0.1, reference_batch=16),
 }
 NUM_IMAGES = 48

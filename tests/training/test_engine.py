@@ -103,6 +103,35 @@ def test_training_learns_every_subnet(tmp_path: Path) -> None:
         assert evaluate_arch(net, arch, calibration=calibration, images=images).top1 > 0.9
 
 
+def test_a_checkpoint_of_before_muon_goes_on(tmp_path: Path) -> None:
+    """It names the plan without what came later, and holds the state of one optimizer."""
+    folder = tmp_path / "b"
+    calls = iter(range(100))
+    with pytest.raises(Interrupted):
+        train(
+            tiny_net(), SANDWICH, tiny_batches(), folder=folder, options=TrainOptions(seed=0),
+            callbacks=Callbacks(should_stop=lambda: next(calls) == 7),
+        )  # fmt: skip
+    state = torch.load(max(folder.glob("step-*.pt")), weights_only=True)
+    assert "muon" not in state["plan"] and set(state["optimizer"]) == {"state", "param_groups"}
+    with pytest.raises(CheckpointError, match="another plan"):
+        train(tiny_net(), MUON, tiny_batches(), folder=folder, options=TrainOptions(seed=0))
+
+
+@pytest.mark.parametrize("muon", [0.0, 0.5])
+def test_rates_are_for_the_reference_batch(muon: float, tmp_path: Path) -> None:
+    """Four times the batch: four times the rate of gradient descent, twice that of Muon."""
+    plan = dataclasses.replace(SANDWICH, muon_factor=muon)
+    (phase,) = plan.phases
+    faster = dataclasses.replace(phase, learning_rate=4 * phase.learning_rate)
+    whole = dataclasses.replace(plan, phases=(faster,), muon_factor=muon / 2)
+    ends = [
+        run_straight(dataclasses.replace(plan, reference_batch=4), tmp_path / "4"),
+        run_straight(whole, tmp_path / "16"),
+    ]
+    assert_same(*ends)
+
+
 def test_global_generators_are_left_alone(tmp_path: Path) -> None:
     torch.manual_seed(5)
     random.seed(5)

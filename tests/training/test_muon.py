@@ -11,11 +11,14 @@ import pytest
 import torch
 from torch import nn
 
+from onceforall.supernets.blocks import ConvUnit
+from onceforall.supernets.elastic_blocks import ElasticConvUnit
 from onceforall.supernets.families import dense_images, mobilenet_v3
 from onceforall.supernets.supernet import Supernet
 from onceforall.training.muon import Muon, orthogonalized
-from onceforall.training.optimizer import make_optimizer
+from onceforall.training.optimizer import make_optimizer, set_learning_rate
 from onceforall.training.plan import Plan, sandwich_plan
+from onceforall.training.standing import new_optimizer
 from tests.training.test_engine import run_straight
 from tests.training.tiny import tiny_net
 
@@ -36,6 +39,16 @@ def test_singular_values_become_alike_and_vectors_stay(shape: tuple[int, ...]) -
     ends = inside.diagonal(dim1=1, dim2=2)
     assert (ends > 0.6).all() and (ends < 1.3).all()
     torch.testing.assert_close(inside, torch.diag_embed(ends), atol=1e-4, rtol=0)
+
+
+def test_iterating_on_the_gram_matrix_is_the_published_iteration() -> None:
+    matrices = torch.randn(2, 6, 11, generator=torch.Generator().manual_seed(0)).double()
+    x = matrices / matrices.norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    torch.testing.assert_close(orthogonalized(matrices), x, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(orthogonalized(matrices.float()).double(), x, rtol=0, atol=1e-5)
 
 
 def test_what_is_not_there_stays_away() -> None:
@@ -100,8 +113,15 @@ def test_it_trains_inner_convolutions_without_a_bias_and_nothing_else() -> None:
         assert len({id(p) for p in everything}) == len(everything) == len(list(net.parameters()))
         for name, parameter in net.named_parameters():
             is_conv = parameter.ndim == 4 and parameter.shape[1] > 3
-            in_gate = ".reduce." in name or (".expand." in name and "se" in name)
-            assert (id(parameter) in turned) == (is_conv and not in_gate), name
+            norm = net
+            for part in name.split(".")[:-2]:
+                norm = getattr(norm, part)
+            has_norm = getattr(norm, "bn", None) is not None
+            assert (id(parameter) in turned) == (is_conv and has_norm), name
+        units = [m for m in net.modules() if isinstance(m, ConvUnit | ElasticConvUnit)]
+        bare = [u.conv for u in units if u.bn is None or isinstance(u.bn, nn.Identity)]
+        assert len(bare) == (net is nets[1])  # MobileNetV3's last, after pooling
+        assert not any(id(conv.weight) in turned for conv in bare)
     plain = make_optimizer(nets[0], momentum=0.9, weight_decay=0.0)
     assert len(plain.parts) == 1 and plain.state_dict() == plain.parts[0].state_dict()
 
@@ -147,3 +167,12 @@ def test_its_state_is_saved_and_taken_over() -> None:
                 optimizer.load_state_dict(state)
         ends.append([p.detach() for p in own.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_its_rate_grows_with_the_root_of_the_batch() -> None:
+    rates = []
+    for ratio in (1.0, 4.0):
+        optimizer = new_optimizer(tiny_net(), plan_of(muon_factor=0.5), ratio)
+        set_learning_rate(optimizer, 0.1 * ratio)
+        rates.append([part.param_groups[0]["lr"] for part in optimizer.parts])
+    assert rates == [[0.1, 0.05], [0.4, 0.1]]

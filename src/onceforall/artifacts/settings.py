@@ -110,8 +110,8 @@ class RunSettings(Record):
         chosen: What was chosen for this machine, and why, in one line.
         budget_s: Seconds of the whole run; None for no bound.
         estimate: What the run was expected to take; None of older versions.
-        epochs_trained: Epochs that its supernet came to in the time that it had, once it is
-            trained; before more of them.
+        epochs_trained: Epochs, of those asked for, that its supernet came to in its time, once it
+            is trained; before more of them.
         versions: Of Python and packages.
         hardware: The machine that it was planned on.
     """
@@ -124,7 +124,7 @@ class RunSettings(Record):
     chosen: str = ""
     budget_s: Seconds | None = None
     estimate: Estimate | None = None
-    epochs_trained: int | None = None
+    epochs_trained: float | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: dict[str, Any] = Field(default_factory=dict)
 

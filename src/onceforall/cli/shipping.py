@@ -278,4 +278,5 @@ def export(
     from onceforall.job.tasks.export_any import export_any
 
     error = export_any(model, out, form=form, weights=weights)
-    say(f"{out}" + ("" if error is None else f": off by {error:.1e} relative"))
+    checked = "" if error is None else f": logits within {error:.1e} of PyTorch's, relative"
+    say(f"{out}{checked}")

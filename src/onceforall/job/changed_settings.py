@@ -8,6 +8,7 @@ hold are moved to ``RUN/earlier/01``, ``02``, ...
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,7 +105,9 @@ def growth(folder: RunFolder, saved: RunSettings, request: Request) -> Growth | 
     is_known = table.is_file() and "latency" not in redone
     with naming_shipped(folder, after.search.limits):
         check_limits_kept(
-            after, saved.data.classes, latency=read_table(table) if is_known else None
+            after,
+            folder.read_spec(after, saved.data.classes),
+            latency=read_table(table) if is_known else None,
         )
     # A time was for what is done; more than that takes what it takes.
     whole = {"budget_s": None, "estimate": None} if folder.supernet.is_file() else {}
@@ -211,9 +214,12 @@ def _first(path: Path, key: str, values: tuple[Any, Any]) -> str:
     for prefix, step in _FIRST.items():
         if key.startswith(prefix):
             return step
+    before, after = values
+    is_longer = key == "train.epochs" and None not in values and after > before
+    longer = f", or  ofa train {shlex.quote(str(path))} --more-epochs N" if is_longer else ""
     raise ConfigError(
-        f"{path} was started with {key} {values[0]!r}, not {values[1]!r}: that would train anew; "
-        "use another --out"
+        f"{path} was started with {key} {before!r}, not {after!r}: that would train anew; "
+        f"use another --out{longer}"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, assert_never
@@ -33,6 +34,7 @@ from onceforall.job.sections import (
     SupernetConfig,
     TrainConfig,
 )
+from onceforall.reading import is_number
 from onceforall.space import SearchSpace
 from onceforall.supernets.families import (
     dense_images,
@@ -41,7 +43,7 @@ from onceforall.supernets.families import (
     resnet50d,
     small_images,
 )
-from onceforall.supernets.spec import StaticSpec, SupernetSpec
+from onceforall.supernets.spec import GraphSpec, StaticSpec, SupernetSpec
 from onceforall.supernets.weights import spec_from_json
 from onceforall.training.plan import (
     Distillation,
@@ -135,6 +137,8 @@ class RunConfig(Section):
             if value in values and not is_sandwich:
                 given = "train.phases" if train.phases else train.plan
                 raise ConfigError(f"train.{name} {value!r} needs train.plan sandwich, not {given}")
+        if train.optimizer == "muon" and isinstance(spec, GraphSpec):
+            raise ConfigError("train.optimizer 'muon' is for stage tables, not traced networks")
         plan = self._plan(spec)
         clip = plan.max_grad_norm if train.max_grad_norm is None else train.max_grad_norm
         phases = plan.phases
@@ -274,8 +278,7 @@ def resolve(recipe: RunConfig, *, file: str | None = None, flags: Sequence[str] 
 def file_settings(text: str) -> dict[str, Any]:
     """Return the sections of a configuration file, or of the ``run.yaml`` of another run.
 
-    Of a run everything counts but its data set, which every command names itself; the epochs are
-    those that it came to in its time.
+    Of a run everything counts but its data set, which every command names itself.
 
     Raises:
         ConfigError: If it is not YAML, or holds no sections.
@@ -290,11 +293,26 @@ def file_settings(text: str) -> dict[str, Any]:
     if "request" not in found or not isinstance(config, dict):
         return found
     data = {key: value for key, value in config.get("data", {}).items() if key != "source"}
-    train, trained = config.get("train"), found.get("epochs_trained")
-    if isinstance(train, dict) and trained:
-        epochs = trained / train.get("epochs_scale", 1.0)
-        config = {**config, "train": {**train, "epochs": epochs}}
+    train = config.get("train")
+    if isinstance(train, dict):  # of before there was another
+        config = {**config, "train": {"optimizer": "sgd", **train}}
     return {**config, "data": data}
+
+
+def epochs_of_run(text: str) -> list[str]:
+    """Return as flags for how long the run of a ``run.yaml`` could train in its time.
+
+    None for another file, or if it is not trained, or for as long as was planned.
+    """
+    file_settings(text)  # refuses what is no configuration
+    found = parse_yaml(text) or {}
+    trained, config = found.get("epochs_trained"), found.get("config")
+    if not is_number(trained, 0.0, 1e12) or not isinstance(config, dict):
+        return []
+    train = validated(config).train
+    if train.asked_epochs is None or math.isclose(trained, train.asked_epochs, rel_tol=1e-9):
+        return []
+    return [flag("train.epochs", trained / train.epochs_scale)]
 
 
 def flag(key: str, value: object) -> str:

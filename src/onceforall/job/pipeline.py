@@ -221,6 +221,11 @@ def finetune_step(run: Run) -> None:
     write_tuned(run)
 
 
+def _count_text(count: float) -> str:
+    """Return a count as it is, or, beyond what a person reads, its magnitude."""
+    return f"{count:,.0f}" if count < 1e6 else f"{count:.2g}"
+
+
 def _training_text(run: Run) -> str:
     """Say what is trained, and for how long; where there is a time to keep, epochs follow it."""
     settings = run.config.train
@@ -275,7 +280,7 @@ def plan_text(run: Run) -> str:
     lines = [
         f"{printable(bundle.name)}, {bundle.num_classes} classes, "
         f"{bundle.num_train} + {bundle.num_test} images{left_out}; "
-        f"{run.spec.space.size:.2g} subnets at {sides} px",
+        f"{_count_text(run.spec.space.size)} subnets at {sides} px",
         f"      network: {settings.chosen or run.config.supernet.family}",
     ]
     if estimate is not None:

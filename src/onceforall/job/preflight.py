@@ -75,16 +75,15 @@ def check_buildable(config: RunConfig, make_spec: Callable[[], SupernetSpec]) ->
 
 
 def check_limits_kept(
-    config: RunConfig, num_classes: int, *, latency: LatencyModel | None = None
+    config: RunConfig, spec: SupernetSpec, *, latency: LatencyModel | None = None
 ) -> None:
     """Raise InfeasibleError if no subnet keeps the limits on what is known of its costs.
 
     Args:
         config: The run's configuration.
-        num_classes: Classes of the data set.
+        spec: Its network.
         latency: Model of the device, once it is measured; until then its limit is not looked at.
     """
-    spec = config.spec(num_classes)
     models = {} if latency is None else {"latency_ms": latency}
     limits = {
         name: bound

@@ -17,7 +17,7 @@ from onceforall.files import check_writable
 from onceforall.job.changed_settings import grow, growth
 from onceforall.job.choose_network import Task
 from onceforall.job.clock import Clock
-from onceforall.job.config import RunConfig, file_settings, resolve
+from onceforall.job.config import RunConfig, epochs_of_run, file_settings, resolve
 from onceforall.job.context import Run, Tell
 from onceforall.job.data import image_side, open_data, training_images
 from onceforall.job.folder import RunFolder
@@ -166,7 +166,9 @@ def _resolved(request: Request) -> tuple[RunConfig, int]:
     first = named_recipe(
         request.recipe, request.source, image_side=32, num_train=100, num_classes=2
     )
-    config = resolve(first, file=request.config_text, flags=request.settings)
+    # Another run is repeated for as long as it could train.
+    flags = [*epochs_of_run(request.config_text or ""), *request.settings]
+    config = resolve(first, file=request.config_text, flags=flags)
     check_limits(config.search.limits)
     make_target(config.latency.target, threads=config.latency.threads)
     if config.data.source != request.source:
@@ -184,8 +186,11 @@ def _resolved(request: Request) -> tuple[RunConfig, int]:
         num_train=probe.num_train,
         num_classes=probe.num_classes,
     )
-    asked = resolve(recipe, file=request.config_text, flags=request.settings).train
+    asked = resolve(recipe, file=request.config_text, flags=flags).train
     init = asked.init
+    if init and not asked.start_at:  # nothing else was tried from weights
+        train = recipe.train.model_copy(update={"optimizer": "sgd"})
+        recipe = recipe.model_copy(update={"train": train})
     if request.recipe == "transfer" and not init:
         raise ConfigError("recipe transfer needs a trained network: --init FILE")
     # With weights at hand transfer is the first choice, unless the user names another network.
@@ -197,10 +202,10 @@ def _resolved(request: Request) -> tuple[RunConfig, int]:
             recipe = with_network(recipe, start)  # the same training goes on
         else:
             recipe = transfer_recipe(recipe, start, image_side=side, num_classes=probe.num_classes)
-    config = resolve(recipe, file=request.config_text, flags=request.settings)
+    config = resolve(recipe, file=request.config_text, flags=flags)
     if config.supernet.family == "graph":
         recipe = _graph_recipe(config, recipe, image_side=side, num_classes=probe.num_classes)
-        config = resolve(recipe, file=request.config_text, flags=request.settings)
+        config = resolve(recipe, file=request.config_text, flags=flags)
     check_buildable(config, lambda: config.spec(probe.num_classes))
     return config, side
 
@@ -224,10 +229,11 @@ def _graph_recipe(
 def _start(run: Run, request: Request, side: int) -> Run:
     """Choose network, processes and lengths from what is measured; write ``run.yaml``."""
     check_data(run.config, run.bundle)
-    check_limits_kept(run.config, run.bundle.num_classes)
+    check_limits_kept(run.config, run.config.spec(run.bundle.num_classes))
     check_training(run.config, run.bundle.num_classes)
     plan = _planned(run, request, side)
-    check_limits_kept(plan.config, run.bundle.num_classes)  # the network may be another
+    # The network may be another.
+    check_limits_kept(plan.config, plan.config.spec(run.bundle.num_classes))
     clock = dataclasses.replace(run.clock, budget_s=plan.budget_s)
     before = run.config.supernet.resolutions[-1]
     run = dataclasses.replace(run, config=plan.config, clock=clock, estimate=plan.estimate)

@@ -60,10 +60,14 @@ class Compared:
 
     @property
     def on_front(self) -> tuple[int, ...]:
-        """Return of each run how many of its models no other beats beyond noise."""
+        """Return of each run how many of its models no other beats beyond noise.
+
+        Models of older versions, which do not tell how many images measured them, do not count.
+        """
         beaten = self.beaten
+        left = {each.name for each in contenders(self.cards) if each.name not in beaten}
         return tuple(
-            sum(f"{name}/{model.card.name}" not in beaten for model in run.models)
+            sum(f"{name}/{model.card.name}" in left for model in run.models)
             for name, run in zip(self.names, self.runs, strict=True)
         )
 

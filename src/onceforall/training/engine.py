@@ -265,6 +265,7 @@ def _end_epoch(run: Standing, phase: Phase, sums: EpochSums) -> bool:
             net=run.net,
             phase=phase,
             epochs_done=run.global_epoch,
+            epochs=sum(each.epochs for each in run.plan.phases),
             ends_phase=ends_phase,
             is_last=ends_phase and run.position.phase + 1 == len(run.plan.phases),
             average=run.average,

@@ -18,19 +18,30 @@ _ITERATIONS = 5
 def orthogonalized(matrices: Tensor) -> Tensor:
     """Return matrices ``(N, R, C)`` with singular vectors as they are and values near 1.
 
-    Values end between 0.7 and 1.2; those far below the largest (10,000 times) end below, and
-    zeros stay. Five Newton-Schulz iterations: matrix products only.
+    Values end between 0.6 and 1.2; those below a thousandth of all together end below, and zeros
+    stay. Five Newton-Schulz iterations: each multiplies a matrix X by a polynomial of X X', which
+    has the singular vectors of the first X. So they run on X X' alone, which is smaller, and X is
+    multiplied once.
 
     Source: Jordan et al., *Muon: an optimizer for hidden layers in neural networks*, 2024.
     """
-    a, b, c = _QUINTIC
     is_tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if is_tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-12)
-    for _ in range(_ITERATIONS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if is_tall else x
+    gram = x @ x.mT
+    factor = product = _polynomial(gram)
+    for _ in range(_ITERATIONS - 1):
+        gram = factor @ gram @ factor
+        factor = _polynomial(gram)
+        product = factor @ product
+    found: Tensor = product @ x
+    return found.mT if is_tall else found
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    a, b, c = _QUINTIC
+    identity = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    return torch.baddbmm(gram, gram, gram, beta=b, alpha=c) + a * identity
 
 
 class Muon(torch.optim.Optimizer):
@@ -61,18 +72,18 @@ class Muon(torch.optim.Optimizer):
                 self._turn(parameters, group["lr"], group["momentum"])
 
     def _turn(self, parameters: list[nn.Parameter], lr: float, momentum: float) -> None:
-        ahead = torch.stack([self._momentum(p, momentum).flatten(1) for p in parameters])
-        size = math.sqrt(min(ahead.shape[1:]))  # of an orthogonal matrix
-        for parameter, turn in zip(parameters, orthogonalized(ahead), strict=True):
-            length = parameter.norm()
-            parameter.sub_(turn.view_as(parameter) * (length * (lr / size)))
-            parameter.mul_(length / parameter.norm().clamp_min(1e-12))
-
-    def _momentum(self, parameter: nn.Parameter, momentum: float) -> Tensor:
-        """Return the gradient with the momentum that it leads to."""
-        gradient, state = parameter.grad, self.state[parameter]
-        assert gradient is not None
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(gradient)
-        kept: Tensor = state["momentum"].mul_(momentum).add_(gradient)
-        return gradient + momentum * kept
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        kept = [self.state[p]["momentum"] for p in parameters]
+        torch._foreach_mul_(kept, momentum)
+        torch._foreach_add_(kept, gradients)
+        ahead = torch.stack(torch._foreach_add(gradients, kept, alpha=momentum)).flatten(2)
+        weights = torch.stack(list(parameters)).flatten(2)
+        lengths = weights.norm(dim=(1, 2), keepdim=True)
+        size = math.sqrt(min(weights.shape[1:]))  # of an orthogonal matrix
+        weights = weights - orthogonalized(ahead) * (lengths * (lr / size))
+        weights *= lengths / weights.norm(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+        shape = (len(parameters), *parameters[0].shape)
+        torch._foreach_copy_(list[Tensor](parameters), weights.view(shape).unbind())

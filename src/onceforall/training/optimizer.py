@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onceforall.ops.conv import ElasticConv2d
+from onceforall.supernets.blocks import ConvUnit
+from onceforall.supernets.elastic_blocks import ElasticConvUnit
 from onceforall.training.muon import Muon
 
 _IMAGE_CHANNELS = 3
+_NO_NORM = (nn.Identity, type(None))
 
 
 class Optimizers:
@@ -75,8 +77,8 @@ def make_optimizer(
             weights of inner convolutions then, over the others'; 0 for SGD everywhere.
     """
     in_head = set() if head is None else {id(p) for p in head.parameters()}
-    layers = [m for m in net.modules() if muon_factor and _is_inner_convolution(m)]
-    turned = [m.weight for m in layers if id(m.weight) not in in_head]
+    units = [m for m in net.modules() if isinstance(m, ConvUnit | ElasticConvUnit)]
+    turned = [u.conv.weight for u in units if muon_factor and _is_inner_convolution(u)]
     by_muon = {id(p) for p in turned}
     parts: dict[tuple[float, float], list[nn.Parameter]] = {
         (decay, factor): []
@@ -103,14 +105,14 @@ def make_optimizer(
     return Optimizers(sgd, Muon([{"params": turned, "factor": muon_factor}], momentum=momentum))
 
 
-def _is_inner_convolution(module: nn.Module) -> bool:
-    """Return whether a layer is a convolution of all channels that a norm follows.
+def _is_inner_convolution(unit: ConvUnit | ElasticConvUnit) -> bool:
+    """Return whether a norm follows a convolution of all channels, but not that of images.
 
-    It has no bias then. Not the first one, of images: its few inputs are not alike.
+    Their few channels are not alike. Without a norm the length of a weight says something.
     """
-    if not isinstance(module, ElasticConv2d | nn.Conv2d) or module.bias is not None:
-        return False
-    return getattr(module, "groups", 1) == 1 and module.weight.shape[1] > _IMAGE_CHANNELS
+    channels = unit.conv.weight.shape[1]
+    is_whole = getattr(unit.conv, "groups", 1) == 1
+    return is_whole and channels > _IMAGE_CHANNELS and not isinstance(unit.bn, _NO_NORM)
 
 
 def set_learning_rate(optimizer: Optimizers, learning_rate: float) -> None:

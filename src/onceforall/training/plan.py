@@ -168,7 +168,8 @@ class Plan:
     Attributes:
         name: Name of the plan.
         phases: Run in order; each starts from where the last one ended.
-        reference_batch: Global batch the learning rates are meant for; they scale linearly.
+        reference_batch: Global batch the learning rates are meant for; they scale linearly, Muon's
+            with the square root.
         momentum: Nesterov momentum.
         muon_factor: Learning rate of :class:`~onceforall.training.muon.Muon` for the weights of
             inner convolutions over that of all else; 0 for gradient descent everywhere.

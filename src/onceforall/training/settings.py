@@ -22,7 +22,8 @@ class EpochEnd:
     Attributes:
         net: The network in its current state, in which it has to be left.
         phase: The phase that the epoch was of.
-        epochs_done: Epochs done over all phases.
+        epochs_done: Epochs begun over all phases.
+        epochs: Length of all phases together, as the time allows it by now.
         ends_phase: Whether it was the phase's last; channels are not yet sorted for the next.
         is_last: Whether it was the last of all.
         average: Averaged weights by name; empty where the plan averages none.
@@ -31,6 +32,7 @@ class EpochEnd:
     net: Trainable
     phase: Phase
     epochs_done: int
+    epochs: float
     ends_phase: bool
     is_last: bool
     average: Mapping[str, Tensor]

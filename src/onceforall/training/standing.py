@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,11 @@ class Standing:
         position.anchor_share, position.anchor_step = share, step
 
     @property
+    def batch_ratio(self) -> float:
+        """Return the global batch over the one that learning rates are meant for."""
+        return self.data.batch_size * self.ranks.world_size / self.plan.reference_batch
+
+    @property
     def global_step(self) -> int:
         """Return the steps done over all phases."""
         return self.global_epoch * self.data.steps_per_epoch + self.position.step
@@ -112,8 +118,13 @@ def let_learn(run: Standing) -> None:
     learn_only(run.net.parameters(), [p for p in run.learning if id(p) in chosen])
 
 
-def new_optimizer(net: Trainable, plan: Plan) -> Optimizers:
-    """Return a fresh optimizer as the plan wants it."""
+def new_optimizer(net: Trainable, plan: Plan, batch_ratio: float = 1.0) -> Optimizers:
+    """Return a fresh optimizer as the plan wants it, for a batch of another size.
+
+    Steps of equal size grow with the square root of the batch, those of gradient descent with the
+    batch. Source: Malladi et al., *On the SDEs and scaling rules for adaptive gradient algorithms*,
+    NeurIPS 2022 (of Adam; taken over for Muon, not tried).
+    """
     return make_optimizer(
         net,
         momentum=plan.momentum,
@@ -121,7 +132,7 @@ def new_optimizer(net: Trainable, plan: Plan) -> Optimizers:
         decay_transforms=plan.decay_transforms,
         head=classifier_of(net),
         head_factor=plan.head_factor,
-        muon_factor=plan.muon_factor,
+        muon_factor=plan.muon_factor / math.sqrt(batch_ratio),
     )
 
 
@@ -141,7 +152,7 @@ def start_phase(run: Standing) -> None:
         if run.average:
             run.average = parameters_copy(run.net)
     let_learn(run)
-    run.optimizer = new_optimizer(run.net, run.plan)
+    run.optimizer = new_optimizer(run.net, run.plan, run.batch_ratio)
     # A doubt goes on into the phase; what is learned of its own losses does not.
     before, run.watch = run.watch, LossWatch(num_classes=run.net.spec.num_classes)
     if before.is_doubtful:
@@ -153,7 +164,7 @@ def save(run: Standing) -> None:
     if run.ranks.is_main:
         position = run.position
         state: State = {
-            "plan": repr(run.asked),
+            "plan": _plan_text(run.asked),
             "epochs": [phase.epochs for phase in run.plan.phases],
             "spec": repr(run.net.spec),
             "world_size": run.ranks.world_size,
@@ -226,10 +237,15 @@ def restore(run: Standing) -> bool:
     elif not run.has_own_teacher:
         run.teacher = None  # a rollback over the end of a phase: it is frozen anew there
     let_learn(run)
-    run.optimizer = new_optimizer(run.net, run.plan)
+    run.optimizer = new_optimizer(run.net, run.plan, run.batch_ratio)
     run.optimizer.load_state_dict(state["optimizer"])
     run.watch = LossWatch(run.net.spec.num_classes, *state["watch"])
     return True
+
+
+def _plan_text(plan: Plan) -> str:
+    """Return a plan as checkpoints name it; what came later is named where it is used."""
+    return repr(plan).replace("muon_factor=0.0, ", "")
 
 
 def _read(run: Standing) -> Loaded | None:
@@ -241,8 +257,10 @@ def _read(run: Standing) -> Loaded | None:
     )
     if loaded is None:
         return None
-    for name, value in (("plan", repr(run.asked)), ("network", repr(run.net.spec))):
-        if loaded.state["spec" if name == "network" else name] != value:
+    for name, key, value in (
+        ("plan", "plan", _plan_text(run.asked)), ("network", "spec", repr(run.net.spec)),
+    ):  # fmt: skip
+        if loaded.state[key] != value:
             raise CheckpointError(
                 f"the checkpoint in {run.folder} is of another {name}; "
                 "use another output folder or the settings it was started with"
@@ -274,10 +292,11 @@ def roll_back(run: Standing, problem: str) -> None:
     """Return to the newest good checkpoint with half the learning rate."""
     rollbacks = run.position.rollbacks + 1
     factor = run.position.learning_rate_factor * 0.5
+    rate = "muon_rate" if run.plan.muon_factor else "learning_rate"
     if rollbacks > run.options.max_rollbacks or not restore(run):
         raise TrainingError(
             f"training diverged {rollbacks} times ({problem}); "
-            "lower the learning rate (--set train.learning_rate=...) and start again"
+            f"lower the learning rate (--set train.{rate}=...) and start again"
         )
     wait_for_all(run.ranks)
     run.position.rollbacks, run.position.learning_rate_factor = rollbacks, factor

@@ -61,20 +61,25 @@ def search_step(run: Run) -> None:
     """Search the Pareto front of predicted accuracy and latency; refine it first if asked for."""
     if run.folder.front.is_file():
         return
+    try:
+        front = _refined_front(run)
+    except InfeasibleError as error:
+        raise InfeasibleError(
+            f"{error}; what is done is kept: the same command with another bound of that --limit "
+            "goes on, with  --set 'search.limits={}'  without any"
+        ) from error
+    front.write(run.folder.front)
+
+
+def _refined_front(run: Run) -> FrontFile:
+    """Return the front under the run's limits; the predictor is refined first if asked for."""
     search = run.config.search
     if search.refine_evaluations:
         problem = problem_of(run, search.limits)
         latency = {"latency_ms": problem.objectives["latency_ms"]}
         refine_step(run, replace(problem, objectives=latency))
     journal = run.folder.search / "journal.jsonl"
-    try:
-        front = _search(run, search.limits, caution=search.caution, journal=journal)
-    except InfeasibleError as error:
-        raise InfeasibleError(
-            f"{error}; what is done is kept: the same command with another --limit goes on, "
-            "with  --set 'search.limits={}'  without any"
-        ) from error
-    front.write(run.folder.front)
+    return _search(run, search.limits, caution=search.caution, journal=journal)
 
 
 def _search(

@@ -21,6 +21,7 @@ from onceforall.supernets.nets import ElasticNet
 from onceforall.supernets.weights import save_supernet
 from onceforall.training.budget import Pace
 from onceforall.training.engine import train
+from onceforall.training.plan import Plan
 from onceforall.training.ranks import gather_numbers, wait_for_all
 from onceforall.training.settings import Callbacks, EpochEnd, TrainOptions
 
@@ -73,8 +74,7 @@ def _train(run: Run, session: DataSession, net: ElasticNet) -> None:
 
     def after_epoch(end: EpochEnd) -> Event:
         if end.is_last and run.ranks.is_main:
-            told = run.folder.read_settings().model_copy(update={"epochs_trained": end.epochs_done})
-            told.write(run.folder.settings)
+            _write_length(run, plan, end.epochs)
         if end.ends_phase and run.ranks.is_main and len(plan.phases) > 1:
             write_phase(run, plan, end, facts)
         return validate(end)
@@ -101,6 +101,22 @@ def _train(run: Run, session: DataSession, net: ElasticNet) -> None:
         start_at=run.config.train.start_at,
         average=average,
     )
+
+
+def _write_length(run: Run, plan: Plan, epochs: float) -> None:
+    """Note in ``run.yaml`` what became of the epochs that were asked for.
+
+    Args:
+        run: The run.
+        plan: Its plan as it was asked for.
+        epochs: Length of all phases in the time that there was.
+    """
+    asked = run.config.train.asked_epochs
+    if asked is not None:
+        share = epochs / sum(phase.epochs for phase in plan.phases)
+        settings = run.folder.read_settings()
+        trained = settings.model_copy(update={"epochs_trained": asked * share})
+        trained.write(run.folder.settings)
 
 
 def _is_trained(run: Run) -> bool:

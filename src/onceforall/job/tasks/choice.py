@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from onceforall.errors import ConfigError, InfeasibleError
+from onceforall.errors import CheckpointError, ConfigError, InfeasibleError
 from onceforall.job.folder import RunFolder
 from onceforall.measure.choice import Choice, Gain, choose
 from onceforall.measure.comparison import top1_in_percent
@@ -48,9 +48,9 @@ def naming_shipped(folder: RunFolder, limits: Mapping[str, float]) -> Iterator[N
     except InfeasibleError as error:
         try:
             choice = choose(folder.read_cards(), limits)
-        except (ConfigError, InfeasibleError):
+        except (CheckpointError, ConfigError, InfeasibleError):
             raise error from None
-        bounds = " ".join(f"--limit {name}={bound:g}" for name, bound in limits.items())
+        bounds = " ".join(f"--limit {name}={bound!r}" for name, bound in limits.items())
         raise InfeasibleError(
             f"{error}; that is predicted: {choice.card.name}, shipped, keeps it as measured: "
             f"ofa choose {shlex.quote(str(folder.path))} {bounds}"
