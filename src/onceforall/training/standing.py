@@ -292,11 +292,11 @@ def roll_back(run: Standing, problem: str) -> None:
     """Return to the newest good checkpoint with half the learning rate."""
     rollbacks = run.position.rollbacks + 1
     factor = run.position.learning_rate_factor * 0.5
-    rate = "muon_rate" if run.plan.muon_factor else "learning_rate"
+    muon = ", and Muon's (--set train.muon_rate=...)," if run.plan.muon_factor else ""
     if rollbacks > run.options.max_rollbacks or not restore(run):
         raise TrainingError(
             f"training diverged {rollbacks} times ({problem}); "
-            f"lower the learning rate (--set train.{rate}=...) and start again"
+            f"lower the learning rate (--set train.learning_rate=...){muon} and start again"
         )
     wait_for_all(run.ranks)
     run.position.rollbacks, run.position.learning_rate_factor = rollbacks, factor
