@@ -18,7 +18,9 @@ from onceforall.measure.latency.fit import (
     _RIDGE,
     FEATURES,
     _nonnegative_least_squares,
+    fit_and_validate,
     fit_weights,
+    fit_with_pace,
     is_narrow,
     layer_features,
 )
@@ -267,6 +269,41 @@ def test_weights_are_the_best_that_are_not_negative() -> None:
     latency = features @ wanted
     latency[[7, 21]] /= 5
     assert np.allclose(features @ fit_weights(features, latency), features @ wanted, rtol=0.05)
+
+
+def calls(slowness: list[float], each: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return features of random networks, true latencies and the call that each was measured in."""
+    rng = np.random.default_rng(2)
+    features = rng.uniform(0.5, 1.5, size=(each * len(slowness), len(FEATURES)))
+    latency = features @ rng.uniform(0, 1, size=len(FEATURES))
+    call = rng.permutation(np.repeat(np.arange(len(slowness)), each))
+    return features, latency, call
+
+
+def test_a_slow_call_is_taken_out() -> None:
+    slowness = np.array([1.0, 1.5, 0.9, 1.0])
+    features, latency, call = calls(slowness.tolist())
+    weights, pace = fit_with_pace(features, latency * slowness[call], call)
+    assert np.allclose(pace, slowness, rtol=0.01)
+    assert np.allclose(features @ weights, latency, rtol=0.03)
+    disturbed = features @ fit_weights(features, latency * slowness[call])
+    assert np.median(np.abs(disturbed / latency - 1)) > 0.03
+    _, report = fit_and_validate(
+        features, latency * slowness[call], call_N=call, macs_N=range(len(call)), noise=0.0
+    )
+    assert report.kendall_tau > 0.97 and report.pace_spread == pytest.approx(1.5 / 0.9, rel=0.01)
+
+
+def test_few_networks_say_nothing_of_their_call() -> None:
+    features, latency, _ = calls([1.0, 1.0])
+    call = np.array([0] * 57 + [1] * 3)
+    slow = np.where(call == 1, 3.0, 1.0)
+    weights, pace = fit_with_pace(features, latency * slow, call)
+    assert pace.tolist() == [1.0, 1.0]
+    assert np.allclose(features @ weights, latency, rtol=0.05)
+    for each in (call, np.arange(60)):  # one call that counts, and none
+        _, report = fit_and_validate(features, latency, call_N=each, macs_N=range(60), noise=0.0)
+        assert report.pace_spread == 1
 
 
 def test_the_active_set_equals_trying_every_subset() -> None:

@@ -173,11 +173,7 @@ def train(
         _show_status(status, json=json)
         return
     if more_epochs is not None:
-        if others := {other for other in others if other.startswith("--")} - {"--more-epochs"}:
-            raise ConfigError(
-                f"--more-epochs goes on as the run was begun and takes no {min(others)}"
-            )
-        _train_on(Path(data), more_epochs, json=json)
+        _train_on(Path(data), more_epochs, others, json=json)
         return
     if not data or out is None:
         raise ConfigError("ofa train needs DATA and --out, or --status RUN")
@@ -195,7 +191,9 @@ def train(
     _run(request, out, until="train", tensorboard=tensorboard, json=json)
 
 
-def _train_on(folder: Path, epochs: float, *, json: bool) -> None:
+def _train_on(folder: Path, epochs: float, others: set[str], *, json: bool) -> None:
+    if others := {other for other in others if other.startswith("--")} - {"--more-epochs"}:
+        raise ConfigError(f"--more-epochs goes on as the run was begun and takes no {min(others)}")
     from onceforall.job.changed_settings import more_epochs
     from onceforall.job.folder import RunFolder
 

@@ -117,15 +117,7 @@ def search(
     --limit latency_ms@phone=3
     """
     limits, seconds = parse_limits(limit), parse_budget(budget)
-    if (run is None) == (not net) or (run is None and predictor is None):
-        raise ConfigError("ofa search needs either a RUN, or --net with --predictor")
-    if run is not None and (predictor is not None or seconds is not None):
-        option = "--budget" if predictor is None else "--predictor"
-        raise ConfigError(f"{option} goes with --net: a RUN has its own predictor and generations")
-    if run is None and caution is not None:
-        raise ConfigError(
-            "--caution needs a RUN: published predictors do not say how sure they are"
-        )
+    _check_source(run, net, predictor, seconds, caution)
     given = {"--weights": weights, "--data": data, "--out": out}
     check_published(bool(ship and net), given, "--net and --ship")
     from onceforall.job.tasks.latency_models import named_tables
@@ -163,6 +155,29 @@ def search(
                 raise ConfigError("--ship of a published search takes one bound of each limit")
             answers, lines = _of_published(request, weights, data, out, screen, should_stop)
     print_result(answers if several else answers[0], lines, as_json=json)
+
+
+def _check_source(
+    run: Path | None,
+    net: str,
+    predictor: Path | None,
+    seconds: float | None,
+    caution: float | None,
+) -> None:
+    """Refuse a search of neither or both, and options of the other.
+
+    Raises:
+        ConfigError: If they do not go together.
+    """
+    if (run is None) == (not net) or (run is None and predictor is None):
+        raise ConfigError("ofa search needs either a RUN, or --net with --predictor")
+    if run is not None and (predictor is not None or seconds is not None):
+        option = "--budget" if predictor is None else "--predictor"
+        raise ConfigError(f"{option} goes with --net: a RUN has its own predictor and generations")
+    if run is None and caution is not None:
+        raise ConfigError(
+            "--caution needs a RUN: published predictors do not say how sure they are"
+        )
 
 
 def _ship_of_run(

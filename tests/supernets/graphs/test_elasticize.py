@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +78,19 @@ def test_cut_is_masked_and_extracted_is_elastic(model: nn.Module) -> None:
         expected = masked(net, model, arch, x)
         assert float((found - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
         assert len({float(row.sum()) for row in found}) == len(x)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_what_is_cut_needs_gradients_as_the_whole_does(mode: Callable[[], Any]) -> None:
+    """``torch.matmul`` takes another way for weights that do, even where none are kept."""
+    torch.manual_seed(0)
+    net = shuffled(elastic(Attention()))
+    with mode():
+        tensors = net._tensors(net._plan(net.space.smallest))
+        flags = {key: value.requires_grad for key, value in tensors.items()}
+        assert any(flags.values())
+        assert flags == {key: net._stored()[key].requires_grad for key in tensors}
+        net(images(), net.space.smallest)
 
 
 def test_every_network_is_elastic_where_it_can_be() -> None:

@@ -41,6 +41,7 @@ from onceforall.supernets.units import (
 )
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 FEATURES = (
     "table_ms",  # the layer alone, measured
@@ -62,6 +63,9 @@ _IMAGE_CHANNELS = 3
 _CURVED = ("h_swish", "silu", "sigmoid", "tanh", "h_sigmoid")
 # Pull of the prior, for relative errors: 2 % of noise against 30 % of doubt about each weight.
 _RIDGE = 0.005
+# Fewer networks do not say how slow the machine was when they were measured.
+_FEWEST_OF_CALL = 8
+_PACE_ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +79,8 @@ class LatencyReport:
         noise: Median relative standard error of the measurements themselves.
         macs_kendall_tau: Rank correlation that MACs alone reach.
         num_networks: Networks measured; each was left out of one of five fits.
+        pace_spread: How much slower the machine was in the slowest measuring call than in the
+            fastest; 1 on a quiet one.
     """
 
     kendall_tau: float
@@ -83,6 +89,7 @@ class LatencyReport:
     noise: float
     macs_kendall_tau: float
     num_networks: int
+    pace_spread: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
@@ -162,32 +169,77 @@ def fit_weights(features_NF: Floats, latency_N: Floats) -> Floats:
     return result
 
 
+def fit_with_pace(
+    features_NF: Floats, latency_N: Floats, call_N: Integers
+) -> tuple[Floats, Floats]:
+    """Fit the weights, and how slow the machine was in each measuring call.
+
+    A shared machine may need half as much time again in one call as in the next, and networks of
+    many small operators feel that more than the sentinel does. Every call measures random
+    networks: by what all of them are slower than predicted, the machine was.
+
+    Args:
+        features_NF: Features of whole networks.
+        latency_N: Their measured milliseconds.
+        call_N: Number of the call that each was measured in, from 0.
+
+    Returns:
+        Weights ``(F,)``, and the pace of each call ``(C,)``: latencies over those of the median
+        network's call.
+    """
+    pace_C = np.ones(int(call_N.max()) + 1)
+    for _ in range(_PACE_ROUNDS):
+        weights_F = fit_weights(features_NF, latency_N / pace_C[call_N])
+        slower_N = latency_N / (features_NF @ weights_F)
+        known_C = np.bincount(call_N, minlength=len(pace_C)) >= _FEWEST_OF_CALL
+        for call in np.flatnonzero(known_C):
+            pace_C[call] = np.median(slower_N[call_N == call])
+        pace_C = np.where(known_C, pace_C / np.median(pace_C[call_N]), 1.0)
+    return fit_weights(features_NF, latency_N / pace_C[call_N]), pace_C
+
+
 def fit_and_validate(
-    features_NF: Floats, latency_N: Floats, *, macs_N: Sequence[int], noise: float
+    features_NF: Floats,
+    latency_N: Floats,
+    *,
+    call_N: Integers,
+    macs_N: Sequence[int],
+    noise: float,
 ) -> tuple[dict[str, float], LatencyReport]:
     """Fit the weights to all networks; report on each by a fit that left it out.
 
     Args:
         features_NF: Features of whole networks, in random order.
         latency_N: Their measured milliseconds.
+        call_N: Number of the call that each was measured in, from 0.
         macs_N: Their multiply-accumulates.
         noise: Median relative standard error of the measurements.
     """
-    unseen_N = np.empty(len(latency_N))
+    unseen_N, steady_N = np.empty(len(latency_N)), np.empty(len(latency_N))
     for fold in range(5):
         out = np.arange(len(latency_N)) % 5 == fold
-        unseen_N[out] = features_NF[out] @ fit_weights(features_NF[~out], latency_N[~out])
-    error_N = np.abs(unseen_N / latency_N - 1)
+        weights_F, pace_C = fit_with_pace(features_NF[~out], latency_N[~out], call_N[~out])
+        unseen_N[out] = features_NF[out] @ weights_F
+        steady_N[out] = latency_N[out] / _pace_of(call_N[out], pace_C)
+    error_N = np.abs(unseen_N / steady_N - 1)
+    weights_F, pace_C = fit_with_pace(features_NF, latency_N, call_N)
     report = LatencyReport(
-        kendall_tau=kendall_tau(unseen_N, latency_N),
+        kendall_tau=kendall_tau(unseen_N, steady_N),
         median_error=float(np.median(error_N)),
         p90_error=float(np.quantile(error_N, 0.9)),
         noise=noise,
-        macs_kendall_tau=kendall_tau(macs_N, latency_N),
+        macs_kendall_tau=kendall_tau(macs_N, steady_N),
         num_networks=len(latency_N),
+        pace_spread=float(pace_C.max() / pace_C.min()),
     )
-    weights_F = fit_weights(features_NF, latency_N)
     return dict(zip(FEATURES, weights_F.tolist(), strict=True)), report
+
+
+def _pace_of(call_N: Integers, pace_C: Floats) -> Floats:
+    """Return the pace of each call; 1 of those that a fit has not seen."""
+    known = np.append(pace_C, 1.0)
+    result: Floats = known[np.minimum(call_N, len(pace_C))]
+    return result
 
 
 def _nonnegative_least_squares(x_NF: Floats, trust_N: Floats, prior_F: Floats) -> Floats:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from onceforall.arch import MAX_RESOLUTION, Arch
 from onceforall.errors import ConfigError, MeasurementError
@@ -21,6 +21,21 @@ from onceforall.reading import is_number
 _MOST_MS = 1e9
 
 
+class NetworkTime(NamedTuple):
+    """What a journal knows of one network.
+
+    Attributes:
+        latency_ms: Median milliseconds.
+        standard_error_ms: Of that.
+        sentinel_ms: Of the sentinel in the same call: networks that share it were measured
+            side by side.
+    """
+
+    latency_ms: float
+    standard_error_ms: float
+    sentinel_ms: float
+
+
 @dataclass(slots=True, kw_only=True)
 class Journal:
     """A journal and what is in it."""
@@ -31,7 +46,7 @@ class Journal:
     repeats: int
     sentinel_ms: float | None = None
     blocks: dict[Entry, float] = field(default_factory=dict)
-    networks: dict[Arch, tuple[float, float]] = field(default_factory=dict)
+    networks: dict[Arch, NetworkTime] = field(default_factory=dict)
     progress: Callable[[int, int], None] | None = None
     total: int = 0
 
@@ -67,8 +82,9 @@ class Journal:
             entry = layer_from_json(line["layer"]), _pixels(line["size"])
             self.blocks[entry] = _ms(line["latency_ms"])
         else:
-            figures = _ms(line["latency_ms"]), _ms(line["standard_error_ms"])
-            self.networks[Arch.from_json(line["arch"])] = figures
+            self.networks[Arch.from_json(line["arch"])] = NetworkTime(
+                *(_ms(line[name]) for name in NetworkTime._fields)
+            )
 
     def measure_blocks(
         self, entries: Sequence[Entry], candidates: Sequence[Candidate], seconds: float
@@ -87,7 +103,9 @@ class Journal:
         """Measure whole networks and write them down."""
         records = self._measure(candidates, seconds)
         for arch, record in zip(archs, records, strict=True):
-            self.networks[arch] = (record.latency_ms, record.standard_error_ms)
+            self.networks[arch] = NetworkTime(
+                record.latency_ms, record.standard_error_ms, record.sentinel_ms
+            )
             append_jsonl(self.path, {"kind": "network", "arch": arch.to_json()} | _figures(record))
         self._report()
 

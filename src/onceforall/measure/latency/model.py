@@ -303,12 +303,14 @@ def _fit(
     for layer, size in sorted(entries, key=lambda entry: entry[1]):
         table.setdefault(layer, {})[size] = book.blocks[layer, size]
     plans = [(spec.blueprint(arch), arch.resolution) for arch in archs]
-    measured = np.array([book.networks[arch] for arch in archs])
+    measured = [book.networks[arch] for arch in archs]
+    _, call_N = np.unique([each.sentinel_ms for each in measured], return_inverse=True)
     weights, report = fit_and_validate(
         np.array([_features(table, plan, resolution) for plan, resolution in plans]),
-        measured[:, 0],
+        np.array([each.latency_ms for each in measured]),
+        call_N=call_N,
         macs_N=[count_macs(plan, resolution=resolution) for plan, resolution in plans],
-        noise=float(np.median(measured[:, 1] / measured[:, 0])),
+        noise=float(np.median([each.standard_error_ms / each.latency_ms for each in measured])),
     )
     return LatencyModel(
         target=book.target.name,

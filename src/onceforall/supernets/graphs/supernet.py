@@ -272,7 +272,9 @@ class GraphSupernet(nn.Module):
             value = cut_out(tensor, dims)
             if side and side != cut.kernel:
                 value = laid_out_as(self._transformed(cut, value, side), tensor)
-            result[cut.source] = value
+            # What PyTorch multiplies depends on this flag, without gradients too: an extracted
+            # network has parameters here.
+            result[cut.source] = value.requires_grad_(tensor.requires_grad or value.requires_grad)
         return result
 
     @property
