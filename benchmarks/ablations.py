@@ -79,7 +79,7 @@ def main() -> None:
     is_new = not arguments.csv.exists()
     arguments.csv.parent.mkdir(parents=True, exist_ok=True)
     with arguments.csv.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
         if is_new:
             writer.writeheader()
         writer.writerow(row)

@@ -36,6 +36,8 @@ RESULTS = ROOT / "docs" / "results"
 DATA = Path(os.environ.get("ONCEFORALL_TEST_DATA", ROOT.parent / "shared" / "data"))
 PAGE = ROOT / "docs" / "benchmarks.md"
 MARK = "<!-- below: benchmarks/everything.py -->\n"
+# Lines of an output that the page shows; all of them are in its file.
+MOST_LINES = 30
 COLUMNS = (
     "name", "status", "seconds", "processor", "cores", "gpu",
     "python", "torch", "onnxruntime", "command",
@@ -221,13 +223,15 @@ def measure(name: str, *, short: bool) -> Outcome:
         done = subprocess.run(
             BENCHMARKS[name].command(Path(scratch), short=short),
             cwd=ROOT,
+            env={**os.environ, "TMPDIR": scratch},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
         )
     seconds = round(time.monotonic() - started, 1)
-    return Outcome(name=name, status=done.returncode, seconds=seconds, text=done.stdout)
+    text = done.stdout.replace(scratch, "{scratch}")
+    return Outcome(name=name, status=done.returncode, seconds=seconds, text=text)
 
 
 def machine() -> dict[str, str]:
@@ -277,8 +281,11 @@ def write_page(page: Path, folder: Path) -> None:
         lines += [
             f"Python {row['python']}, torch {row['torch']}, ONNX Runtime {row['onnxruntime']}"
         ]
-        printed = (folder / "benchmarks" / f"{row['name']}.txt").read_text()
-        lines += ["", "```text", printed.rstrip(), "```", ""]
+        printed = (folder / "benchmarks" / f"{row['name']}.txt").read_text().rstrip().splitlines()
+        if len(printed) > MOST_LINES:
+            place = f"results/benchmarks/{row['name']}.txt"
+            lines += ["", f"The last {MOST_LINES} of [{len(printed)} lines]({place}):"]
+        lines += ["", "```text", *printed[-MOST_LINES:], "```", ""]
     write_text(page, page.read_text().partition(MARK)[0] + MARK + "\n".join(lines))
 
 

@@ -71,7 +71,7 @@ def main() -> None:
     is_new = not arguments.csv.exists()
     arguments.csv.parent.mkdir(parents=True, exist_ok=True)
     with arguments.csv.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         if is_new:
             writer.writeheader()
         for card in cards:

@@ -42,9 +42,12 @@ def small_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks/good.py").write_text("print('ratio 2.0')")
     (tmp_path / "benchmarks/bad.py").write_text("raise SystemExit('ratio 0.5 is below the bar')")
+    long = "import tempfile; print(tempfile.gettempdir(), *range(99), sep='\\n')"
+    (tmp_path / "benchmarks/long.py").write_text(long)
     forward = BENCHMARKS["forward"]
     fake = {
         "good": replace(forward, script="good.py", claim="two is more than one"),
+        "long": replace(forward, script="long.py"),
         "bad": replace(forward, script="bad.py", short=None),
         "far": replace(forward, script="good.py", needs="a/folder/that/is/not/there"),
     }
@@ -68,6 +71,16 @@ def test_results_are_kept(small_house: Path, capsys: pytest.CaptureFixture[str])
     assert page.startswith("# Benchmarks\n\n") and "stale" not in page
     assert "## Two is more than one" in page and "ratio 2.0" in page
     assert "ratio 0.5 is below the bar" in page
+
+
+def test_the_page_shows_the_end_of_what_is_long_and_no_path(small_house: Path) -> None:
+    assert main(["long"]) == 0
+    page, shown = (small_house / "page.md").read_text(), everything.MOST_LINES
+    assert f"The last {shown} of [100 lines](results/benchmarks/long.txt):" in page
+    assert "\n98\n```" in page and f"\n{99 - shown}\n" in page
+    assert f"\n{98 - shown}\n" not in page
+    kept = (small_house / "results/benchmarks/long.txt").read_text().splitlines()
+    assert len(kept) == 100 and kept[0] == "{scratch}"
 
 
 def test_short_writes_nothing(small_house: Path, capsys: pytest.CaptureFixture[str]) -> None:
