@@ -91,6 +91,11 @@ class Samples:
     samples: tuple[tuple[float, float], ...]
     disturbed: int
 
+    @property
+    def times_ms(self) -> list[float]:
+        """Return the milliseconds of each sample."""
+        return [value for _, value in self.samples]
+
 
 class LocalTarget(Protocol):
     """A runtime on this machine."""

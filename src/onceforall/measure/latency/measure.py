@@ -2,8 +2,9 @@
 
 Machines slow down and speed up by themselves. So candidates are not measured one after the other
 but in passes over all of them, in a new order each time, with a small fixed network (the
-sentinel) timed between them. Every sample is divided by how slow the sentinel was just then,
-relative to its median over the whole call.
+sentinel) timed between them. Every sample is divided by how slow the samples around it were, each
+relative to the faster ones of its own network: tiny networks feel another program more than the
+sentinel does. Groups that are not loaded at the same time agree through the sentinel.
 
 On a shared machine the system takes the processor away in the middle of a run. Where the run is
 on the calling thread this shows as time that the thread did not spend; such a sample counts the
@@ -50,9 +51,9 @@ SENTINEL = Candidate(
 
 # Candidates loaded at once: their weights must fit the memory.
 _GROUP_SIZE = 32
-# Samples of the sentinel on either side of a moment that say how fast the machine was then: fewer
-# would add their own noise.
-_NEIGHBOURS = 15
+# Samples on either side of a moment that say how fast the machine was then: fewer would add their
+# own noise.
+_NEIGHBOURS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,8 +163,8 @@ def measure_latency(
         return []
     target, order = target or OrtCpu(), random.Random(seed)
     sampler = target if isinstance(target, SshOrt) else _Here(target)
-    measured: list[Samples] = []
-    pace: list[tuple[float, float]] = []
+    raw_sentinels_ms: list[float] = []
+    measured: list[tuple[Samples, _Pace]] = []
     for start in range(0, len(candidates), _GROUP_SIZE):
         group = candidates[start : start + _GROUP_SIZE]
         sentinel, *found = sampler.sample_group(
@@ -173,15 +174,26 @@ def measure_latency(
             max_seconds=None if max_seconds is None else max_seconds * len(group) / len(candidates),
             seed=order.getrandbits(32),
         )
-        pace += sentinel.samples
-        measured += found
+        raw_sentinels_ms += sentinel.times_ms
+        pace = _Pace(sentinel, found)
+        measured += [(samples, pace) for samples in found]
         if progress is not None:
             progress(len(measured), len(candidates))
-    hardware = target.hardware
-    drift = _Drift(pace, sentinel_ms)
+    conditions = _Conditions(
+        target=target,
+        hardware=target.hardware,
+        batch_size=batch_size,
+        sentinel_ms=statistics.median(pace.sentinel_ms for _, pace in measured),
+        sentinel_spread=_percentile(raw_sentinels_ms, 90) / _percentile(raw_sentinels_ms, 10),
+    )
+    baseline_ms = conditions.sentinel_ms if sentinel_ms is None else sentinel_ms
     return [
-        _summary(samples, candidate, drift, target=target, batch_size=batch_size, hardware=hardware)
-        for samples, candidate in zip(measured, candidates, strict=True)
+        conditions.record(
+            candidate,
+            [value * baseline_ms / pace.sentinel_ms for value in pace.steady_ms(samples)],
+            samples.disturbed,
+        )
+        for candidate, (samples, pace) in zip(candidates, measured, strict=True)
     ]
 
 
@@ -235,53 +247,60 @@ class _Here:
         return subject
 
 
-class _Drift:
-    """How slow the machine was at a moment, relative to a baseline, seen by the sentinel."""
+class _Pace:
+    """How slow the machine was while a group was sampled, seen by all that ran.
 
-    def __init__(self, samples: Sequence[tuple[float, float]], baseline_ms: float | None) -> None:
-        self.moments = [moment for moment, _ in samples]
-        self.values = [value for _, value in samples]
-        self.median_ms = statistics.median(self.values)
-        self.baseline_ms = self.median_ms if baseline_ms is None else baseline_ms
+    Samples are relative to the lower quartile of their own network's: what disturbs only ever
+    slows, and may do so for more than half of the time.
+    """
 
-    def slowness(self, moment: float) -> float:
-        """Return the factor to divide a sample by."""
+    def __init__(self, sentinel: Samples, others: Sequence[Samples]) -> None:
+        seen: list[tuple[float, float]] = []
+        for samples in (sentinel, *others):
+            usual_ms = _percentile(samples.times_ms, 25)
+            seen += [(moment, value / usual_ms) for moment, value in samples.samples]
+        seen.sort()
+        self.moments = [moment for moment, _ in seen]
+        self.slowness = [slowness for _, slowness in seen]
+        self.sentinel_ms = statistics.median(self.steady_ms(sentinel))
+
+    def steady_ms(self, samples: Samples) -> list[float]:
+        """Return the samples of a network as on a machine that is not disturbed."""
+        return [value / self._at(moment) for moment, value in samples.samples]
+
+    def _at(self, moment: float) -> float:
         place = bisect.bisect(self.moments, moment)
-        near = self.values[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS]
-        return statistics.median(near) / self.baseline_ms
-
-    @property
-    def spread(self) -> float:
-        """Return the 90th over the 10th percentile."""
-        return _percentile(self.values, 90) / _percentile(self.values, 10)
+        return statistics.median(self.slowness[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS])
 
 
-def _summary(
-    samples: Samples,
-    candidate: Candidate,
-    drift: _Drift,
-    *,
-    target: Target,
-    batch_size: int,
-    hardware: Hardware,
-) -> Latency:
-    values = [value / drift.slowness(moment) for moment, value in samples.samples]
-    median = statistics.median(values)
-    return Latency(
-        name=candidate.name,
-        latency_ms=median,
-        latency_mad_ms=statistics.median(abs(value - median) for value in values),
-        latency_p90_ms=_percentile(values, 90),
-        repeats=len(values),
-        disturbed=samples.disturbed,
-        sentinel_ms=drift.median_ms,
-        sentinel_spread=drift.spread,
-        batch_size=batch_size,
-        resolution=candidate.resolution,
-        target=target.name,
-        threads=target.threads,
-        hardware=hardware,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Conditions:
+    """What the networks of one call have in common."""
+
+    target: Target
+    hardware: Hardware
+    batch_size: int
+    sentinel_ms: float
+    sentinel_spread: float
+
+    def record(self, candidate: Candidate, values: Sequence[float], disturbed: int) -> Latency:
+        """Return the record of one network."""
+        median = statistics.median(values)
+        return Latency(
+            name=candidate.name,
+            latency_ms=median,
+            latency_mad_ms=statistics.median(abs(value - median) for value in values),
+            latency_p90_ms=_percentile(values, 90),
+            repeats=len(values),
+            disturbed=disturbed,
+            sentinel_ms=self.sentinel_ms,
+            sentinel_spread=self.sentinel_spread,
+            batch_size=self.batch_size,
+            resolution=candidate.resolution,
+            target=self.target.name,
+            threads=self.target.threads,
+            hardware=self.hardware,
+        )
 
 
 def _percentile(values: Sequence[float], percent: float) -> float:
