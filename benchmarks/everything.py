@@ -17,6 +17,7 @@ import csv
 import io
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -230,7 +231,9 @@ def measure(name: str, *, short: bool) -> Outcome:
             check=False,
         )
     seconds = round(time.monotonic() - started, 1)
-    text = done.stdout.replace(scratch, "{scratch}")
+    text = re.sub(rf"{re.escape(scratch)}(/tmp\w+)?", "{scratch}", done.stdout)
+    for name_of, path in (("results", RESULTS), ("data", DATA)):
+        text = text.replace(str(path), f"{{{name_of}}}")
     return Outcome(name=name, status=done.returncode, seconds=seconds, text=text)
 
 

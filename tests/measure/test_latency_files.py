@@ -19,7 +19,9 @@ from onceforall.measure.latency.journal import Journal
 from onceforall.measure.latency.model import LatencyModel
 from onceforall.measure.latency.table import timing_key
 from onceforall.measure.latency.targets import Hardware, OrtCpu
+from onceforall.supernets import families
 
+SMALLEST = families.small_images(num_classes=5).space.smallest.to_json()
 LAYERS = (
     Conv(in_channels=3, out_channels=8, stride=2, kernel_size=3, activation="h_swish"),
     MBConv(in_channels=8, mid_channels=16, out_channels=8, kernel_size=5, se_channels=4),
@@ -160,6 +162,7 @@ def test_what_is_not_json_says_so(text: str, tmp_path: Path) -> None:
 
 
 HEADER = {"kind": "header", "sentinel_ms": 1.0}
+FIGURES = {"latency_ms": 1.0, "standard_error_ms": 0.1}
 
 
 @pytest.mark.parametrize(
@@ -173,7 +176,8 @@ HEADER = {"kind": "header", "sentinel_ms": 1.0}
         {"kind": "block", "layer": 3, "size": 8, "latency_ms": 1.0},
         {"kind": "block", "layer": {"type": "Conv"}, "size": 8, "latency_ms": 1.0},
         {"kind": "block", "layer": MODEL["table"][0]["layer"], "size": 8, "latency_ms": None},
-        {"kind": "network", "arch": [], "latency_ms": 1.0, "standard_error_ms": 0.1},
+        {"kind": "network", "arch": [], **FIGURES, "sentinel_ms": 1.0},
+        {"kind": "network", "arch": SMALLEST, **FIGURES},
     ],
     ids=str,
 )

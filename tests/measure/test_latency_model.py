@@ -294,6 +294,24 @@ def test_a_slow_call_is_taken_out() -> None:
     assert report.kendall_tau > 0.97 and report.pace_spread == pytest.approx(1.5 / 0.9, rel=0.01)
 
 
+@pytest.mark.parametrize("paces", [[1.0, 1.5], [1.5, 1.0, 1.5, 1.0]])
+def test_every_fold_is_in_the_same_unit(paces: list[float]) -> None:
+    features, latency, call = calls(paces, each=32)
+    slow = latency * np.array(paces)[call]
+    macs = (latency * 1e6).astype(int).tolist()
+    _, report = fit_and_validate(features, slow, call_N=call, macs_N=macs, noise=0.0)
+    assert report.macs_kendall_tau > 0.99 and report.kendall_tau > 0.97
+    assert report.p90_error < 0.05
+
+
+def test_a_call_of_few_is_known_in_every_fold() -> None:
+    features, latency, _ = calls([1.0] * 4, each=10)
+    call = np.random.default_rng(0).permutation([0] * 32 + [1] * 8)
+    slow = np.where(call == 1, 1.5, 1.0) * latency
+    _, report = fit_and_validate(features, slow, call_N=call, macs_N=range(40), noise=0.0)
+    assert report.pace_spread == pytest.approx(1.5, rel=0.02) and report.p90_error < 0.1
+
+
 def test_few_networks_say_nothing_of_their_call() -> None:
     features, latency, _ = calls([1.0, 1.0])
     call = np.array([0] * 57 + [1] * 3)

@@ -55,7 +55,7 @@ class Bar:
     """A block.
 
     Attributes:
-        kernel_size: Side of its kernel.
+        kernel_size: Side of its kernel; 0 of a traced block whose kernels are rigid.
         expand_ratio: Channels inside over channels in.
         width: Width of the bar, a share of the room it has.
     """

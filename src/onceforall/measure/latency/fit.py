@@ -42,6 +42,7 @@ from onceforall.supernets.units import (
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
 
 FEATURES = (
     "table_ms",  # the layer alone, measured
@@ -72,6 +73,8 @@ _PACE_ROUNDS = 4
 class LatencyReport:
     """How well the model predicts whole networks that it was not fitted on.
 
+    What they took is divided by the pace of the machine in the call that measured them.
+
     Attributes:
         kendall_tau: Rank correlation of predicted and measured latencies.
         median_error: Median relative error.
@@ -80,7 +83,7 @@ class LatencyReport:
         macs_kendall_tau: Rank correlation that MACs alone reach.
         num_networks: Networks measured; each was left out of one of five fits.
         pace_spread: How much slower the machine was in the slowest measuring call than in the
-            fastest; 1 on a quiet one.
+            fastest; 1.00 to 1.03 on a quiet one.
     """
 
     kendall_tau: float
@@ -170,7 +173,7 @@ def fit_weights(features_NF: Floats, latency_N: Floats) -> Floats:
 
 
 def fit_with_pace(
-    features_NF: Floats, latency_N: Floats, call_N: Integers
+    features_NF: Floats, latency_N: Floats, call_N: Integers, *, known_C: Booleans | None = None
 ) -> tuple[Floats, Floats]:
     """Fit the weights, and how slow the machine was in each measuring call.
 
@@ -182,20 +185,28 @@ def fit_with_pace(
         features_NF: Features of whole networks.
         latency_N: Their measured milliseconds.
         call_N: Number of the call that each was measured in, from 0.
+        known_C: Calls whose pace is fitted; by default those of 8 networks or more.
 
     Returns:
-        Weights ``(F,)``, and the pace of each call ``(C,)``: latencies over those of the median
-        network's call.
+        Weights ``(F,)``, and the pace of each call ``(C,)``: its latencies over those of the call
+        of the median network. 1 of calls whose pace is not fitted.
     """
-    pace_C = np.ones(int(call_N.max()) + 1)
+    if known_C is None:
+        known_C = _known(call_N)
+    pace_C = np.ones(len(known_C))
     for _ in range(_PACE_ROUNDS):
         weights_F = fit_weights(features_NF, latency_N / pace_C[call_N])
         slower_N = latency_N / (features_NF @ weights_F)
-        known_C = np.bincount(call_N, minlength=len(pace_C)) >= _FEWEST_OF_CALL
         for call in np.flatnonzero(known_C):
             pace_C[call] = np.median(slower_N[call_N == call])
         pace_C = np.where(known_C, pace_C / np.median(pace_C[call_N]), 1.0)
     return fit_weights(features_NF, latency_N / pace_C[call_N]), pace_C
+
+
+def _known(call_N: Integers) -> Booleans:
+    """Return which calls have enough networks to say how slow the machine was."""
+    known_C: Booleans = np.bincount(call_N) >= _FEWEST_OF_CALL
+    return known_C if known_C.sum() > 1 else np.zeros_like(known_C)
 
 
 def fit_and_validate(
@@ -215,14 +226,19 @@ def fit_and_validate(
         macs_N: Their multiply-accumulates.
         noise: Median relative standard error of the measurements.
     """
-    unseen_N, steady_N = np.empty(len(latency_N)), np.empty(len(latency_N))
+    known_C = _known(call_N)
+    weights_F, pace_C = fit_with_pace(features_NF, latency_N, call_N, known_C=known_C)
+    steady_N = latency_N / pace_C[call_N]
+    unseen_N = np.empty(len(latency_N))
     for fold in range(5):
         out = np.arange(len(latency_N)) % 5 == fold
-        weights_F, pace_C = fit_with_pace(features_NF[~out], latency_N[~out], call_N[~out])
-        unseen_N[out] = features_NF[out] @ weights_F
-        steady_N[out] = latency_N[out] / _pace_of(call_N[out], pace_C)
+        fold_F, own_C = fit_with_pace(
+            features_NF[~out], latency_N[~out], call_N[~out], known_C=known_C
+        )
+        # Which call is the median network's may differ from fold to fold: one unit for all.
+        unit = np.median((own_C / pace_C)[call_N[~out]])
+        unseen_N[out] = features_NF[out] @ fold_F * unit
     error_N = np.abs(unseen_N / steady_N - 1)
-    weights_F, pace_C = fit_with_pace(features_NF, latency_N, call_N)
     report = LatencyReport(
         kendall_tau=kendall_tau(unseen_N, steady_N),
         median_error=float(np.median(error_N)),
@@ -233,13 +249,6 @@ def fit_and_validate(
         pace_spread=float(pace_C.max() / pace_C.min()),
     )
     return dict(zip(FEATURES, weights_F.tolist(), strict=True)), report
-
-
-def _pace_of(call_N: Integers, pace_C: Floats) -> Floats:
-    """Return the pace of each call; 1 of those that a fit has not seen."""
-    known = np.append(pace_C, 1.0)
-    result: Floats = known[np.minimum(call_N, len(pace_C))]
-    return result
 
 
 def _nonnegative_least_squares(x_NF: Floats, trust_N: Floats, prior_F: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Latency as it is: interleaved passes, drift taken out by a sentinel, median and spread.
+"""Latency as it is: interleaved passes, drift taken out, median and spread.
 
 Machines slow down and speed up by themselves. So candidates are not measured one after the other
 but in passes over all of them, in a new order each time, with a small fixed network (the
@@ -54,6 +54,8 @@ _GROUP_SIZE = 32
 # Samples on either side of a moment that say how fast the machine was then: fewer would add their
 # own noise.
 _NEIGHBOURS = 8
+# Samples of the sentinel that say how fast it is, at least.
+_MIN_QUIET = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +64,13 @@ class Latency:
 
     Attributes:
         name: Name of the candidate.
-        latency_ms: Median milliseconds for one batch, drift taken out.
+        latency_ms: Median milliseconds for one batch, as on a machine that is not disturbed.
         latency_mad_ms: Median absolute deviation from it.
         latency_p90_ms: 90th percentile.
         repeats: Samples behind these figures.
         disturbed: Samples during which the system took the processor away: they are processor
             time instead of time on the clock.
-        sentinel_ms: Median latency of the sentinel in the same call.
+        sentinel_ms: Latency of the sentinel in the quietest moments of the same call.
         sentinel_spread: 90th over 10th percentile of the sentinel: 1 on a quiet machine.
         batch_size: Images in a batch.
         resolution: Side of the images, in pixels.
@@ -142,7 +144,7 @@ def measure_latency(
         max_seconds: Stop sampling after about this long, shared out between the candidates; each
             still gets 3 samples. None for no limit.
         sentinel_ms: Scale all results to a machine on which the sentinel takes this long, so that
-            calls at different times agree; None for this call's own median.
+            calls at different times agree; None for what it takes in this call.
         seed: Seed of the order of the candidates in each pass.
         progress: Called with the number of candidates done and of all.
 
@@ -262,7 +264,10 @@ class _Pace:
         seen.sort()
         self.moments = [moment for moment, _ in seen]
         self.slowness = [slowness for _, slowness in seen]
-        self.sentinel_ms = statistics.median(self.steady_ms(sentinel))
+        # Only what was disturbed least: the sentinel is not slowed as networks are.
+        quiet = sorted((self._at(moment), value) for moment, value in sentinel.samples)
+        quiet = quiet[: max(_MIN_QUIET, len(quiet) // 3)]
+        self.sentinel_ms = statistics.median(value / slowness for slowness, value in quiet)
 
     def steady_ms(self, samples: Samples) -> list[float]:
         """Return the samples of a network as on a machine that is not disturbed."""

@@ -70,6 +70,7 @@ def measure_repeatedly(
     target: Target,
     rounds: int = 5,
     repeats: int = 20,
+    sentinel_ms: float | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Repeated]:
     """Measure networks side by side in several rounds.
@@ -79,6 +80,8 @@ def measure_repeatedly(
         target: Runtime and device.
         rounds: Whole measurements, each with fresh sessions; at least 1.
         repeats: Samples of each network in a round.
+        sentinel_ms: Scale all rounds to a machine on which the sentinel takes this long; None for
+            what it takes in each of them.
         progress: Told the rounds done and of all.
 
     Returns:
@@ -91,6 +94,14 @@ def measure_repeatedly(
     found = []
     for number in range(rounds):
         progress(number, rounds)
-        found.append(measure_latency(candidates, target=target, repeats=repeats, seed=number))
+        found.append(
+            measure_latency(
+                candidates,
+                target=target,
+                repeats=repeats,
+                sentinel_ms=sentinel_ms,
+                seed=number,
+            )
+        )
     progress(rounds, rounds)
     return [Repeated(rounds=each) for each in zip(*found, strict=True)]

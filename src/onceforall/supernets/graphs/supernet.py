@@ -135,7 +135,8 @@ class GraphSupernet(nn.Module):
     def extract(self, arch: Arch) -> GraphNet:
         """Return a plain copy of one subnet, in eval mode.
 
-        Its outputs are bitwise equal to ``self(x, arch)`` in eval mode on a CPU.
+        Its outputs are bitwise equal to ``self(x, arch)`` in eval mode on a CPU, where no weight is
+        frozen (else PyTorch may multiply in another order).
 
         Raises:
             ArchError: If ``arch`` is not in the space.
@@ -272,9 +273,11 @@ class GraphSupernet(nn.Module):
             value = cut_out(tensor, dims)
             if side and side != cut.kernel:
                 value = laid_out_as(self._transformed(cut, value, side), tensor)
-            # What PyTorch multiplies depends on this flag, without gradients too: an extracted
+            # How PyTorch multiplies depends on this flag, without gradients too: an extracted
             # network has parameters here.
-            result[cut.source] = value.requires_grad_(tensor.requires_grad or value.requires_grad)
+            if tensor.requires_grad and not value.requires_grad:
+                value.requires_grad_()
+            result[cut.source] = value
         return result
 
     @property
