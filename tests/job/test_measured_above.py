@@ -37,7 +37,8 @@ def run(searched: Path, tmp_path: Path) -> Run:
     shutil.copytree(searched, tmp_path / "run")
     found = open_run(tmp_path / "run", tell=lambda event: None, device=torch.device("cpu"))
     front = found.folder.read_front()
-    points = tuple(point.model_copy(update={"predicted_top1": 0.5}) for point in front.points)
+    said = {"predicted_top1": 0.5, "predicted_top1_std": 0.1}
+    points = tuple(point.model_copy(update=said) for point in front.points)
     front.model_copy(update={"points": points}).write(found.folder.front)
     return found
 
@@ -73,6 +74,15 @@ def test_what_is_above_the_front_is_a_candidate_and_nothing_else(run: Run) -> No
     confirm_step(run)
     after = ConfirmedFile.read(run.folder.confirmed).points
     assert len(after) == before + 1 and after[-1].arch == big
+
+
+def test_a_front_may_be_a_deviation_worse_than_predicted(run: Run) -> None:
+    front = run.folder.read_front().points
+    big, *_ = outside(run)
+    say(run, {big: 0.41})
+    assert [point.arch for point in measured_above(run, front)] == [big]
+    say(run, {big: 0.39})
+    assert measured_above(run, front) == []
 
 
 def test_one_that_another_beats_is_left_out(run: Run) -> None:

@@ -11,13 +11,15 @@ import pytest
 
 from onceforall.arch import Arch
 from onceforall.artifacts import Evaluation
+from onceforall.encoding import Encoding
 from onceforall.job.clock import Clock
 from onceforall.job.config import resolve
 from onceforall.job.data import _num_workers
 from onceforall.job.folder import RunFolder
 from onceforall.job.recipes import recipe_for
 from onceforall.job.steps import evaluate as predicting
-from onceforall.job.steps.evaluate import evaluate_step
+from onceforall.job.steps.evaluate import archs_to_evaluate, evaluate_step
+from onceforall.measure.costs import count_macs
 from onceforall.training.ranks import Ranks
 from tests.training.tiny import SPEC
 
@@ -33,6 +35,21 @@ def test_ranks_of_a_run_share_its_readers_and_those_of_a_launcher_do_not(
     recipe = recipe_for("x", image_side=32, num_train=100, num_classes=2)
     config = resolve(recipe, flags=(f"data.num_workers={workers}", f"train.ranks={started}"))
     assert _num_workers(config, Ranks(world_size=world_size)) == each
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_ends_are_measured_first_whenever_time_is_up(seed: int) -> None:
+    evaluate = SimpleNamespace(num_archs=20)
+    run = SimpleNamespace(
+        encoding=Encoding(SPEC.space),
+        spec=SPEC,
+        config=SimpleNamespace(seed=seed, evaluate=evaluate),
+    )
+    archs = archs_to_evaluate(run)  # type: ignore[arg-type]
+    assert archs[:2] == [SPEC.space.largest, SPEC.space.smallest]
+    assert len(set(archs)) == len(archs) >= 20
+    macs = [count_macs(SPEC.blueprint(arch), resolution=arch.resolution) for arch in archs[2:]]
+    assert macs not in (sorted(macs), sorted(macs, reverse=True))
 
 
 @pytest.mark.parametrize("done_before", [0, 5])

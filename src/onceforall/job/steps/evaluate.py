@@ -33,9 +33,11 @@ def archs_to_evaluate(run: Run) -> list[Arch]:
     wanted = max(run.config.evaluate.num_archs, _FEWEST_EVALUATIONS)
     count = min(wanted, run.spec.space.size)
     rows = stratified_rows(encoding.sample, costs.macs, count=count, rng=rng)
-    rows = np.concatenate([encoding.smallest(), encoding.largest(), rows])
-    # In no order, so that those measured before time is up are spread like all of them.
-    return encoding.to_archs(rng.permutation(encoding.unique(rows)))
+    # In no order, so that those measured before time is up are spread like all of them; the ends
+    # come first: no predictor says how good the largest is.
+    sampled = encoding.to_archs(rng.permutation(encoding.unique(rows)))
+    ends = encoding.to_archs(np.concatenate([encoding.largest(), encoding.smallest()]))
+    return list(dict.fromkeys([*ends, *sampled]))
 
 
 def evaluate_step(run: Run) -> None:

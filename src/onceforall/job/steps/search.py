@@ -116,11 +116,12 @@ def _search(
 
 
 def measured_above(run: Run, front: Sequence[FrontPoint]) -> list[FrontPoint]:
-    """Return the subnets that were measured better than any of a predicted front is expected to be.
+    """Return the subnets that were measured better than any of a predicted front may well be.
 
     A predictor smooths: the full network, which every step trained, may be better than it thinks.
-    A measured subnet is one of them if nothing that is predicted at most as slow reaches it, and
-    nothing that was measured beats it; limits hold.
+    And a front is chosen because it is predicted to be good, so it is worse than predicted. A
+    measured subnet is one of them if nothing that is predicted at most as slow reaches it, less one
+    standard deviation, and nothing that was measured beats it; limits hold.
 
     Args:
         run: A run whose subnets are measured and whose predictor is there.
@@ -143,7 +144,8 @@ def measured_above(run: Run, front: Sequence[FrontPoint]) -> list[FrontPoint]:
     is_best = pareto_front(costs)
 
     def gain(index: int) -> float:
-        known = [p.predicted_top1 for p in front if p.latency_ms <= points[index].latency_ms]
+        own_ms = points[index].latency_ms
+        known = [p.predicted_top1 - p.predicted_top1_std for p in front if p.latency_ms <= own_ms]
         return measured[index].top1 - max(known, default=-math.inf)
 
     chosen = [i for i in range(len(points)) if is_best[i] and gain(i) > 0]
