@@ -80,6 +80,8 @@ class Screen:
             self.line(f"[{event['number']}/{event['of']}] {event['step']}: {event['text']}")
         elif kind == "changed":
             self.line(event["text"])
+        elif kind == "interpolated":
+            self.line(_interpolated(event))
         elif kind == "step_done":
             self._close()
 
@@ -142,6 +144,12 @@ def _warning(event: Event) -> str:
     if event["event"] == "damaged_checkpoint":
         return f"checkpoint {event['file']} is damaged; the one before it is used"
     return str(event["text"])
+
+
+def _interpolated(event: Event) -> str:
+    places = zip(reversed(event["shares"]), reversed(event["sizes"]), strict=True)
+    told = ", ".join(f"{share:.0%} at {size:.0%}" for share, size in places)
+    return f"  weights: from those given towards the trained ones {told} of the largest's MACs"
 
 
 @contextlib.contextmanager

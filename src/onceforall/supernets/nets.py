@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 
+import torch
 from torch import Tensor, nn
 
 from onceforall.arch import Arch
@@ -53,6 +54,29 @@ def copy_statistics(net: ElasticNet, arch: Arch, plain: PlainNet) -> None:
     else:
         assert isinstance(net, GraphSupernet)
         net.set_statistics(arch, plain)
+
+
+@torch.no_grad()
+def interpolated(given: ElasticNet, trained: ElasticNet, share: float) -> ElasticNet:
+    """Return the supernet on the straight line between two of one spec.
+
+    Args:
+        given: The supernet at 0, on any device.
+        trained: The supernet at 1; whatever is no weight, such as the order of channels, is its.
+        share: How far from the first to the second, 0 .. 1.
+
+    Returns:
+        ``trained`` itself at 1; in between and at 0 a new one on its device.
+
+    Source: Wortsman et al., *Robust fine-tuning of zero-shot models*, CVPR 2022.
+    """
+    if share == 1:
+        return trained
+    start, net = given.state_dict(), copy.deepcopy(trained)
+    for name, value in net.state_dict().items():
+        if value.is_floating_point():
+            value.copy_(torch.lerp(start[name].to(value.device), value, share))
+    return net
 
 
 def classifier_of(net: nn.Module) -> nn.Module:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 from onceforall.arch import Arch
 from onceforall.artifacts import Confirmed, ConfirmedFile, FrontPoint
 from onceforall.errors import InfeasibleError
 from onceforall.job.context import Run
+from onceforall.job.interpolation import trained_subnets
 from onceforall.job.steps.search import measured_above
-from onceforall.job.weights import trained_supernet
 from onceforall.measure.accuracy import Accuracy
 from onceforall.measure.latency.measure import measure_latency
 from onceforall.measure.latency.targets import Candidate, Target, make_target
@@ -57,7 +56,8 @@ def confirm_step(run: Run) -> None:
 
 def measuring(run: Run) -> Callable[[Arch], Accuracy]:
     """Return the function from a subnet to its accuracy on the validation images."""
-    return partial(run.session().valid_accuracy, trained_supernet(run))
+    session, net_of = run.session(), trained_subnets(run)
+    return lambda arch: session.valid_accuracy(net_of(arch), arch)
 
 
 def confirm(

@@ -11,7 +11,7 @@ from onceforall.arch import Arch
 from onceforall.artifacts import Evaluation
 from onceforall.job.context import Run
 from onceforall.job.data import DataSession
-from onceforall.job.weights import trained_supernet
+from onceforall.job.interpolation import trained_subnets
 from onceforall.measure.cost_tables import compile_costs
 from onceforall.measure.costs import count_macs
 from onceforall.predictors.sampling import stratified_rows
@@ -54,7 +54,7 @@ def evaluate_step(run: Run) -> None:
     share = archs[run.ranks.rank :: run.ranks.world_size]
     mine = [arch for arch in share if arch not in done]
     if mine:
-        session, net = run.session(), trained_supernet(run)
+        session, net_of = run.session(), trained_subnets(run)
         started = time.monotonic()
         for position, arch in enumerate(mine, start=len(archs) - len(mine)):
             run.progress("evaluate", position, len(archs))
@@ -63,7 +63,7 @@ def evaluate_step(run: Run) -> None:
             each_s = (time.monotonic() - started) / max(1, here)
             if measured >= _FEWEST_EVALUATIONS and _is_late(run, each_s, len(share)):
                 break
-            evaluation(session, net, arch).append(evaluations_file(run))
+            evaluation(session, net_of(arch), arch).append(evaluations_file(run))
         run.progress("evaluate", len(archs), len(archs))
     wait_for_all(run.ranks)
     count = len(run.folder.read_evaluations())

@@ -21,9 +21,9 @@ from onceforall.deploy.finetune import finetune, finetune_plan
 from onceforall.deploy.model_folder import finished_or_removed, read_model
 from onceforall.errors import ConfigError
 from onceforall.job.context import Run
+from onceforall.job.interpolation import trained_subnets
 from onceforall.job.local_ranks import run_on_all, take_part
 from onceforall.job.steps.prove import measure_as_shipped, prove, write_proven
-from onceforall.job.weights import trained_supernet
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.supernets.nets import PlainNet
 from onceforall.training.settings import Callbacks, TrainOptions
@@ -185,7 +185,7 @@ def _train(run: Run, card: Card, plain: PlainNet, how: Tuning) -> PlainNet:
             change_batch=session.change_batch,
         ),
         ranks=run.ranks,
-        teacher=trained_supernet(run) if how.distill else None,
+        teacher=trained_subnets(run)(run.spec.space.largest) if how.distill else None,
     )
     return model
 

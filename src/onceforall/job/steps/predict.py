@@ -15,8 +15,8 @@ from onceforall.encoding import Rows
 from onceforall.errors import CheckpointError
 from onceforall.files import damaged, read_object
 from onceforall.job.context import Run
+from onceforall.job.interpolation import trained_subnets
 from onceforall.job.steps.evaluate import evaluation, evaluations_file
-from onceforall.job.weights import trained_supernet
 from onceforall.measure.cost_tables import compile_costs
 from onceforall.predictors.accuracy import AccuracyPredictor, PredictorReport, fit_and_report
 from onceforall.predictors.sampling import LearningCurve, learning_curve, stratified_rows
@@ -81,7 +81,7 @@ def evaluate_more(run: Run, count: int) -> dict[str, Any]:
         half and from all of them), and why it stopped.
     """
     encoding, costs = run.encoding, compile_costs(run.spec)
-    session, net = run.session(), trained_supernet(run)
+    session, net_of = run.session(), trained_subnets(run)
     done = {line.arch for line in run.folder.read_evaluations()}
     rng = np.random.default_rng([run.config.seed, len(done)])
     rows = stratified_rows(encoding.sample, costs.macs, count=count, rng=rng)
@@ -93,7 +93,7 @@ def evaluate_more(run: Run, count: int) -> dict[str, Any]:
             stopped = "more evaluations no longer help"
             break
         run.progress("evaluate", total, count)
-        evaluation(session, net, arch).append(run.folder.evaluations)
+        evaluation(session, net_of(arch), arch).append(run.folder.evaluations)
     curve = _curve(run)
     count = len(run.folder.read_evaluations())
     return {"evaluations": count, **asdict(curve), "stopped": stopped}
@@ -143,10 +143,10 @@ def refine_step(run: Run, template: Problem) -> None:
     def evaluate(archs: list[Arch]) -> list[float]:
         left = [arch for arch in archs if arch not in found]
         if left:
-            session, net = run.session(), trained_supernet(run)
+            session, net_of = run.session(), trained_subnets(run)
             for arch in left:
                 run.progress("refine", len(found), total)
-                line = evaluation(session, net, arch).model_copy(update={"refines": True})
+                line = evaluation(session, net_of(arch), arch).model_copy(update={"refines": True})
                 line.append(evaluations_file(run))
                 found[arch] = line.top1
         return [found[arch] for arch in archs]

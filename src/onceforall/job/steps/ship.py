@@ -16,10 +16,10 @@ from onceforall.errors import ConfigError, InfeasibleError, VerificationError
 from onceforall.files import write_json
 from onceforall.job.context import Run
 from onceforall.job.data import DataSession
+from onceforall.job.interpolation import trained_subnets
 from onceforall.job.steps.confirm import confirm_step, winners
 from onceforall.job.steps.prove import Proven, measure_as_shipped, prove, write_proven
 from onceforall.job.steps.tune import tune_winners, tuned_net, tuning_settings
-from onceforall.job.weights import trained_supernet
 from onceforall.measure.costs import count_macs
 from onceforall.supernets.nets import ElasticNet
 from onceforall.supernets.spec import StaticSpec
@@ -176,14 +176,14 @@ def ship_models(
     """
     if not left:
         return []
-    models, session, net = run.folder.models, run.session(), trained_supernet(run)
+    models, session, net_of = run.folder.models, run.session(), trained_subnets(run)
     ready: list[tuple[Wanted, Proven]] = []
     unshipped: list[Unshipped] = []
     with finished_or_removed(*(models / each.name for each in left)):
         for position, each in enumerate(left):
             run.progress("models", position, len(left))
             try:
-                ready.append((each, _prove(run, session, net, each)))
+                ready.append((each, _prove(run, session, net_of(each.arch), each)))
             except VerificationError as error:
                 unshipped.append(Unshipped(name=each.name, problem=str(error)))
         latencies = measure_as_shipped(run, [proven for _, proven in ready])

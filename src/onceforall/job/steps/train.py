@@ -13,7 +13,9 @@ from onceforall.errors import CheckpointError
 from onceforall.job.changed_settings import continued
 from onceforall.job.context import Event, Run
 from onceforall.job.data import DataSession, calibration_augmentation
+from onceforall.job.interpolation import INTERPOLATION
 from onceforall.job.more_epochs import train_on
+from onceforall.job.steps.interpolate import find_interpolation
 from onceforall.job.steps.training_phases import read_entry, write_phase
 from onceforall.job.steps.validation import Validation
 from onceforall.job.weights import fit_fresh_classifier, load_initial_weights, new_supernet
@@ -46,9 +48,12 @@ def train_step(run: Run) -> None:
 
 
 def _save(run: Run, net: ElasticNet, more_epochs: Sequence[float]) -> None:
-    """Write the trained supernet, and for how many epochs it was trained on."""
+    """Write the trained supernet, for how many epochs it was trained on, and where subnets lie."""
+    is_trained = run.config.train.epochs != 0 or more_epochs
+    found = find_interpolation(run, net) if is_trained else None
     if run.ranks.is_main:
-        more = {"more_epochs": list(more_epochs)} if more_epochs else {}
+        more: dict[str, Any] = {} if found is None else {INTERPOLATION: found.to_json()}
+        more |= {"more_epochs": list(more_epochs)} if more_epochs else {}
         save_supernet(net, run.folder.supernet, facts={**_facts(run), **more})
     wait_for_all(run.ranks)
 

@@ -22,9 +22,9 @@ from onceforall.arch import Arch
 from onceforall.artifacts import BaselineStart, Confirmed, FinetuneSettings, Tuned
 from onceforall.deploy.finetune import finetune_plan
 from onceforall.job.context import Run
+from onceforall.job.interpolation import trained_subnets
 from onceforall.job.local_ranks import run_on_all, take_part
 from onceforall.job.steps.alone import Alone, begin_alone, epochs_of, seconds_of, train_alone_for
-from onceforall.job.weights import trained_supernet
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.calibrate import recalibrate_bn
 from onceforall.supernets.nets import PlainNet
@@ -163,7 +163,7 @@ def _train(run: Run, key: str) -> PlainNet:
     )
     plan = dataclasses.replace(plan, train_side=train.side)
     arch = BaselineStart.read(_started(run, key)).arch
-    model = trained_supernet(run).extract(arch).to(memory_format=torch.channels_last)
+    model = trained_subnets(run)(arch).extract(arch).to(memory_format=torch.channels_last)
     train_alone_for(run, model, plan, _alone(run, key), warmup_share=_WARMUP_SHARE)
     return model
 

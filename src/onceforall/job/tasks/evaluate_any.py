@@ -32,6 +32,7 @@ from onceforall.data.splits import stratified_sample
 from onceforall.deploy.model_folder import read_model
 from onceforall.deploy.specialize import specialize
 from onceforall.errors import ConfigError
+from onceforall.job.interpolation import Subnets, subnets_beside
 from onceforall.measure.accuracy import evaluate
 from onceforall.measure.costs import count_macs, count_params
 from onceforall.supernets.nets import ElasticNet, NetPlan, PlainNet
@@ -98,11 +99,13 @@ class _Subject:
         net: The network.
         preprocessing: What images it expects; None for what the data set says.
         varied: How images were varied that recalibrated it in its run; None where they were not.
+        at: Gives the supernet with the weights of a subnet; None where they are the same of all.
     """
 
     net: PlainNet | ElasticNet
     preprocessing: Preprocessing | None
     varied: Augmentation | None = None
+    at: Subnets | None = None
 
 
 def evaluate_request(
@@ -146,7 +149,8 @@ def evaluate_request(
     if request.num_workers and bundle.is_resident:
         raise ConfigError(f"--workers read image files; {bundle.name} is in memory")
     arch = _arch(request, subject.net, ranks)
-    net, plan = subject.net, _plan(subject.net, arch)
+    net = subject.at(arch) if subject.at and arch else subject.net
+    plan = _plan(net, arch)
     if plan.num_classes != bundle.num_classes:
         raise ConfigError(
             f"{request.net} has {plan.num_classes} classes, {bundle.name} has "
@@ -205,6 +209,7 @@ def _subject(request: EvalRequest) -> _Subject:
             net=net,
             preprocessing=_own(facts, net.space.resolutions[-1]),
             varied=None if varied is None else Augmentation(**varied),
+            at=subnets_beside(saved, net),
         )
     if path.is_file() or path.suffix == ".json":
         if weights is None:

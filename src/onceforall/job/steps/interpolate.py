@@ -1,0 +1,145 @@
+"""How near to the weights that a network was given its subnets are best.
+
+Counted on training images: both sets of weights have seen them. Images that were held out here may
+have been among those that the network was made with; they would speak for the weights given,
+however bad those are for what is new.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from onceforall.arch import Arch
+from onceforall.data import EvalBatches, LoaderSettings, Shard, open_loaders
+from onceforall.encoding import Rows
+from onceforall.job.context import Run
+from onceforall.job.data import splits_of, training_images
+from onceforall.job.interpolation import Interpolation, size_of
+from onceforall.job.weights import new_supernet
+from onceforall.measure.cost_tables import compile_costs
+from onceforall.predictors.sampling import stratified_rows
+from onceforall.supernets.graphs.supernet import GraphSupernet
+from onceforall.supernets.nets import ElasticNet, PlainNet, interpolated
+from onceforall.training.ranks import sum_over_ranks
+
+# From trained weights to those given.
+_SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
+# Smaller sizes that are looked at beside the largest, until one is best as it was trained.
+_SIZES = 5
+_MOST_IMAGES, _BATCH = 512, 128
+# Of training's time.
+_TIME_SHARE = 0.03
+
+Goodness = tuple[float, float]
+
+
+def find_interpolation(run: Run, trained: ElasticNet) -> Interpolation | None:
+    """Return where subnets lie between given and trained weights; None where all are as trained.
+
+    Only traced networks that came with weights of their own have others to lie between. The
+    largest subnet is looked at first: where it is best as it was trained, every other is. A smaller
+    one is never nearer to the given weights than a larger one.
+
+    Args:
+        run: The run, as one of its ranks.
+        trained: Its supernet after training.
+    """
+    config = run.config.train
+    if not isinstance(trained, GraphSupernet) or not config.init or config.reinit_head:
+        return None
+    given, images = new_supernet(run), _images(run)
+    found: list[tuple[float, float]] = []
+    for arch in _archs(run):
+
+        def goodness(share: float, arch: Arch = arch) -> Goodness:
+            net = interpolated(given, trained, share).extract(arch)
+            return _goodness(run, net, images.batches(arch.resolution))
+
+        least = found[-1][1] if found else 0.0
+        share = _best(goodness, [each for each in _SHARES if each >= least])
+        found.append((size_of(run.spec, arch), share))
+        if share == 1:
+            break
+    if found[0][1] == 1:
+        return None
+    sizes, shares = zip(*sorted(found), strict=True)
+    result = Interpolation(sizes=sizes, shares=shares)
+    run.emit({"event": "interpolated", **result.to_json()})
+    return result
+
+
+def _best(goodness: Callable[[float], Goodness], shares: list[float]) -> float:
+    """Return the best share: from the first on, until the next is worse."""
+    best, value = shares[0], goodness(shares[0]) if len(shares) > 1 else (0.0, 0.0)
+    for share in shares[1:]:
+        next_value = goodness(share)
+        if next_value <= value:
+            break
+        best, value = share, next_value
+    return best
+
+
+def _archs(run: Run) -> list[Arch]:
+    """Return the largest subnet, and others of its side from large to small."""
+    space, encoding, costs = run.spec.space, run.encoding, compile_costs(run.spec)
+    side = encoding.gene_index("resolution")
+
+    def sample(count: int, rng: np.random.Generator) -> Rows:
+        rows = encoding.sample(count, rng)
+        if side is not None:
+            rows[:, side] = encoding.largest()[0, side]
+        return rows
+
+    whole = space.restrict(resolution=(space.largest.resolution,))
+    count, rng = min(_SIZES, whole.size // 2), np.random.default_rng(run.config.seed)
+    if count == 0:
+        return [space.largest]
+    rows = stratified_rows(sample, costs.macs, count=count, rng=rng, num_strata=count)
+    rows = rows[np.argsort(-costs.macs(rows), kind="stable")]
+    return list(dict.fromkeys([space.largest, *encoding.to_archs(rows)]))
+
+
+def _images(run: Run) -> EvalBatches:
+    """Return this rank's part of some training images as they are, in no order."""
+    config, bundle, ranks = run.config, run.bundle, run.ranks
+    chosen = splits_of(config, bundle).calibration
+    mixed = torch.Generator().manual_seed(config.seed)
+    chosen = chosen[torch.randperm(len(chosen), generator=mixed)][: _num_images(run)]
+    seen = dataclasses.replace(bundle, train=None, test=training_images(bundle).subset(chosen))
+    settings = LoaderSettings(batch_size=_BATCH, eval_batch_size=_BATCH, seed=config.seed)
+    shard = Shard(rank=ranks.rank, world_size=ranks.world_size)
+    return open_loaders(seen, settings, None, device=run.device, eval_shard=shard).test
+
+
+def _num_images(run: Run) -> int:
+    """Return how many images there is time for, over all ranks."""
+    if run.estimate is None or not run.estimate.step_seconds:
+        return _MOST_IMAGES
+    train, estimate = run.config.train, run.estimate
+    image_s = estimate.step_seconds[0] / (3 * train.batch_size * run.ranks.world_size)
+    looks = len(_SHARES) + _SIZES
+    count = math.floor(_TIME_SHARE * estimate.train_s / (looks * image_s))
+    return min(_MOST_IMAGES, max(_BATCH, count))
+
+
+@torch.no_grad()
+def _goodness(run: Run, net: PlainNet, batches: Iterator[tuple[Tensor, Tensor]]) -> Goodness:
+    """Return top-1 and minus the loss over all ranks; batch norm as in training, by the batch."""
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+            norm.train()
+    hits, loss, count = torch.zeros(3, dtype=torch.float64, device=run.device)
+    for images, labels in batches:
+        logits = net(images)
+        hits += (logits.argmax(1) == labels).sum()
+        loss += F.cross_entropy(logits, labels, reduction="sum")
+        count += len(labels)
+    hits, loss, count = sum_over_ranks(torch.stack([hits, loss, count]), run.ranks)
+    return float(hits / count), -float(loss / count)

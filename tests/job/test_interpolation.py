@@ -1,0 +1,209 @@
+"""Subnets between the weights that a network was given and those that it was trained to."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from onceforall.artifacts import Request
+from onceforall.errors import CheckpointError, ConfigError
+from onceforall.job.config import flag
+from onceforall.job.context import Run
+from onceforall.job.interpolation import (
+    INTERPOLATION,
+    Interpolation,
+    size_of,
+    trained_subnets,
+)
+from onceforall.job.nets import net_flags, weights_flags
+from onceforall.job.start import open_run, plan_run
+from onceforall.job.steps.evaluate import evaluate_step
+from onceforall.job.steps.interpolate import find_interpolation
+from onceforall.job.steps.train import train_step
+from onceforall.job.tasks.evaluate_any import EvalRequest, evaluate_request
+from onceforall.job.weights import new_supernet, trained_supernet
+from onceforall.supernets.graphs.supernet import GraphSupernet
+from onceforall.supernets.nets import interpolated
+from onceforall.supernets.weights import load_saved_supernet
+from onceforall.training.ranks import Ranks
+from tests.job.own_nets import make_small
+from tests.job.test_own_network import NET, settings
+from tests.job.tiny_run import write_images
+
+
+def small_run(folder: Path, weights: Path, **changed: object) -> Run:
+    folder.mkdir(exist_ok=True)
+    images = folder / "images.npz"
+    if not images.is_file():
+        write_images(images)
+    flags = [*net_flags(NET), *weights_flags(NET, str(weights))]
+    flags += [flag(key, value) for key, value in (settings() | changed).items()]
+    request = Request(source=str(images), flags=tuple(flags))
+    return plan_run(request, folder / "run", tell=lambda event: None)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that know the images."""
+    folder = tmp_path_factory.mktemp("good")
+    torch.manual_seed(0)
+    torch.save(make_small().state_dict(), folder / "fresh.pth")
+    run = small_run(folder, folder / "fresh.pth", **{"train.epochs": 12, "train.plan": "delayed"})
+    train_step(run)
+    net = trained_supernet(run)
+    assert isinstance(net, GraphSupernet)
+    whole = net.extract(net.space.largest)
+    torch.save(whole.state_dict(), folder / "good.pth")
+    return folder / "good.pth"
+
+
+def spoilt(net: GraphSupernet) -> GraphSupernet:
+    """Return a copy that has forgotten most."""
+    result = copy.deepcopy(net)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in result.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter += 3 * parameter.std(correction=0) * noise
+    return result
+
+
+def test_shares_lie_on_lines_between_sizes() -> None:
+    found = Interpolation(sizes=(0.5, 1.0), shares=(1.0, 0.25))
+    assert found.share(1.0) == 0.25
+    assert found.share(0.75) == pytest.approx(0.625)
+    assert found.share(0.5) == found.share(0.1) == 1.0
+    assert Interpolation.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        {"sizes": [1.0]},
+        {"sizes": [], "shares": []},
+        {"sizes": [1.0], "shares": [0.5, 1.0]},
+        {"sizes": [1.0, 0.5], "shares": [0.5, 1.0]},
+        {"sizes": [1.0], "shares": [1.5]},
+        {"sizes": [1.0], "shares": ["1"]},
+        {"sizes": [1.0], "shares": 1.0},
+        {"sizes": [float("nan")], "shares": [1.0]},
+    ],
+)
+def test_what_is_no_interpolation_is_refused(value: object) -> None:
+    with pytest.raises(ConfigError, match="interpolation"):
+        Interpolation.from_json(value)
+
+
+def test_both_ends_are_exact_and_the_middle_is_between(tmp_path: Path, good: Path) -> None:
+    given = new_supernet(small_run(tmp_path, good)).eval()
+    assert isinstance(given, GraphSupernet)
+    trained = spoilt(given)
+    trained.sort_channels()
+    arch = given.space.largest
+    x = torch.randn(4, 3, 12, 12)
+    with torch.no_grad():
+        assert interpolated(given, trained, 1.0) is trained
+        assert torch.equal(interpolated(given, trained, 0.0)(x, arch), given(x, arch))
+    middle = interpolated(given, trained, 0.5)
+    assert isinstance(middle, GraphSupernet) and torch.equal(middle.order, trained.order)
+    for a, b, c in zip(given.parameters(), middle.parameters(), trained.parameters(), strict=True):
+        assert torch.allclose(b, (a + c) / 2, rtol=1e-6, atol=1e-7)
+
+
+def test_spoilt_weights_are_left_and_better_ones_kept(tmp_path: Path, good: Path) -> None:
+    run = small_run(tmp_path, good)
+    events: list[dict[str, object]] = []
+    run = dataclasses.replace(run, tell=events.append)
+    given = new_supernet(run)
+    assert isinstance(given, GraphSupernet)
+    found = find_interpolation(run, spoilt(given))
+    assert found is not None and found.sizes[-1] == 1.0 and found.shares[-1] <= 0.5
+    assert list(found.shares) == sorted(found.shares, reverse=True)
+    assert [event["event"] for event in events] == ["interpolated"]
+    # Equal weights are no better: all stay as they were trained.
+    assert find_interpolation(run, given) is None
+    # And a network that knew nothing has nothing to keep.
+    torch.manual_seed(1)
+    torch.save(make_small().state_dict(), tmp_path / "fresh.pth")
+    bad = small_run(tmp_path / "bad", tmp_path / "fresh.pth")
+    assert find_interpolation(bad, given) is None
+
+
+def test_only_networks_with_weights_of_their_own_have_others(tmp_path: Path, good: Path) -> None:
+    run = small_run(tmp_path, good)
+    net = spoilt(new_supernet(run))  # type: ignore[arg-type]
+    for changed in ({"init": ""}, {"reinit_head": True}):
+        train = run.config.train.model_copy(update=changed)
+        other = dataclasses.replace(run, config=run.config.model_copy(update={"train": train}))
+        assert find_interpolation(other, net) is None
+
+
+def test_every_step_takes_the_weights_of_its_subnet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    torch.save(make_small().state_dict(), tmp_path / "fresh.pth")
+    all_given = Interpolation(sizes=(1.0,), shares=(0.0,))
+    monkeypatch.setattr("onceforall.job.steps.train.find_interpolation", lambda run, net: all_given)
+    run = small_run(
+        tmp_path, tmp_path / "fresh.pth", **{"train.epochs": 12, "train.plan": "delayed"}
+    )
+    train_step(run)
+    facts = json.loads(run.folder.supernet.with_suffix(".json").read_text())
+    assert Interpolation.from_json(facts[INTERPOLATION]) == all_given
+    largest = run.spec.space.largest
+    given, _ = load_saved_supernet(run.folder.network)
+    given = given.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.randn(4, 3, 12, 12).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        kept = trained_subnets(run)(largest)
+        assert torch.equal(kept(x, largest), given(x, largest))
+        assert not torch.equal(trained_supernet(run)(x, largest), given(x, largest))
+    evaluate_step(run)
+    (line,) = [line for line in run.folder.read_evaluations() if line.arch == largest]
+    session = run.session()
+    assert line.top1 == session.valid_accuracy(given, largest).top1
+    # Of a run, and of its supernet alone.
+    arch = tmp_path / "arch.json"
+    arch.write_text(json.dumps(largest.to_json()))
+    source = run.folder.read_settings().request.source
+    asked = [
+        evaluate_request(EvalRequest(net=str(path), arch=arch, num_calibration=30), source)["top1"]
+        for path in (run.folder.path, run.folder.supernet)
+    ]
+    bare = run.folder.supernet.with_suffix(".json")
+    bare.write_text(json.dumps({k: v for k, v in facts.items() if k != INTERPOLATION}))
+    trained_top1 = evaluate_request(
+        EvalRequest(net=str(run.folder.path), arch=arch, num_calibration=30), source
+    )["top1"]
+    assert asked[0] == asked[1] < trained_top1
+    facts[INTERPOLATION]["shares"] = [2]
+    bare.write_text(json.dumps(facts))
+    with pytest.raises(CheckpointError, match=r"supernet\.json.*interpolation"):
+        trained_subnets(open_run(run.folder.path, tell=lambda event: None))
+
+
+def test_size_is_counted_at_one_side(tmp_path: Path, good: Path) -> None:
+    run = small_run(tmp_path, good)
+    space = run.spec.space
+    small_side = dataclasses.replace(space.largest, resolution=8)
+    assert size_of(run.spec, space.largest) == size_of(run.spec, small_side) == 1.0
+    assert 0 < size_of(run.spec, space.smallest) < 1
+
+
+def test_ranks_share_the_images(tmp_path: Path, good: Path) -> None:
+    from onceforall.job.steps.interpolate import _images
+
+    run = small_run(tmp_path, good)
+    parts = [
+        sum(len(labels) for _, labels in _images(shared).batches(12))
+        for rank in range(2)
+        for shared in [dataclasses.replace(run, ranks=Ranks(rank=rank, world_size=2))]
+    ]
+    assert sum(parts) == 30 and abs(parts[0] - parts[1]) <= 1
