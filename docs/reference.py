@@ -170,6 +170,7 @@ LAYOUT = """\
       progress.json          the latest training step
       checkpoints/           training state, pace.jsonl (changes of plan, replayed by a resume),
                              supernet.safetensors and supernet.json: the trained supernet,
+                             and from where to where the weights of its subnets go,
                              phases/NAME: as each phase left it, best: best grid of a phase,
                              more-01, ...: training state of more epochs,
                              winners/: those that train on alone before they ship

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +48,8 @@ def test_the_ends_are_measured_first_whenever_time_is_up(seed: int) -> None:
     )
     archs = archs_to_evaluate(run)  # type: ignore[arg-type]
     assert archs[:2] == [SPEC.space.largest, SPEC.space.smallest]
+    whole = [dataclasses.replace(SPEC.space.largest, resolution=r) for r in SPEC.space.resolutions]
+    assert set(whole) <= set(archs[: 1 + len(whole)]) and len(whole) <= 4
     assert len(set(archs)) == len(archs) >= 20
     macs = [count_macs(SPEC.blueprint(arch), resolution=arch.resolution) for arch in archs[2:]]
     assert macs not in (sorted(macs), sorted(macs, reverse=True))
@@ -70,7 +73,7 @@ def test_ranks_that_read_at_different_times_measure_every_subnet_once(
         return known(arch)
 
     monkeypatch.setattr(predicting, "archs_to_evaluate", lambda run: archs)
-    monkeypatch.setattr(predicting, "trained_supernet", lambda run: None)
+    monkeypatch.setattr(predicting, "trained_subnets", lambda run: lambda arch: None)
     monkeypatch.setattr(predicting, "wait_for_all", lambda ranks: None)
     monkeypatch.setattr(predicting, "evaluation", evaluation)
     folder = RunFolder(path=tmp_path)

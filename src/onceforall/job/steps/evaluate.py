@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +27,23 @@ _MOST_CROWDING = 2.0
 
 
 def archs_to_evaluate(run: Run) -> list[Arch]:
-    """Return the subnets whose accuracy is measured: the ends, and others spread over MACs."""
-    encoding = run.encoding
+    """Return the subnets whose accuracy is measured: the ends, and others spread over MACs.
+
+    The ends are the largest, the smallest, and the largest for images of up to three other sides.
+    Hardly any of those that are drawn are near them, so no predictor says how good they are.
+    """
+    encoding, space = run.encoding, run.spec.space
     costs = compile_costs(run.spec)
     rng = np.random.default_rng(run.config.seed)
     wanted = max(run.config.evaluate.num_archs, _FEWEST_EVALUATIONS)
-    count = min(wanted, run.spec.space.size)
+    count = min(wanted, space.size)
     rows = stratified_rows(encoding.sample, costs.macs, count=count, rng=rng)
-    # In no order, so that those measured before time is up are spread like all of them; the ends
-    # come first: no predictor says how good the largest is.
+    # In no order, so that those measured before time is up are spread like all of them.
     sampled = encoding.to_archs(rng.permutation(encoding.unique(rows)))
-    ends = encoding.to_archs(np.concatenate([encoding.largest(), encoding.smallest()]))
-    return list(dict.fromkeys([*ends, *sampled]))
+    others = space.resolutions[:-1]
+    sides = {others[i * (len(others) - 1) // 2] for i in range(3)} if others else set()
+    whole = [replace(space.largest, resolution=side) for side in sorted(sides, reverse=True)]
+    return list(dict.fromkeys([space.largest, space.smallest, *whole, *sampled]))
 
 
 def evaluate_step(run: Run) -> None:
