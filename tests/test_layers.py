@@ -53,6 +53,7 @@ JOB = [
     "status",
     "context",
     "weights",
+    "teacher",
     "interpolation",
     "start",
     "steps.training_phases",

@@ -198,12 +198,25 @@ def test_size_is_counted_at_one_side(tmp_path: Path, good: Path) -> None:
 
 
 def test_ranks_share_the_images(tmp_path: Path, good: Path) -> None:
-    from onceforall.job.steps.interpolate import _images
-
     run = small_run(tmp_path, good)
     parts = [
-        sum(len(labels) for _, labels in _images(shared).batches(12))
+        sum(len(labels) for _, labels in shared.training_sample(20, batch_size=8).batches(12))
         for rank in range(2)
         for shared in [dataclasses.replace(run, ranks=Ranks(rank=rank, world_size=2))]
     ]
-    assert sum(parts) == 30 and abs(parts[0] - parts[1]) <= 1
+    assert parts == [10, 10]
+    run_alone = [labels for _, labels in run.training_sample(500, batch_size=8).batches(12)]
+    labels = torch.cat(run_alone)
+    assert len(labels) == 30 and labels.tolist() != sorted(labels.tolist())
+
+
+def test_who_knows_the_images_teaches(tmp_path: Path, good: Path) -> None:
+    run = small_run(tmp_path, good)
+    assert run.config.train.distillation == "soft_targets"
+    (phase,) = run.config.plan(run.spec).phases
+    assert phase.teacher == "frozen"
+    assert "distillation: soft_targets" in run.folder.settings.read_text()
+    said = small_run(tmp_path / "said", good, **{"train.distillation": "none"})
+    assert said.config.train.distillation == "none"
+    loaded = small_run(tmp_path / "loaded", good, **{"train.epochs": 0})
+    assert loaded.config.train.distillation is None

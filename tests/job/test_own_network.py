@@ -83,9 +83,10 @@ def test_weights_make_training_short_and_gentle(tmp_path: Path) -> None:
     assert fresh.train.optimizer == known.train.optimizer == "sgd"
     (phase,) = known.plan(known.spec(3)).phases
     assert (phase.draw, phase.subnets_per_step, phase.teacher) == ("sandwich", 1, "none")
+    assert known.train.distillation == "none"  # it knows nothing: weights drawn at random
     for changed, teachers in (
         ({"distillation": "soft_targets"}, ["frozen"]),
-        ({"plan": "delayed"}, ["none", "in_place"]),
+        ({"plan": "delayed", "distillation": None}, ["none", "in_place"]),
     ):
         train = known.train.model_copy(update=changed)
         phases = known.model_copy(update={"train": train}).plan(known.spec(3)).phases

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from onceforall.artifacts import Estimate
-from onceforall.data import DataBundle
+from onceforall.data import DataBundle, EvalBatches
 from onceforall.encoding import Encoding
 from onceforall.errors import Interrupted
 from onceforall.files import append_jsonl, write_json
 from onceforall.job.clock import Clock
 from onceforall.job.config import RunConfig
-from onceforall.job.data import DataSession, start_session
+from onceforall.job.data import DataSession, start_session, training_sample
 from onceforall.job.folder import RunFolder
 from onceforall.supernets.spec import SupernetSpec
 from onceforall.training.ranks import Ranks
@@ -73,6 +73,17 @@ class Run:
             device=self.device,
             ranks=self.ranks,
             report=lambda text: self.emit({"event": "warning", "text": text}),
+        )
+
+    def training_sample(self, count: int, *, batch_size: int) -> EvalBatches:
+        """Return this rank's part of some training images, as they are and in no order."""
+        return training_sample(
+            self.config,
+            self.bundle,
+            count,
+            batch_size=batch_size,
+            device=self.device,
+            ranks=self.ranks,
         )
 
     def emit(self, event: Event) -> None:

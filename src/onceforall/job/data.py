@@ -170,6 +170,39 @@ def start_session(
     )
 
 
+def training_sample(
+    config: RunConfig,
+    bundle: DataBundle,
+    count: int,
+    *,
+    batch_size: int,
+    device: torch.device,
+    ranks: Ranks,
+) -> EvalBatches:
+    """Return a rank's part of some training images as they are, in no order.
+
+    Args:
+        config: The run's configuration.
+        bundle: Its open data set.
+        count: Images of all ranks; fewer where there are not as many for calibration.
+        batch_size: Images of a batch.
+        device: Where batches are made.
+        ranks: This process among all.
+    """
+    chosen = splits_of(config, bundle).calibration
+    mixed = torch.Generator().manual_seed(config.seed)
+    chosen = chosen[torch.randperm(len(chosen), generator=mixed)][:count]
+    seen = dataclasses.replace(bundle, train=None, test=training_images(bundle).subset(chosen))
+    settings = LoaderSettings(
+        batch_size=batch_size,
+        eval_batch_size=batch_size,
+        seed=config.seed,
+        on_bad_image=config.data.on_bad_image,
+    )
+    shard = Shard(rank=ranks.rank, world_size=ranks.world_size)
+    return open_loaders(seen, settings, None, device=device, eval_shard=shard).test
+
+
 def augmentation_of(data: DataConfig, bundle: DataBundle) -> Augmentation:
     """Return how training images are varied: what suits the data set, and what the settings say."""
     usual = default_augmentation(bundle)

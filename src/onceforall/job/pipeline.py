@@ -236,7 +236,9 @@ def _training_text(run: Run) -> str:
     count, epochs = settings.ranks, run.config.plan(run.spec).epochs
     about = "" if math.isinf(run.clock.budget_s) else "about "
     processes = f" in {count} processes" if count > 1 else ""
-    return f"{settings.plan}, {about}{epochs} epochs{processes}"
+    taught = settings.plan == "original" and not settings.phases and settings.is_taught
+    by = " taught by the network as it was," if taught else ""
+    return f"{settings.plan},{by} {about}{epochs} epochs{processes}"
 
 
 def _do(run: Run, steps: Sequence[str], step: str) -> None:

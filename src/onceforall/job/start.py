@@ -40,6 +40,7 @@ from onceforall.job.recipes import (
     transfer_recipe,
     with_network,
 )
+from onceforall.job.teacher import decide_teacher
 from onceforall.job.transfer import read_start
 from onceforall.job.weights import load_initial_weights, new_supernet
 from onceforall.measure.latency.targets import make_target
@@ -231,6 +232,7 @@ def _start(run: Run, request: Request, side: int) -> Run:
     check_data(run.config, run.bundle)
     check_limits_kept(run.config, run.config.spec(run.bundle.num_classes))
     check_training(run.config, run.bundle.num_classes)
+    run = dataclasses.replace(run, config=decide_teacher(run))
     plan = _planned(run, request, side)
     # The network may be another.
     check_limits_kept(plan.config, plan.config.spec(run.bundle.num_classes))

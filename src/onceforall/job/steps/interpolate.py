@@ -7,7 +7,6 @@ however bad those are for what is new.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
 
@@ -17,10 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from onceforall.arch import Arch
-from onceforall.data import EvalBatches, LoaderSettings, Shard, open_loaders
 from onceforall.encoding import Rows
 from onceforall.job.context import Run
-from onceforall.job.data import splits_of, training_images
 from onceforall.job.interpolation import Interpolation, size_of
 from onceforall.job.weights import new_supernet
 from onceforall.measure.cost_tables import compile_costs
@@ -54,7 +51,7 @@ def find_interpolation(run: Run, trained: ElasticNet) -> Interpolation | None:
     config = run.config.train
     if not isinstance(trained, GraphSupernet) or not config.init or config.reinit_head:
         return None
-    given, images = new_supernet(run), _images(run)
+    given, images = new_supernet(run), run.training_sample(_num_images(run), batch_size=_BATCH)
     found: list[tuple[float, float]] = []
     for arch in _archs(run):
 
@@ -104,18 +101,6 @@ def _archs(run: Run) -> list[Arch]:
     rows = stratified_rows(sample, costs.macs, count=count, rng=rng, num_strata=count)
     rows = rows[np.argsort(-costs.macs(rows), kind="stable")]
     return list(dict.fromkeys([space.largest, *encoding.to_archs(rows)]))
-
-
-def _images(run: Run) -> EvalBatches:
-    """Return this rank's part of some training images as they are, in no order."""
-    config, bundle, ranks = run.config, run.bundle, run.ranks
-    chosen = splits_of(config, bundle).calibration
-    mixed = torch.Generator().manual_seed(config.seed)
-    chosen = chosen[torch.randperm(len(chosen), generator=mixed)][: _num_images(run)]
-    seen = dataclasses.replace(bundle, train=None, test=training_images(bundle).subset(chosen))
-    settings = LoaderSettings(batch_size=_BATCH, eval_batch_size=_BATCH, seed=config.seed)
-    shard = Shard(rank=ranks.rank, world_size=ranks.world_size)
-    return open_loaders(seen, settings, None, device=run.device, eval_shard=shard).test
 
 
 def _num_images(run: Run) -> int:
