@@ -250,13 +250,16 @@ def transfer_recipe(
     return usual.model_copy(update={"data": data, "supernet": net, "train": train})
 
 
-def graph_recipe(usual: RunConfig, *, sides: tuple[int, ...], same_at_all_sides: bool) -> RunConfig:
+def graph_recipe(
+    usual: RunConfig, *, sides: tuple[int, ...], same_at_all_sides: bool, is_narrow: bool = False
+) -> RunConfig:
     """Return the recipe of a traced network: short from weights, as usual without.
 
     Args:
         usual: Recipe of the data set, with the settings that name network and weights.
         sides: Input sides in pixels that the network works at.
         same_at_all_sides: Whether it does the same at any other side.
+        is_narrow: Whether its blocks share few channels.
     """
     data, net = usual.data, usual.supernet.model_copy(update={"resolutions": sides})
     train: dict[str, object] = {"learning_rate": 0.1, "optimizer": "sgd", "side": 1.0}
@@ -265,7 +268,9 @@ def graph_recipe(usual: RunConfig, *, sides: tuple[int, ...], same_at_all_sides:
     if usual.train.init:
         # Trials on photographs: docs/results/own-network.md.
         data = data.model_copy(update={"min_scale": 0.5, "color": "none"})
-        net = net.model_copy(update={"width_ratios": (0.5, 0.75, 1.0)})
+        net = net.model_copy(
+            update={"width_ratios": (0.75, 1.0) if is_narrow else (0.5, 0.75, 1.0)}
+        )
         train = {
             "plan": "original",
             "learning_rate": 0.02,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -45,9 +46,16 @@ from onceforall.job.transfer import read_start
 from onceforall.job.weights import load_initial_weights, new_supernet
 from onceforall.measure.latency.targets import make_target
 from onceforall.search.limits import check_limits
+from onceforall.supernets.graphs.spec import GraphSpec
+from onceforall.supernets.spec import SupernetSpec
 from onceforall.supernets.weights import save_supernet
 from onceforall.training.ranks import Ranks
 from onceforall.versions import versions
+
+# Of channels that blocks share, in the median. Of a network of 8 to 96 small subnets were three to
+# four points better without those of half of the widths, at every latency; a half of 64 to 512 is
+# good (docs/results/own-network.md).
+_NARROW = 128
 
 
 def plan_run(
@@ -224,7 +232,20 @@ def _graph_recipe(
         update={"init": config.train.init, "reinit_head": config.train.reinit_head}
     )
     named = recipe.model_copy(update={"supernet": network, "train": train})
-    return graph_recipe(named, sides=sides, same_at_all_sides=spec.any_resolution)
+    return graph_recipe(
+        named, sides=sides, same_at_all_sides=spec.any_resolution, is_narrow=_is_narrow(spec)
+    )
+
+
+def _is_narrow(spec: SupernetSpec) -> bool:
+    """Say whether the channels that blocks of a traced network share are few."""
+    groups = spec.groups if isinstance(spec, GraphSpec) else ()
+    shared = [
+        group.units * group.channels_per_unit
+        for group in groups
+        if group.coupled and group.axis == "width_mult"
+    ]
+    return bool(shared) and statistics.median(shared) < _NARROW
 
 
 def _start(run: Run, request: Request, side: int) -> Run:
