@@ -23,7 +23,7 @@ from onceforall.job.interpolation import (
 from onceforall.job.nets import net_flags, weights_flags
 from onceforall.job.start import open_run, plan_run
 from onceforall.job.steps.evaluate import evaluate_step
-from onceforall.job.steps.interpolate import find_interpolation
+from onceforall.job.steps.interpolate import _best, _goodness, find_interpolation
 from onceforall.job.steps.train import train_step
 from onceforall.job.tasks.evaluate_any import EvalRequest, evaluate_request
 from onceforall.job.weights import new_supernet, trained_supernet
@@ -116,6 +116,20 @@ def test_both_ends_are_exact_and_the_middle_is_between(tmp_path: Path, good: Pat
         assert torch.allclose(b, (a + c) / 2, rtol=1e-6, atol=1e-7)
 
 
+def test_the_way_ends_where_it_gets_worse() -> None:
+    values = {1.0: (0.9, -1.0), 0.75: (0.9, -0.8), 0.5: (0.8, -0.1), 0.25: (1.0, 0.0)}
+    asked = []
+
+    def goodness(share: float) -> tuple[float, float]:
+        asked.append(share)
+        return values[share]
+
+    assert _best(goodness, [1.0, 0.75, 0.5, 0.25]) == 0.75 and asked == [1.0, 0.75, 0.5]
+    nan = float("nan")
+    assert _best(lambda share: (0.5, nan if share < 1 else -1.0), [1.0, 0.75]) == 1.0
+    assert _best(goodness, [1.0]) == 1.0 and len(asked) == 3  # nothing to choose, nothing asked
+
+
 def test_spoilt_weights_are_left_and_better_ones_kept(tmp_path: Path, good: Path) -> None:
     run = small_run(tmp_path, good)
     events: list[dict[str, object]] = []
@@ -125,7 +139,8 @@ def test_spoilt_weights_are_left_and_better_ones_kept(tmp_path: Path, good: Path
     found = find_interpolation(run, spoilt(given))
     assert found is not None and found.sizes[-1] == 1.0 and found.shares[-1] <= 0.5
     assert list(found.shares) == sorted(found.shares, reverse=True)
-    assert [event["event"] for event in events] == ["interpolated"]
+    facts = [event for event in events if event["event"] != "progress"]
+    assert [event["event"] for event in facts] == ["interpolated"]
     # Equal weights are no better: all stay as they were trained.
     assert find_interpolation(run, given) is None
     # And a network that knew nothing has nothing to keep.
@@ -220,3 +235,13 @@ def test_who_knows_the_images_teaches(tmp_path: Path, good: Path) -> None:
     assert said.config.train.distillation == "none"
     loaded = small_run(tmp_path / "loaded", good, **{"train.epochs": 0})
     assert loaded.config.train.distillation is None
+
+
+def test_a_batch_of_one_has_no_statistics(tmp_path: Path, good: Path) -> None:
+    run = small_run(tmp_path, good)
+    given = new_supernet(run)
+    net = given.extract(given.space.smallest)
+    whole = [(torch.randn(4, 3, 12, 12), torch.tensor([0, 1, 2, 0]))]
+    more = [*whole, (torch.randn(1, 3, 12, 12), torch.tensor([0]))]
+    assert _goodness(run, net, iter(more)) == _goodness(run, net, iter(whole))
+    assert _goodness(run, net, iter(more[1:])) == (0.0, 0.0)

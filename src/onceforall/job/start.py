@@ -52,7 +52,7 @@ from onceforall.supernets.weights import save_supernet
 from onceforall.training.ranks import Ranks
 from onceforall.versions import versions
 
-# Of channels that blocks share, in the median. Of a network of 8 to 96 small subnets were three to
+# Of channels that blocks share, in the median. Of a network of 16 to 64 small subnets were three to
 # four points better without those of half of the widths, at every latency; a half of 64 to 512 is
 # good (docs/results/own-network.md).
 _NARROW = 128

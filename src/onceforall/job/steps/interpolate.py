@@ -53,7 +53,10 @@ def find_interpolation(run: Run, trained: ElasticNet) -> Interpolation | None:
         return None
     given, images = new_supernet(run), run.training_sample(_num_images(run), batch_size=_BATCH)
     found: list[tuple[float, float]] = []
-    for arch in _archs(run):
+    archs = _archs(run)
+    for arch in archs:
+        done = {"event": "progress", "what": "weights", "done": len(found), "total": len(archs)}
+        run.emit(done)
 
         def goodness(share: float, arch: Arch = arch) -> Goodness:
             net = interpolated(given, trained, share).extract(arch)
@@ -77,7 +80,7 @@ def _best(goodness: Callable[[float], Goodness], shares: list[float]) -> float:
     best, value = shares[0], goodness(shares[0]) if len(shares) > 1 else (0.0, 0.0)
     for share in shares[1:]:
         next_value = goodness(share)
-        if next_value <= value:
+        if not next_value > value:  # nor what is no number
             break
         best, value = share, next_value
     return best
@@ -122,9 +125,11 @@ def _goodness(run: Run, net: PlainNet, batches: Iterator[tuple[Tensor, Tensor]])
             norm.train()
     hits, loss, count = torch.zeros(3, dtype=torch.float64, device=run.device)
     for images, labels in batches:
+        if len(labels) < 2:  # has no statistics
+            continue
         logits = net(images)
         hits += (logits.argmax(1) == labels).sum()
         loss += F.cross_entropy(logits, labels, reduction="sum")
         count += len(labels)
-    hits, loss, count = sum_over_ranks(torch.stack([hits, loss, count]), run.ranks)
-    return float(hits / count), -float(loss / count)
+    hits, loss, count = sum_over_ranks(torch.stack([hits, loss, count]), run.ranks).tolist()
+    return (hits / count, -loss / count) if count else (0.0, 0.0)
