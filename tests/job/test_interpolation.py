@@ -5,30 +5,37 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import onceforall as ofa
 from onceforall.artifacts import Request
 from onceforall.errors import CheckpointError, ConfigError
+from onceforall.job import more_epochs
 from onceforall.job.config import flag
 from onceforall.job.context import Run
 from onceforall.job.interpolation import (
     INTERPOLATION,
     Interpolation,
     size_of,
+    subnets_beside,
     trained_subnets,
 )
 from onceforall.job.nets import net_flags, weights_flags
-from onceforall.job.start import open_run, plan_run
+from onceforall.job.start import is_narrow, open_run, plan_run
 from onceforall.job.steps.evaluate import evaluate_step
 from onceforall.job.steps.interpolate import _best, _goodness, find_interpolation
 from onceforall.job.steps.train import train_step
 from onceforall.job.tasks.evaluate_any import EvalRequest, evaluate_request
+from onceforall.job.teacher import decide_teacher
 from onceforall.job.weights import new_supernet, trained_supernet
+from onceforall.measure.accuracy import Accuracy
 from onceforall.supernets.graphs.supernet import GraphSupernet
-from onceforall.supernets.nets import interpolated
+from onceforall.supernets.nets import ElasticNet, interpolated
 from onceforall.supernets.weights import load_saved_supernet
 from onceforall.training.ranks import Ranks
 from tests.job.own_nets import make_small
@@ -159,7 +166,7 @@ def test_only_networks_with_weights_of_their_own_have_others(tmp_path: Path, goo
         assert find_interpolation(other, net) is None
 
 
-def test_every_step_takes_the_weights_of_its_subnet(
+def test_evaluations_take_the_weights_of_their_subnet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
@@ -233,6 +240,8 @@ def test_who_knows_the_images_teaches(tmp_path: Path, good: Path) -> None:
     assert "distillation: soft_targets" in run.folder.settings.read_text()
     said = small_run(tmp_path / "said", good, **{"train.distillation": "none"})
     assert said.config.train.distillation == "none"
+    taught = small_run(tmp_path / "taught", good, **{"train.teacher": "other.safetensors"})
+    assert taught.config.train.distillation == "soft_targets"
     loaded = small_run(tmp_path / "loaded", good, **{"train.epochs": 0})
     assert loaded.config.train.distillation is None
 
@@ -245,3 +254,86 @@ def test_a_batch_of_one_has_no_statistics(tmp_path: Path, good: Path) -> None:
     more = [*whole, (torch.randn(1, 3, 12, 12), torch.tensor([0]))]
     assert _goodness(run, net, iter(more)) == _goodness(run, net, iter(whole))
     assert _goodness(run, net, iter(more[1:])) == (0.0, 0.0)
+
+
+def test_one_process_decides_who_teaches_on_all_images(
+    tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = small_run(tmp_path, good)
+    train = run.config.train.model_copy(update={"distillation": None})
+    asked = []
+
+    def counted(net: object, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Accuracy:
+        asked.append(sum(len(labels) for _, labels in batches))
+        return Accuracy(top1=0.94, top5=1.0, loss=0.1, images=asked[-1])
+
+    monkeypatch.setattr("onceforall.job.teacher.evaluate", counted)
+    config = run.config.model_copy(update={"train": train})
+    several = dataclasses.replace(run, config=config, ranks=Ranks(rank=0, world_size=8))
+    assert decide_teacher(several).train.distillation == "none" and asked == [30]
+
+
+def test_what_the_run_began_with_has_to_be_there(
+    tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = Interpolation(sizes=(1.0,), shares=(0.5,))
+    monkeypatch.setattr("onceforall.job.steps.train.find_interpolation", lambda run, net: some)
+    run = small_run(tmp_path, good, **{"train.epochs": 0.1})
+    # Killed between the two files of the network that it began with.
+    run.folder.network.with_suffix(".json").unlink()
+    train_step(run)
+    assert run.folder.has_network()
+    trained = trained_supernet(run)
+    monkeypatch.chdir(run.folder.checkpoints)
+    assert subnets_beside(Path("supernet.safetensors"), trained)(trained.space.largest)
+    beside = run.folder.network.with_suffix(".json")
+    facts = json.loads(beside.read_text())
+    beside.write_text(json.dumps(facts).replace('"num_classes": 3', '"num_classes": 4'))
+    with pytest.raises(CheckpointError, match=r"network\.(safetensors|json)"):
+        trained_subnets(run)
+    run.folder.network.unlink()
+    with pytest.raises(CheckpointError, match=r"network\.safetensors, which is not there"):
+        trained_subnets(run)
+
+
+def test_more_epochs_learn_from_what_was_kept(
+    tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_given = Interpolation(sizes=(1.0,), shares=(0.0,))
+    monkeypatch.setattr("onceforall.job.steps.train.find_interpolation", lambda run, net: all_given)
+    run = small_run(tmp_path, good, **{"train.epochs": 1, "train.learning_rate": 1.0})
+    train_step(run)
+    teachers = []
+    real = more_epochs.train
+
+    def seen(net: ElasticNet, *rest: Any, teacher: ElasticNet, **options: Any) -> None:
+        teachers.append(teacher)
+        real(net, *rest, teacher=teacher, **options)
+
+    monkeypatch.setattr(more_epochs, "train", seen)
+    settings_more = run.config.train.model_copy(update={"more_epochs": (0.2,)})
+    config = run.config.model_copy(update={"train": settings_more})
+    train_step(dataclasses.replace(run, config=config))
+    (teacher,) = teachers
+    given = dict(new_supernet(run).named_parameters())
+    for name, parameter in teacher.named_parameters():
+        assert torch.equal(parameter, given[name]) and not parameter.requires_grad
+    facts = json.loads(run.folder.supernet.with_suffix(".json").read_text())
+    assert facts["more_epochs"] == [0.2] and INTERPOLATION in facts
+
+
+def test_two_processes_find_it_together(tmp_path: Path, good: Path) -> None:
+    images, out = write_images(tmp_path / "images.npz"), tmp_path / "run"
+    changed = {"train.ranks": 2, "train.epochs": 3, "train.learning_rate": 1.0}
+    done = ofa.run(images, out=out, net=NET, weights=good, settings=settings() | changed)
+    assert done.cards
+    (found,) = done.run.folder.read_events("interpolated")
+    assert found["event"] == "interpolated"
+
+
+def test_only_narrow_networks_keep_more_of_their_widths() -> None:
+    from torchvision.models import mobilenet_v2, resnet18
+
+    x = torch.zeros(1, 3, 64, 64)
+    assert is_narrow(ofa.elasticize(mobilenet_v2(), x).spec)
+    assert not is_narrow(ofa.elasticize(resnet18(), x).spec)

@@ -198,6 +198,7 @@ def training_sample(
         eval_batch_size=batch_size,
         seed=config.seed,
         on_bad_image=config.data.on_bad_image,
+        num_workers=_num_workers(config, ranks),
     )
     shard = Shard(rank=ranks.rank, world_size=ranks.world_size)
     return open_loaders(seen, settings, None, device=device, eval_shard=shard).test

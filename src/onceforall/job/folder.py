@@ -52,6 +52,10 @@ class RunFolder:
     rejected = _Place("search/rejected.json")
     tuned = _Place("finetuned.csv")  # shipped models before and after fine-tuning
 
+    def has_network(self) -> bool:
+        """Say whether the traced network that the run began with is there, and whole."""
+        return self.network.is_file() and self.network.with_suffix(".json").is_file()
+
     def winner(self, key: str) -> Path:
         """Return the folder of a winner that is trained on before it ships."""
         return self.checkpoints / "winners" / key
@@ -102,7 +106,7 @@ class RunFolder:
             CheckpointError: If the traced network is damaged.
             ConfigError: If the configuration names none that can be.
         """
-        if config.supernet.family == "graph" and self.network.is_file():
+        if config.supernet.family == "graph" and self.has_network():
             return saved_spec(self.network.with_suffix(".json"))
         return config.spec(num_classes)
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from onceforall.arch import Arch
-from onceforall.errors import ConfigError
+from onceforall.errors import CheckpointError, ConfigError
 from onceforall.files import damaged, read_object
 from onceforall.job.context import Run
 from onceforall.job.weights import trained_supernet
@@ -115,5 +115,13 @@ def subnets_beside(path: Path, trained: ElasticNet) -> Subnets:
         found = Interpolation.from_json(facts[INTERPOLATION])
     except ConfigError as error:
         raise damaged(path.with_suffix(".json"), str(error)) from error
-    given, _ = load_saved_supernet(path.parents[1] / "network.safetensors")
+    start = path.absolute().parents[1] / "network.safetensors"
+    if not start.is_file():
+        raise CheckpointError(
+            f"{path} has subnets between its weights and those of {start}, which is not there"
+        )
+    given, _ = load_saved_supernet(start)
+    if given.spec != trained.spec:
+        raise CheckpointError(f"{start} is of another network than {path}")
+    given = given.to(next(trained.parameters()).device)
     return lambda arch: interpolated(given, trained, found.share(size_of(trained.spec, arch)))

@@ -8,6 +8,7 @@ from typing import Any
 
 from onceforall.job.context import Event, Run
 from onceforall.job.data import DataSession
+from onceforall.job.interpolation import trained_subnets
 from onceforall.job.steps.validation import Validation
 from onceforall.job.weights import trained_supernet
 from onceforall.supernets.nets import ElasticNet
@@ -43,8 +44,9 @@ def train_on(run: Run, session: DataSession, number: int, facts: Mapping[str, An
         sort_channels=None,
         ramp=0.0,
     )
-    # It learns from what it was.
-    teacher = trained_supernet(run).requires_grad_(False) if phase.teacher == "frozen" else None
+    teacher: ElasticNet | None = None
+    if phase.teacher == "frozen":  # it learns from what it was
+        teacher = trained_subnets(run)(net.space.largest).requires_grad_(False)
     before = _epochs_before(run, phase.name)
 
     def tell(event: Event) -> None:

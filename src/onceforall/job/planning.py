@@ -18,6 +18,8 @@ from onceforall.job.sections import SupernetConfig
 from onceforall.training.plan import Plan
 from onceforall.training.speed import Speed, phase_step_seconds
 
+# Sides below the largest at which the largest subnet is measured, at most.
+FURTHER_SIDES = 3
 # Passes below which no network of the ladder gets anywhere.
 _FEWEST_PASSES = 0.5
 # Shares of a time for the steps after training, where the user says nothing.
@@ -225,6 +227,11 @@ def _fit_steps_after_training(
     return config
 
 
+def num_ends(num_sides: int) -> int:
+    """Return how many subnets are measured whatever is sampled, of a space of so many sides."""
+    return 2 + min(FURTHER_SIDES, num_sides - 1)
+
+
 def _fit_training(
     config: RunConfig, task: Task, speed: Speed, *, why: str, budget_s: float, left_s: float
 ) -> Planned:
@@ -232,7 +239,7 @@ def _fit_training(
     processes = max(config.train.ranks, task.world_size)
     steps_per_epoch = max(1, task.num_train // (config.train.batch_size * processes))
     evaluate_s = (
-        (config.evaluate.num_archs + 2)
+        (config.evaluate.num_archs + num_ends(len(config.supernet.resolutions)))
         * evaluation_seconds(config, speed, num_valid=task.num_valid)
         / processes
     )

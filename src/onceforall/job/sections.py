@@ -191,8 +191,8 @@ class TrainConfig(Section):
 
     Attributes:
         plan: One-stage ``sandwich``, ``progressive`` or ``delayed`` shrinking, progressive
-            shrinking as ``published``, or a sandwich that learns from the ``original``: the
-            trained network that ``init`` names, as it was.
+            shrinking as ``published``, or a sandwich in turns that begins with the ``original``:
+            the trained network that ``init`` names, which may teach as it was.
         phases: Phases instead of those of ``plan``, whose other settings stay; empty for its own.
         start_at: Phase to begin with, from the weights ``init`` that the ones before it left;
             empty for the first.
@@ -298,7 +298,8 @@ class EvaluateConfig(Section):
     """Which subnets are measured to train the accuracy predictor.
 
     Attributes:
-        num_archs: Sampled subnets, spread over MACs; the smallest and largest come on top. A
+        num_archs: Sampled subnets, spread over MACs; the smallest, and the largest at up to four
+            sides, come on top. A
             predictor needs 10.
     """
 

@@ -52,9 +52,9 @@ from onceforall.supernets.weights import save_supernet
 from onceforall.training.ranks import Ranks
 from onceforall.versions import versions
 
-# Of channels that blocks share, in the median. Of a network of 16 to 64 small subnets were three to
-# four points better without those of half of the widths, at every latency; a half of 64 to 512 is
-# good (docs/results/own-network.md).
+# Of channels that blocks share, in the median. Of a network of 16 to 64, small subnets were three
+# points better and more where no widths of a half took part; a half of 64 to 512 is good
+# (docs/results/own-network.md).
 _NARROW = 128
 
 
@@ -233,11 +233,11 @@ def _graph_recipe(
     )
     named = recipe.model_copy(update={"supernet": network, "train": train})
     return graph_recipe(
-        named, sides=sides, same_at_all_sides=spec.any_resolution, is_narrow=_is_narrow(spec)
+        named, sides=sides, same_at_all_sides=spec.any_resolution, is_narrow=is_narrow(spec)
     )
 
 
-def _is_narrow(spec: SupernetSpec) -> bool:
+def is_narrow(spec: SupernetSpec) -> bool:
     """Say whether the channels that blocks of a traced network share are few."""
     groups = spec.groups if isinstance(spec, GraphSpec) else ()
     shared = [

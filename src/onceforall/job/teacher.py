@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from onceforall.job.config import RunConfig
 from onceforall.job.context import Run
 from onceforall.job.weights import load_initial_weights, new_supernet
 from onceforall.measure.accuracy import evaluate
+from onceforall.training.ranks import Ranks
 
 # Of training images. One that is right on all of them, trained to its end, made small subnets
 # better by one to two points, one that is right on 78 % cost them three to six: trials on
@@ -26,11 +29,19 @@ def decide_teacher(run: Run) -> RunConfig:
     is_open = train.plan == "original" and not train.phases and train.distillation is None
     if not (is_open and train.init and train.epochs != 0) or train.reinit_head or train.start_at:
         return run.config
+    if train.teacher:  # named, so it is to teach
+        return _with_distillation(run.config, "soft_targets")
     with torch.random.fork_rng(devices=[]):
         net = new_supernet(run)
     load_initial_weights(run, net)
     original = net.extract(net.space.largest)
-    images = run.training_sample(_IMAGES, batch_size=_BATCH)
+    # One process decides for all, on all of the images.
+    alone = dataclasses.replace(run, ranks=Ranks())
+    images = alone.training_sample(_IMAGES, batch_size=_BATCH)
     top1 = evaluate(original, images.batches(net.space.largest.resolution)).top1
-    decided = {"distillation": "soft_targets" if top1 >= _KNOWS else "none"}
-    return run.config.model_copy(update={"train": train.model_copy(update=decided)})
+    return _with_distillation(run.config, "soft_targets" if top1 >= _KNOWS else "none")
+
+
+def _with_distillation(config: RunConfig, kind: str) -> RunConfig:
+    train = config.train.model_copy(update={"distillation": kind})
+    return config.model_copy(update={"train": train})

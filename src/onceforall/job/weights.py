@@ -38,7 +38,7 @@ def new_supernet(run: Run) -> ElasticNet:
     net: ElasticNet
     if config.supernet.family != "graph":
         net = new_net(run.spec)
-    elif run.folder.network.is_file():
+    elif run.folder.has_network():
         net, _ = load_saved_supernet(run.folder.network)
     else:
         net = copy.deepcopy(

@@ -72,7 +72,9 @@ def interpolated(given: ElasticNet, trained: ElasticNet, share: float) -> Elasti
     """
     if share == 1:
         return trained
-    start, net = given.state_dict(), copy.deepcopy(trained)
+    # What is not its own to change is shared.
+    shared = {id(part): part for part in (trained.spec, trained.space)}
+    start, net = given.state_dict(), copy.deepcopy(trained, shared)
     for name, value in net.state_dict().items():
         if value.is_floating_point():
             value.copy_(torch.lerp(start[name].to(value.device), value, share))

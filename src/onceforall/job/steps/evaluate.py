@@ -13,6 +13,7 @@ from onceforall.artifacts import Evaluation
 from onceforall.job.context import Run
 from onceforall.job.data import DataSession
 from onceforall.job.interpolation import trained_subnets
+from onceforall.job.planning import FURTHER_SIDES
 from onceforall.measure.cost_tables import compile_costs
 from onceforall.measure.costs import count_macs
 from onceforall.predictors.sampling import stratified_rows
@@ -41,7 +42,8 @@ def archs_to_evaluate(run: Run) -> list[Arch]:
     # In no order, so that those measured before time is up are spread like all of them.
     sampled = encoding.to_archs(rng.permutation(encoding.unique(rows)))
     others = space.resolutions[:-1]
-    sides = {others[i * (len(others) - 1) // 2] for i in range(3)} if others else set()
+    spread = (i * (len(others) - 1) // (FURTHER_SIDES - 1) for i in range(FURTHER_SIDES))
+    sides = {others[i] for i in spread} if others else set()
     whole = [replace(space.largest, resolution=side) for side in sorted(sides, reverse=True)]
     return list(dict.fromkeys([space.largest, space.smallest, *whole, *sampled]))
 

@@ -17,22 +17,25 @@ from torch.nn import functional as F
 
 from onceforall.arch import Arch
 from onceforall.encoding import Rows
+from onceforall.errors import Interrupted
 from onceforall.job.context import Run
 from onceforall.job.interpolation import Interpolation, size_of
 from onceforall.job.weights import new_supernet
 from onceforall.measure.cost_tables import compile_costs
 from onceforall.predictors.sampling import stratified_rows
-from onceforall.supernets.graphs.supernet import GraphSupernet
 from onceforall.supernets.nets import ElasticNet, PlainNet, interpolated
-from onceforall.training.ranks import sum_over_ranks
+from onceforall.training.ranks import agree, sum_over_ranks
 
 # From trained weights to those given.
 _SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
 # Smaller sizes that are looked at beside the largest, until one is best as it was trained.
 _SIZES = 5
 _MOST_IMAGES, _BATCH = 512, 128
-# Of training's time.
-_TIME_SHARE = 0.03
+# Of training's time, and what it takes: usual is the walk of the largest to a half and of two more,
+# in single precision, each two or three times a step's usual subnet.
+_TIME_SHARE, _LOOKS = 0.03, 20
+# Of a rank, so that batch norm sees some.
+_FEWEST_IMAGES = 32
 
 Goodness = tuple[float, float]
 
@@ -48,8 +51,7 @@ def find_interpolation(run: Run, trained: ElasticNet) -> Interpolation | None:
         run: The run, as one of its ranks.
         trained: Its supernet after training.
     """
-    config = run.config.train
-    if not isinstance(trained, GraphSupernet) or not config.init or config.reinit_head:
+    if not has_other_weights(run):
         return None
     given, images = new_supernet(run), run.training_sample(_num_images(run), batch_size=_BATCH)
     found: list[tuple[float, float]] = []
@@ -59,6 +61,8 @@ def find_interpolation(run: Run, trained: ElasticNet) -> Interpolation | None:
         run.emit(done)
 
         def goodness(share: float, arch: Arch = arch) -> Goodness:
+            if agree(run.should_stop(), run.ranks, run.device):
+                raise Interrupted("stopped after training; the same command goes on")
             net = interpolated(given, trained, share).extract(arch)
             return _goodness(run, net, images.batches(arch.resolution))
 
@@ -69,10 +73,24 @@ def find_interpolation(run: Run, trained: ElasticNet) -> Interpolation | None:
             break
     if found[0][1] == 1:
         return None
-    sizes, shares = zip(*sorted(found), strict=True)
+    # Of one size twice, the place that was found first: of the larger, nearer to the given.
+    sizes, shares = zip(*sorted(dict(reversed(found)).items()), strict=True)
     result = Interpolation(sizes=sizes, shares=shares)
     run.emit({"event": "interpolated", **result.to_json()})
     return result
+
+
+def has_other_weights(run: Run) -> bool:
+    """Say whether a run's subnets may be between two sets of weights."""
+    train = run.config.train
+    return run.config.supernet.family == "graph" and bool(train.init) and not train.reinit_head
+
+
+def seconds_to_find(run: Run) -> float:
+    """Return the seconds to keep for it after training."""
+    if run.estimate is None or not has_other_weights(run):
+        return 0.0
+    return _TIME_SHARE * run.estimate.train_s
 
 
 def _best(goodness: Callable[[float], Goodness], shares: list[float]) -> float:
@@ -112,9 +130,9 @@ def _num_images(run: Run) -> int:
         return _MOST_IMAGES
     train, estimate = run.config.train, run.estimate
     image_s = estimate.step_seconds[0] / (3 * train.batch_size * run.ranks.world_size)
-    looks = len(_SHARES) + _SIZES
-    count = math.floor(_TIME_SHARE * estimate.train_s / (looks * image_s))
-    return min(_MOST_IMAGES, max(_BATCH, count))
+    count = math.floor(_TIME_SHARE * estimate.train_s / (_LOOKS * image_s))
+    least = max(_BATCH, _FEWEST_IMAGES * run.ranks.world_size)
+    return max(least, min(_MOST_IMAGES, count))
 
 
 @torch.no_grad()
@@ -123,13 +141,14 @@ def _goodness(run: Run, net: PlainNet, batches: Iterator[tuple[Tensor, Tensor]])
     for norm in net.modules():
         if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
             norm.train()
+    smoothing = run.config.train.label_smoothing  # as trained: else the less sure are worse
     hits, loss, count = torch.zeros(3, dtype=torch.float64, device=run.device)
     for images, labels in batches:
         if len(labels) < 2:  # has no statistics
             continue
         logits = net(images)
         hits += (logits.argmax(1) == labels).sum()
-        loss += F.cross_entropy(logits, labels, reduction="sum")
+        loss += F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
         count += len(labels)
     hits, loss, count = sum_over_ranks(torch.stack([hits, loss, count]), run.ranks).tolist()
     return (hits / count, -loss / count) if count else (0.0, 0.0)

@@ -15,7 +15,7 @@ from onceforall.job.context import Event, Run
 from onceforall.job.data import DataSession, calibration_augmentation
 from onceforall.job.interpolation import INTERPOLATION
 from onceforall.job.more_epochs import train_on
-from onceforall.job.steps.interpolate import find_interpolation
+from onceforall.job.steps.interpolate import find_interpolation, seconds_to_find
 from onceforall.job.steps.training_phases import read_entry, write_phase
 from onceforall.job.steps.validation import Validation
 from onceforall.job.weights import fit_fresh_classifier, load_initial_weights, new_supernet
@@ -38,6 +38,7 @@ def train_step(run: Run) -> None:
             torch.manual_seed(run.config.seed)
             net = new_supernet(run)
         load_initial_weights(run, net)
+        _keep_network(run, net)
         if run.config.train.epochs != 0:
             fit_fresh_classifier(run, session, net)
             _train(run, session, net)
@@ -55,6 +56,13 @@ def _save(run: Run, net: ElasticNet, more_epochs: Sequence[float]) -> None:
         more: dict[str, Any] = {} if found is None else {INTERPOLATION: found.to_json()}
         more |= {"more_epochs": list(more_epochs)} if more_epochs else {}
         save_supernet(net, run.folder.supernet, facts={**_facts(run), **more})
+    wait_for_all(run.ranks)
+
+
+def _keep_network(run: Run, net: ElasticNet) -> None:
+    """Write the traced network that training starts from; a run killed at its start lacks it."""
+    if run.config.supernet.family == "graph" and run.ranks.is_main and not run.folder.has_network():
+        save_supernet(net, run.folder.network)
     wait_for_all(run.ranks)
 
 
@@ -142,7 +150,7 @@ def _pace(run: Run) -> Pace | None:
     estimate, clock = run.estimate, run.clock
     if math.isinf(clock.budget_s) or estimate is None or not estimate.step_seconds:
         return None
-    after_s = estimate.evaluate_s + estimate.rest_s
+    after_s = seconds_to_find(run) + estimate.evaluate_s + estimate.rest_s
     return Pace(
         seconds_left=lambda crowding: run.left_s() - crowding * after_s,
         step_seconds=estimate.step_seconds,
