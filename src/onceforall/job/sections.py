@@ -299,8 +299,7 @@ class EvaluateConfig(Section):
 
     Attributes:
         num_archs: Sampled subnets, spread over MACs; the smallest, and the largest at up to four
-            sides, come on top. A
-            predictor needs 10.
+            sides, come on top. A predictor needs 10.
     """
 
     num_archs: int = Field(160, ge=10, le=10**6)
