@@ -14,6 +14,7 @@ import torch
 
 import onceforall as ofa
 from onceforall.artifacts import Request
+from onceforall.cli.console import Screen
 from onceforall.errors import CheckpointError, ConfigError
 from onceforall.job import more_epochs
 from onceforall.job.config import flag
@@ -337,3 +338,12 @@ def test_only_narrow_networks_keep_more_of_their_widths() -> None:
     x = torch.zeros(1, 3, 64, 64)
     assert is_narrow(ofa.elasticize(mobilenet_v2(), x).spec)
     assert not is_narrow(ofa.elasticize(resnet18(), x).spec)
+
+
+def test_the_terminal_says_where_subnets_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with Screen() as screen:
+        screen({"event": "interpolated", "sizes": [0.65, 0.7, 1.0], "shares": [1.0, 0.75, 0.25]})
+    assert capsys.readouterr().err == (
+        "  weights, from those given (0 %) to the trained ones (100 %): "
+        "25 % for the largest subnet, 75 % at 70 % of its MACs, 100 % at 65 % of its MACs\n"
+    )

@@ -147,9 +147,11 @@ def _warning(event: Event) -> str:
 
 
 def _interpolated(event: Event) -> str:
-    places = zip(reversed(event["shares"]), reversed(event["sizes"]), strict=True)
-    told = ", ".join(f"{share:.0%} at {size:.0%}" for share, size in places)
-    return f"  weights: from those given towards the trained ones {told} of the largest's MACs"
+    shares, sizes = event["shares"][::-1], event["sizes"][::-1]
+    places = [f"{100 * shares[0]:.0f} % for the largest subnet"]
+    for share, size in zip(shares[1:], sizes[1:], strict=True):
+        places.append(f"{100 * share:.0f} % at {100 * size:.0f} % of its MACs")
+    return f"  weights, from those given (0 %) to the trained ones (100 %): {', '.join(places)}"
 
 
 @contextlib.contextmanager
